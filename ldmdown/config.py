@@ -1,0 +1,263 @@
+"""Every choice of architecture, sampling and training, with its default; a YAML file says only what differs.
+
+The models receive these numbers as keyword arguments and the checkpoint carries them, so that no other
+file holds a default. Lengths on the grid are metres; sizes are cells.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ldmdown.errors import LdmdownError
+
+BUNDLED = Path(__file__).with_name("twin.yaml")
+DEFAULT = Path("ldmdown.yaml")
+
+Period = tuple[date, date]
+"""First and last day, both included."""
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GridConfig(Section):
+    """The fine grid, first row in the north; the coarse grid has `factor` times its spacing."""
+
+    crs: str = "EPSG:3035"
+    west: float = 3910000  # western edge of the first column [m]
+    north: float = 2698000  # northern edge of the first row [m]
+    rows: int = 672
+    cols: int = 576
+    spacing: float = 2000  # [m]
+    factor: int = 8
+
+    @model_validator(mode="after")
+    def _divides(self) -> GridConfig:
+        if self.rows % self.factor or self.cols % self.factor:
+            raise ValueError(f"rows and cols must be multiples of factor ({self.factor})")
+        return self
+
+
+class TwinConfig(Section):
+    """The synthetic pairs that `ldmdown twin` writes and `prepare` writes first when the files are absent."""
+
+    periods: tuple[Period, ...] = ((date(2021, 1, 1), date(2021, 1, 4)),)
+    every: int = Field(1, ge=1)  # of the days in periods take every n-th
+    seed: int = 0
+    orography: str | None = None  # fine terrain [m]; None: the built-in analytic one
+    coarse_orography: str | None = None  # ERA5's terrain [m]; None: the fine one, smoothed
+
+
+class Split(Section):
+    """Whole days for each use; days in none of them are left out, so that a gap is what is not named."""
+
+    train: tuple[Period, ...]
+    validation: tuple[Period, ...]
+    test: tuple[Period, ...] = ()
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Split:
+        named = sorted(
+            (first, last, use)
+            for use in ("train", "validation", "test")
+            for first, last in getattr(self, use)
+        )
+        for first, last, use in named:
+            if last < first:
+                raise ValueError(f"{use}: {last} is before {first}")
+        for (_, last, use), (first, _, other) in itertools.pairwise(named):
+            if first <= last:
+                raise ValueError(f"{other} from {first} overlaps {use} to {last}")
+        return self
+
+
+class DataConfig(Section):
+    """Where the raw files are and the archive goes: globs allowed, relative to the configuration file."""
+
+    era5: tuple[str, ...] = ("era5/*.nc",)
+    reference: tuple[str, ...] = ("reference/*.nc",)
+    archive: str = "archive.zarr"
+    split: Split
+
+
+class StaticsConfig(Section):
+    """What the networks are told about the ground."""
+
+    embedding: int = 8  # channels of a learned fine-grid field
+
+
+class UNetConfig(Section):
+    """The conditional mean."""
+
+    features: tuple[int, ...] = (48, 96, 128)
+    bottleneck: int = 128
+    stem: int = 2  # pixel-unshuffle before the first level; 1: none
+    baseline: Literal["zero", "bilinear"] = "bilinear"  # what the network's output is added to
+
+
+class AutoencoderConfig(Section):
+    """The latent space of the residual: an exact lapped orthogonal transform, or the paper's KL-VAE."""
+
+    kind: Literal["lapped", "kl"] = "lapped"
+    levels: int = 3
+    multiplier: int = 4  # kl: channels at level i are max(minimum, targets x multiplier^i)
+    minimum: int = 16
+    kl_weight: float = 0.01
+
+
+class ConditionerConfig(Section):
+    """What the denoiser is told about the coarse state and the ground, on the coarse grid and below."""
+
+    multiplier: int = 2  # static encoder: channels at level i are max(16, statics x multiplier^i)
+    statics_dim: int = 64
+    predictors_dim: int = 32
+    out_dim: int = 128
+    depth: int = 2  # mixing blocks in each branch
+    mixer: Literal["spectral", "local"] = "local"
+    norm: Literal["group", "layer"] = "layer"  # of the static encoder's residual blocks
+
+
+class ScaleConfig(Section):
+    """The network that predicts the deviation of each latent channel, by which latents are divided."""
+
+    conditioner: ConditionerConfig = ConditionerConfig(statics_dim=48, predictors_dim=16, out_dim=64, depth=1)
+
+
+class DenoiserConfig(Section):
+    """The U-Net on latents."""
+
+    channels: int = 192
+    multipliers: tuple[float, ...] = (1, 1.5)
+    blocks: int = 2
+    cross_levels: tuple[int, ...] = (0, 1)  # levels with cross blocks; the middle always has one
+    mixer: Literal["spectral", "local"] = "local"
+    norm: Literal["none", "layer"] = "layer"
+
+
+class DiffusionConfig(Section):
+    """beta = linspace(sqrt(first), sqrt(last), steps)^2; the network predicts v (arXiv 2202.00512)."""
+
+    steps: int = 1000
+    beta_first: float = 1e-4
+    beta_last: float = 2e-2
+
+
+class SamplerConfig(Section):
+    """How a sample is drawn unless the command line says otherwise."""
+
+    name: Literal["dpmpp", "ddim"] = "dpmpp"
+    steps: int = Field(10, ge=1)
+    spacing: Literal["trailing", "logsnr"] = "trailing"  # of dpmpp
+
+
+class StageConfig(Section):
+    """One training stage. `crop` is in coarse cells; `batch` counts crops over all processes."""
+
+    steps: int
+    rate: float
+    batch: int
+    crop: int = 16
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 1e-3
+    warmup: float = 0.05  # fraction of the steps; then a cosine to zero
+    clip: float = 1.0
+    ema: float = 0.998
+    validate_every: int = 200
+    patience: int = 10  # validations without a better loss, then the stage ends
+
+
+class TrainConfig(Section):
+    """Where a run keeps its state, and its stages."""
+
+    run: str = "run"
+    seed: int = 0
+    unet: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)
+    vae: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)
+    scale: StageConfig = StageConfig(steps=1000, rate=1e-3, batch=32, ema=0.99)
+    ldm: StageConfig = StageConfig(steps=10000, rate=8e-4, batch=32)
+
+
+class Config(Section):
+    """A whole system: data, networks, sampler and training."""
+
+    name: str
+    description: str = ""
+    grid: GridConfig = GridConfig()
+    predictors: tuple[str, ...] = ("t2m", "u10", "v10", "cossza")
+    targets: tuple[str, ...] = ("t2m", "u10", "v10")
+    data: DataConfig
+    twin: TwinConfig | None = None
+    statics: StaticsConfig = StaticsConfig()
+    unet: UNetConfig = UNetConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    conditioner: ConditionerConfig = ConditionerConfig()
+    scale: ScaleConfig | None = ScaleConfig()
+    denoiser: DenoiserConfig = DenoiserConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: str | None = None  # what `downscale` uses in this folder
+
+
+def load_config(path: Path | None) -> tuple[Config, Path]:
+    """The configuration and the folder that its paths start from.
+
+    Read from `path`, or ./ldmdown.yaml, or else the bundled twin's.
+
+    Raises
+    ------
+    LdmdownError
+        if the file is missing, is not YAML, or holds unknown or unusable keys.
+    """
+    if path is None and not DEFAULT.exists():
+        return parse_config(BUNDLED), Path()
+    path = path or DEFAULT
+    return parse_config(path), path.parent
+
+
+def parse_config(path: Path) -> Config:
+    """Read and check one YAML file; see `load_config`."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise LdmdownError(
+            path, "no such configuration", cure="name an existing YAML file; examples/ holds some"
+        ) from None
+    except yaml.YAMLError as error:
+        raise LdmdownError(path, "is not readable as YAML", found=str(error)) from None
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise LdmdownError(path, "\n  ".join(_explain(error)), cure="mend these keys") from None
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        text = item["msg"]
+        if item["type"] == "extra_forbidden":
+            *parents, key = item["loc"]
+            near = difflib.get_close_matches(str(key), _keys(Config, parents), n=1)
+            text = "unknown key" + (f", did you mean {near[0]}?" if near else "")
+        yield f"{where}: {text}"
+
+
+def _keys(section: Any, parents: list[int | str]) -> list[str]:
+    for parent in parents:
+        field = section.model_fields.get(parent)
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        section = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+        if section is None:
+            return []
+    return list(section.model_fields)

@@ -1,0 +1,31 @@
+"""The one family of errors that a user can cause and mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class LdmdownError(Exception):
+    """Something in a user's files, options or configuration is wrong.
+
+    The message names the file, what is wrong, what was found, what was expected and the cure, each on
+    a line of its own; the command line prints it without a traceback and exits with 1.
+
+    >>> print(LdmdownError("era5.nc", "has no u10", expected="u10", cure="download it"))
+    era5.nc: has no u10
+      expected: u10
+      cure: download it
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        wrong: str,
+        *,
+        found: str | None = None,
+        expected: str | None = None,
+        cure: str | None = None,
+    ) -> None:
+        details = {"found": found, "expected": expected, "cure": cure}
+        lines = [f"{file}: {wrong}", *(f"  {key}: {text}" for key, text in details.items() if text)]
+        super().__init__("\n".join(lines))
