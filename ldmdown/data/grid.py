@@ -1,0 +1,269 @@
+"""Where cells are: the projected fine and coarse grids, windows of them, and weights from any regular grid.
+
+Fields are (..., rows, cols), first row in the north, first column in the west. A window is
+(row, col, rows, cols) in coarse cells. Lengths are metres, angles radians, positions degrees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyproj
+import scipy.sparse
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+Window = tuple[int, int, int, int]
+
+LONLAT = pyproj.CRS.from_epsg(4326)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid in a projection, with a coarse grid of `factor` times its spacing over it.
+
+    `west` and `north` are the outer edges of the first cell [m]; the defaults are the paper's Italian domain.
+    """
+
+    crs: str = "EPSG:3035"
+    west: float = 3910000
+    north: float = 2698000
+    rows: int = 672
+    cols: int = 576
+    spacing: float = 2000
+    factor: int = 8
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+        return self.rows, self.cols
+
+    @property
+    def x(self) -> Array:
+        """Cell centres, west to east [m]."""
+        return self.west + (np.arange(self.cols) + 0.5) * self.spacing
+
+    @property
+    def y(self) -> Array:
+        """Cell centres, north to south [m]."""
+        return self.north - (np.arange(self.rows) + 0.5) * self.spacing
+
+    @cached_property
+    def projection(self) -> pyproj.CRS:
+        """The projection as pyproj knows it."""
+        return pyproj.CRS.from_user_input(self.crs)
+
+    @cached_property
+    def _lonlat(self) -> tuple[Array, Array]:
+        back = pyproj.Transformer.from_crs(self.projection, LONLAT, always_xy=True)
+        lon, lat = back.transform(*np.meshgrid(self.x, self.y))
+        return lon, lat
+
+    @property
+    def lon(self) -> Array:
+        """Longitudes of the centres (rows, cols) [degrees]."""
+        return self._lonlat[0]
+
+    @property
+    def lat(self) -> Array:
+        """Latitudes of the centres (rows, cols) [degrees]."""
+        return self._lonlat[1]
+
+    @cached_property
+    def convergence(self) -> Array:
+        """Direction of grid north, clockwise from true north (rows, cols) [radians].
+
+        In EPSG:3035 it is 0 at 10 degrees east and negative further east, where grid north points west of true north.
+        """
+        return -np.radians(pyproj.Proj(self.projection).get_factors(self.lon, self.lat).meridian_convergence)
+
+    @property
+    def coarse(self) -> Grid:
+        """The grid of the predictors and of the latents."""
+        return replace(
+            self,
+            rows=self.rows // self.factor,
+            cols=self.cols // self.factor,
+            spacing=self.spacing * self.factor,
+            factor=1,
+        )
+
+    @property
+    def whole(self) -> Window:
+        """The window of all coarse cells."""
+        return 0, 0, self.rows // self.factor, self.cols // self.factor
+
+    def window(self, window: Window) -> Grid:
+        """The grid of a part of the domain, given in coarse cells."""
+        row, col, rows, cols = (size * self.factor for size in window)
+        return replace(
+            self,
+            west=self.west + col * self.spacing,
+            north=self.north - row * self.spacing,
+            rows=rows,
+            cols=cols,
+        )
+
+    def containing(self, west: float, south: float, east: float, north: float) -> Window | None:
+        """The smallest window that holds every coarse cell with its centre in a longitude-latitude box.
+
+        None if there is no such cell.
+        """
+        coarse = self.coarse
+        inside = (coarse.lon >= west) & (coarse.lon <= east) & (coarse.lat >= south) & (coarse.lat <= north)
+        if not inside.any():
+            return None
+        rows, cols = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+        return int(rows[0]), int(cols[0]), int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1
+
+    def covered(self, inside: NDArray[np.bool_]) -> Window | None:
+        """The largest window whose cells are all true in `inside` (coarse rows, cols); None if there is none.
+
+        Grows a histogram of runs row by row and finds its largest rectangle.
+        """
+        best: Window | None = None
+        heights = np.zeros(inside.shape[1], int)
+        for row, line in enumerate(inside):
+            heights = np.where(line, heights + 1, 0)
+            for col in np.flatnonzero(heights):
+                height = heights[col]
+                for end in range(col, len(heights)):
+                    height = min(height, heights[end])
+                    if height == 0:
+                        break
+                    if best is None or height * (end - col + 1) > best[2] * best[3]:
+                        best = (row - int(height) + 1, int(col), int(height), end - int(col) + 1)
+        return best
+
+    def grow(self, window: Window, multiple: int) -> tuple[Window, tuple[slice, slice]]:
+        """The smallest window inside the domain that holds `window` and has sides divisible by `multiple`.
+
+        Also where `window` lies in it, as slices of coarse cells. Sides stop at the domain's own.
+        """
+        grown, inner = [], []
+        for start, size, limit in zip(window[:2], window[2:], self.whole[2:], strict=True):
+            larger = min(-(-size // multiple) * multiple, limit)
+            first = min(start, limit - larger)
+            grown.append((first, larger))
+            inner.append(slice(start - first, start - first + size))
+        (row, rows), (col, cols) = grown
+        return (row, col, rows, cols), (inner[0], inner[1])
+
+    def grid_mapping(self) -> dict[str, Any]:
+        """Attributes of the CF grid mapping variable, with the WKT and transform that GDAL reads."""
+        wkt = self.projection.to_wkt()
+        return {
+            **self.projection.to_cf(),
+            "crs_wkt": wkt,
+            "spatial_ref": wkt,
+            "GeoTransform": f"{self.west} {self.spacing} 0 {self.north} 0 {-self.spacing}",
+        }
+
+
+@dataclass(frozen=True)
+class SourceGrid:
+    """A regular grid in any projection: centres along its two axes, both strictly monotonic.
+
+    Longitudes of a geographic grid may follow any convention; a grid that goes round the globe wraps.
+    """
+
+    y: Array
+    x: Array
+    crs: pyproj.CRS = LONLAT
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+        return len(self.y), len(self.x)
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """Mean distance between centres along y and x, in the units of the axes."""
+        return float(np.abs(np.diff(self.y)).mean()), float(np.abs(np.diff(self.x)).mean())
+
+    @property
+    def turns(self) -> bool:
+        """Whether the longitudes go round the globe."""
+        return self.crs.is_geographic and not self.is_rotated and np.ptp(self.x) + 1.5 * self.spacing[1] > 360
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether the axes are those of a rotated pole."""
+        return self.crs.is_derived
+
+    def positions(self, lat: Array, lon: Array) -> tuple[Array, Array]:
+        """Fractional row and column of points [degrees]; NaN outside the box of the centres."""
+        if self.crs == LONLAT:
+            x, y = self.x[0] + (lon - self.x.min() + 1e-9) % 360 - 1e-9 + (self.x.min() - self.x[0]), lat
+        else:
+            x, y = pyproj.Transformer.from_crs(LONLAT, self.crs, always_xy=True).transform(lon, lat)
+        axis = np.append(self.x, self.x[0] + 360) if self.turns else self.x
+        return _position(self.y, y), _position(axis, x)
+
+    def covers(self, lat: Array, lon: Array) -> NDArray[np.bool_]:
+        """Which points [degrees] lie inside the box of the centres."""
+        rows, cols = self.positions(lat, lon)
+        return np.isfinite(rows) & np.isfinite(cols)
+
+    def weights(self, lat: Array, lon: Array) -> scipy.sparse.csr_array:
+        """Bilinear weights (points, cells) to points [degrees]; the rows of points outside are empty."""
+        rows, cols = (part.ravel() for part in self.positions(lat, lon))
+        points = np.flatnonzero(np.isfinite(rows) & np.isfinite(cols))
+        (row, down), (col, right) = (
+            _split(part[points], size)
+            for part, size in ((rows, len(self.y)), (cols, len(self.x) + self.turns))
+        )
+        values, cells = [], []
+        for i, weight_y in ((row, 1 - down), (row + 1, down)):
+            for j, weight_x in ((col, 1 - right), (col + 1, right)):
+                values.append(weight_y * weight_x)
+                cells.append(i * len(self.x) + j % len(self.x))
+        matrix = scipy.sparse.coo_array(
+            (np.concatenate(values), (np.tile(points, 4), np.concatenate(cells))),
+            shape=(rows.size, len(self.y) * len(self.x)),
+        )
+        return matrix.tocsr().astype(np.float32)
+
+
+def regrid(weights: scipy.sparse.csr_array, field: Array, shape: tuple[int, int]) -> Array:
+    """Interpolate (..., rows, cols) of a source to (..., *shape); missing values leave their weight to the others.
+
+    A point with no valid neighbour is NaN.
+    """
+    flat = field.reshape(-1, weights.shape[1]).T
+    valid = np.isfinite(flat)
+    if valid.all():
+        result = weights @ flat
+    else:
+        total = weights @ valid.astype(np.float32)
+        result = (weights @ np.where(valid, flat, 0)) / np.where(total > 1e-6, total, np.nan)
+    return result.T.reshape(*field.shape[:-2], *shape)
+
+
+def rotate_to_earth(u: Array, v: Array, angle: Array) -> tuple[Array, Array]:
+    """Wind along a grid whose north lies `angle` clockwise of true north [radians], to east and north."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return u * cos + v * sin, v * cos - u * sin
+
+
+def rotate_to_grid(u: Array, v: Array, angle: Array) -> tuple[Array, Array]:
+    """The inverse of `rotate_to_earth`."""
+    return rotate_to_earth(u, v, -angle)
+
+
+def _position(axis: Array, points: Array) -> Array:
+    """Fractional index of points on a monotonic axis; NaN beyond its ends."""
+    index = np.arange(len(axis), dtype=float)
+    if axis[0] > axis[-1]:
+        axis, index = axis[::-1], index[::-1]
+    slack = 1e-6 * np.abs(np.diff(axis)).mean()  # rounding of the axes is not a gap
+    inside = (points >= axis[0] - slack) & (points <= axis[-1] + slack)
+    return np.where(inside, np.interp(points, axis, index), np.nan)
+
+
+def _split(position: Array, size: int) -> tuple[NDArray[np.int64], Array]:
+    whole = np.clip(np.floor(position).astype(np.int64), 0, size - 2)
+    return whole, position - whole

@@ -1,0 +1,192 @@
+"""Every variable that the tool knows: names, units, bounds and rules, in one table."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from ldmdown.errors import LdmdownError
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One physical quantity, named as ECMWF's short name (with the pressure level, as in t850).
+
+    `bounds` are physical limits in `units`; `fill` replaces missing values after normalisation; `accumulated`
+    values are sums over the hour that ends at the valid time; `derived` ones are computed, never read.
+    """
+
+    name: str
+    long_name: str
+    units: str
+    bounds: tuple[float, float]
+    standard_name: str | None = None
+    aliases: tuple[str, ...] = ()
+    level: int | None = None  # [hPa]
+    height: float | None = None  # [m]
+    accumulated: bool = False
+    derived: bool = False
+    fill: float | None = None
+    regridding: Literal["bilinear", "conservative"] = "bilinear"
+
+
+def _table(*variables: Variable) -> dict[str, Variable]:
+    return {variable.name: variable for variable in variables}
+
+
+VARIABLES = _table(
+    Variable(
+        "t2m",
+        "2 metre temperature",
+        "K",
+        (180, 340),
+        "air_temperature",
+        aliases=("2t", "2m_temperature", "T_2M", "tas", "2mT"),
+        height=2,
+    ),
+    Variable(
+        "u10",
+        "10 metre U wind component",
+        "m s-1",
+        (-100, 100),
+        "eastward_wind",
+        aliases=("10u", "10m_u_component_of_wind", "U_10M", "uas", "U10"),
+        height=10,
+    ),
+    Variable(
+        "v10",
+        "10 metre V wind component",
+        "m s-1",
+        (-100, 100),
+        "northward_wind",
+        aliases=("10v", "10m_v_component_of_wind", "V_10M", "vas", "V10"),
+        height=10,
+    ),
+    Variable("ws10", "10 metre wind speed", "m s-1", (0, 140), "wind_speed", height=10, derived=True),
+    Variable(
+        "d2m",
+        "2 metre dewpoint temperature",
+        "K",
+        (150, 330),
+        "dew_point_temperature",
+        aliases=("2d", "2m_dewpoint_temperature", "TD_2M", "dp2mT"),
+        height=2,
+    ),
+    Variable(
+        "msl",
+        "Mean sea level pressure",
+        "Pa",
+        (85000, 110000),
+        "air_pressure_at_mean_sea_level",
+        aliases=("mean_sea_level_pressure", "prmsl", "PMSL", "psl"),
+    ),
+    Variable(
+        "sst",
+        "Sea surface temperature",
+        "K",
+        (250, 320),
+        "sea_surface_temperature",
+        aliases=("sea_surface_temperature", "SST"),
+        fill=-10,
+    ),
+    Variable(
+        "sd",
+        "Snow depth",
+        "m",
+        (0, 20),
+        "lwe_thickness_of_surface_snow_amount",
+        aliases=("snow_depth", "SNDPT"),
+    ),
+    Variable(
+        "tp",
+        "Total precipitation",
+        "m",
+        (-1e-5, 0.5),
+        aliases=("total_precipitation", "TOT_PREC", "TP"),
+        accumulated=True,
+        regridding="conservative",
+    ),
+    Variable(
+        "ssrd",
+        "Surface short-wave radiation downwards",
+        "J m-2",
+        (-1e3, 6e6),
+        "integral_wrt_time_of_surface_downwelling_shortwave_flux_in_air",
+        aliases=("surface_solar_radiation_downwards", "SSRadIn"),
+        accumulated=True,
+    ),
+    Variable(
+        "q850",
+        "Specific humidity at 850 hPa",
+        "kg kg-1",
+        (-1e-3, 0.05),
+        "specific_humidity",
+        aliases=("q", "specific_humidity", "Q850"),
+        level=850,
+    ),
+    Variable(
+        "t850",
+        "Temperature at 850 hPa",
+        "K",
+        (180, 340),
+        "air_temperature",
+        aliases=("t", "temperature", "T850"),
+        level=850,
+    ),
+    Variable(
+        "u850",
+        "U component of wind at 850 hPa",
+        "m s-1",
+        (-150, 150),
+        "eastward_wind",
+        aliases=("u", "u_component_of_wind", "U850"),
+        level=850,
+    ),
+    Variable(
+        "v850",
+        "V component of wind at 850 hPa",
+        "m s-1",
+        (-150, 150),
+        "northward_wind",
+        aliases=("v", "v_component_of_wind", "V850"),
+        level=850,
+    ),
+    Variable(
+        "w850",
+        "Vertical velocity at 850 hPa",
+        "Pa s-1",
+        (-50, 50),
+        "lagrangian_tendency_of_air_pressure",
+        aliases=("w", "vertical_velocity", "W850"),
+        level=850,
+    ),
+    Variable("cossza", "Cosine of the solar zenith angle", "1", (-1, 1), derived=True),
+)
+
+
+def variable(name: str) -> Variable:
+    """The variable of this short name.
+
+    Raises
+    ------
+    LdmdownError
+        if there is none, with the nearest name.
+    """
+    if name in VARIABLES:
+        return VARIABLES[name]
+    near = difflib.get_close_matches(name, VARIABLES, n=1)
+    raise LdmdownError(
+        name,
+        "is not a variable that ldmdown knows",
+        expected=", ".join(VARIABLES),
+        cure=f"did you mean {near[0]}?" if near else None,
+    )
+
+
+def attributes(name: str) -> dict[str, str]:
+    """CF attributes of an output field."""
+    known = variable(name)
+    standard = {"standard_name": known.standard_name} if known.standard_name else {}
+    method = "time: sum" if known.accumulated else "time: point"
+    return {**standard, "long_name": known.long_name, "units": known.units, "cell_methods": method}

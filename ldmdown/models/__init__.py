@@ -1,0 +1,1 @@
+"""Tensors: the networks, the diffusion and its samplers. Nothing here knows files or names of variables."""

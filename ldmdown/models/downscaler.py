@@ -1,0 +1,191 @@
+"""The whole system: mean, context, latent space, diffusion; normalised fields in, normalised fields out.
+
+Shapes: predictors (B, P, h, w) on the coarse grid; statics (B, S, H, W), target, mean and residual (B, T, H, W) on
+the fine one, H = factor x h; latents (B, L, h, w).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ldmdown.models import sampling
+from ldmdown.models.conditioner import Conditioner
+from ldmdown.models.denoiser import Denoiser
+from ldmdown.models.diffusion import Diffusion
+from ldmdown.models.unet import UNet
+
+
+class Autoencoder(Protocol):
+    """A latent space: the paper's VAE, or the exact lapped transform."""
+
+    latent_channels: int
+
+    def encode(self, residual: Tensor) -> Tensor:
+        """(B, T, H, W) -> (B, L, h, w)."""
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """(B, L, h, w) -> (B, T, H, W)."""
+
+
+class Baseline(NamedTuple):
+    """What the U-Net's output is added to: for each target the predictor's channel, gain and offset.
+
+    gain x (normalised predictor) + offset is the predictor in the target's normalisation.
+    """
+
+    channel: Sequence[int]
+    gain: Sequence[float]
+    offset: Sequence[float]
+
+
+class Condition(NamedTuple):
+    """What a sample is conditioned on: the context by level, and the log-deviation of the latents (or 0)."""
+
+    context: list[Tensor]
+    log_scale: Tensor
+
+
+class Scale(nn.Module):
+    """The log-deviation of each latent channel: one for all cells, and what the context adds to it."""
+
+    log_deviation: Tensor
+
+    def __init__(self, conditioner: Conditioner, latent_channels: int) -> None:
+        super().__init__()
+        self.conditioner = conditioner
+        self.head = nn.Conv2d(conditioner.channels[0], latent_channels, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("log_deviation", torch.zeros(latent_channels))
+
+    def forward(self, predictors: Tensor, statics: Tensor) -> Tensor:
+        """(B, L, h, w)."""
+        (context,) = self.conditioner(predictors, statics)
+        return self.log_deviation[:, None, None] + self.head(context).float().clamp(-4, 4)
+
+
+class Downscaler(nn.Module):
+    """A system that is complete from its U-Net on; the other parts come with later stages of training.
+
+    Parameters
+    ----------
+    unet
+        the mean, of predictors and statics on the fine grid.
+    statics
+        (S, rows, cols): given fields of the ground, or with `learned` the start of a learned embedding.
+    factor
+        fine cells in a coarse one, along each axis.
+    baseline
+        None: the U-Net predicts the target from repeated predictors, as the paper's. Otherwise it corrects
+        the bilinear interpolation.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        statics: Tensor,
+        *,
+        learned: bool,
+        factor: int,
+        baseline: Baseline | None = None,
+        autoencoder: Autoencoder | None = None,
+        conditioner: Conditioner | None = None,
+        denoiser: Denoiser | None = None,
+        diffusion: Diffusion | None = None,
+        scale: Scale | None = None,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.factor = factor
+        self.statics = nn.Parameter(statics, requires_grad=learned)
+        self.baseline = baseline
+        self.autoencoder = autoencoder
+        self.conditioner = conditioner
+        self.denoiser = denoiser
+        self.diffusion = diffusion
+        self.scale = scale
+        if baseline is not None:
+            nn.init.zeros_(unet.outputs.weight)
+            nn.init.zeros_(unet.outputs.bias)  # type: ignore[arg-type]
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a window, in coarse cells, must divide by."""
+        unet = self.unet.multiple // math.gcd(self.unet.multiple, self.factor)
+        levels = len(self.conditioner.channels) if self.conditioner is not None else 1
+        return math.lcm(unet, 2 ** (levels - 1))
+
+    def statics_at(self, corners: Sequence[tuple[int, int]], h: int, w: int) -> Tensor:
+        """The statics of windows of h x w coarse cells whose first (row, col) is given: (B, S, H, W)."""
+        rows, cols = h * self.factor, w * self.factor
+        return torch.stack(
+            [
+                self.statics[:, row * self.factor :, col * self.factor :][:, :rows, :cols]
+                for row, col in corners
+            ]
+        )
+
+    def mean(self, predictors: Tensor, statics: Tensor) -> Tensor:
+        """The conditional mean of the target."""
+        if self.baseline is None:
+            fine = predictors.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
+            return self.unet(torch.cat([fine, statics], dim=1)).float()
+        fine = functional.interpolate(predictors.float(), scale_factor=self.factor, mode="bilinear")
+        gain, offset = (
+            torch.tensor(part, dtype=fine.dtype, device=fine.device)[:, None, None]
+            for part in (self.baseline.gain, self.baseline.offset)
+        )
+        start = gain * fine[:, list(self.baseline.channel)] + offset
+        return start + self.unet(torch.cat([fine, statics], dim=1)).float()
+
+    def condition(self, predictors: Tensor, statics: Tensor) -> Condition:
+        """Context and scale; once for an hour, whatever the number of members and steps."""
+        assert self.conditioner is not None
+        log_scale = self.scale(predictors, statics) if self.scale is not None else predictors.new_zeros(())
+        return Condition(self.conditioner(predictors, statics), log_scale)
+
+    def denoise(self, z: Tensor, t: Tensor, context: Sequence[Tensor]) -> Tensor:
+        """z0 of a noisy latent: the contract of the samplers."""
+        assert self.denoiser is not None and self.diffusion is not None
+        return self.diffusion.z0_of_v(z, t, self.denoiser(z, t, context).float())
+
+    def denoiser_loss(self, z0: Tensor, context: Sequence[Tensor], t: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error of v, for each sample: (B,)."""
+        assert self.denoiser is not None and self.diffusion is not None
+        z = self.diffusion.q_sample(z0, t, noise)
+        v = self.diffusion.v_target(z0, t, noise)
+        return (self.denoiser(z, t, context).float() - v).square().mean(dim=(1, 2, 3))
+
+    def sample(
+        self,
+        mean: Tensor,
+        condition: Condition,
+        noise: Tensor,
+        *,
+        sampler: Literal["dpmpp", "ddim"],
+        steps: int,
+        spacing: Literal["trailing", "logsnr"],
+    ) -> Tensor:
+        """Fields drawn from standard normal noise (B, L, h, w); a condition of one hour serves all of B."""
+        assert self.diffusion is not None
+        context = [part.expand(len(noise), -1, -1, -1) for part in condition.context]
+
+        def denoise(z: Tensor, t: Tensor) -> Tensor:
+            return self.denoise(z, t, context)
+
+        if sampler == "ddim":
+            latent = sampling.ddim(denoise, noise, self.diffusion, steps)
+        else:
+            latent = sampling.dpmpp(denoise, noise, self.diffusion, steps, spacing)
+        return self.decode(mean, condition, latent)
+
+    def decode(self, mean: Tensor, condition: Condition, latent: Tensor) -> Tensor:
+        """Mean plus the residual of scaled latents. White noise as the latent gives the scaled-white-noise draw."""
+        assert self.autoencoder is not None
+        return mean + self.autoencoder.decode(latent * condition.log_scale.exp()).float()
