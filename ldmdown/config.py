@@ -69,9 +69,7 @@ class Split(Section):
     @model_validator(mode="after")
     def _disjoint(self) -> Split:
         named = sorted(
-            (first, last, use)
-            for use in ("train", "validation", "test")
-            for first, last in getattr(self, use)
+            (first, last, use) for use in ("train", "validation", "test") for first, last in getattr(self, use)
         )
         for first, last, use in named:
             if last < first:
@@ -95,6 +93,7 @@ class StaticsConfig(Section):
     """What the networks are told about the ground."""
 
     embedding: int = 8  # channels of a learned fine-grid field
+    rate: float = 1e-2  # at which it is learned, without weight decay
 
 
 class UNetConfig(Section):

@@ -54,9 +54,7 @@ def energy_score(ensemble: Array, reference: Array, patch: int | None = None) ->
     ensemble, reference = _patches(ensemble, patch), _patches(reference, patch)  # (member, patch, values)
     members = len(ensemble)
     distance = np.mean(np.linalg.norm(ensemble - reference, axis=-1))
-    pairs = [
-        np.mean(np.linalg.norm(ensemble[i] - ensemble[j], axis=-1)) for i in range(members) for j in range(i)
-    ]
+    pairs = [np.mean(np.linalg.norm(ensemble[i] - ensemble[j], axis=-1)) for i in range(members) for j in range(i)]
     return float(distance - np.mean(pairs) / 2)
 
 
@@ -94,9 +92,7 @@ def power_spectrum(field: Array, spacing: float) -> tuple[Array, Array]:
     return 2 * spacing * rings / np.arange(1, rings), variance
 
 
-def spectral_ratio(
-    prediction: Array, reference: Array, spacing: float, wavelengths: tuple[float, ...]
-) -> list[float]:
+def spectral_ratio(prediction: Array, reference: Array, spacing: float, wavelengths: tuple[float, ...]) -> list[float]:
     """Power of the prediction over the reference's at each wavelength [dB], within a tenth of it."""
     length, simulated = power_spectrum(prediction, spacing)
     _, observed = power_spectrum(reference, spacing)

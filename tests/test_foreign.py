@@ -34,9 +34,7 @@ def test_the_attack_of_these_tests_is_a_real_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_pickle_that_runs_a_command_is_refused_and_the_command_not_run(
-    tmp_path: Path, protocol: int
-) -> None:
+def test_a_pickle_that_runs_a_command_is_refused_and_the_command_not_run(tmp_path: Path, protocol: int) -> None:
     file = tmp_path / "normalization_data.pkl"
     file.write_bytes(pickle.dumps({"ERA5": Attack(tmp_path / "owned")}, protocol=protocol))
     with pytest.raises(LdmdownError, match=r"asks for posix.system; refused, nothing was executed"):

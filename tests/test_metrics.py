@@ -50,9 +50,7 @@ def test_spread_skill_of_a_reliable_ensemble_is_one() -> None:
 
 def test_energy_score_of_one_value_is_the_crps() -> None:
     ensemble, reference = RNG.normal(size=(6, 1, 8, 8)), RNG.normal(size=(1, 8, 8))
-    assert metrics.energy_score(ensemble, reference, patch=1) == pytest.approx(
-        metrics.crps(ensemble, reference)
-    )
+    assert metrics.energy_score(ensemble, reference, patch=1) == pytest.approx(metrics.crps(ensemble, reference))
 
 
 def test_energy_score_by_hand() -> None:
@@ -102,8 +100,7 @@ def test_spectrum_slope_is_that_of_the_pysteps_library() -> None:
     _, ours = metrics.power_spectrum(field, 1.0)
     # ring n of the cosine transform has wavelength 2 size / n, ring n of the Fourier transform size / n
     slopes = [
-        np.polyfit(np.log(n), np.log(p), 1)[0]
-        for n, p in ((np.arange(4, 50), theirs), (np.arange(8, 100), ours[7:99]))
+        np.polyfit(np.log(n), np.log(p), 1)[0] for n, p in ((np.arange(4, 50), theirs), (np.arange(8, 100), ours[7:99]))
     ]
     assert_allclose(slopes, -3, atol=0.15)
 

@@ -43,10 +43,7 @@ def below(prefix: str, target: str) -> dict[str, Tensor]:
 
 
 def ema(module: nn.Module, target: str) -> dict[str, Tensor]:
-    return {
-        name: weights(target)["denoiser_ema." + name.replace(".", "")]
-        for name, _ in module.named_parameters()
-    }
+    return {name: weights(target)["denoiser_ema." + name.replace(".", "")] for name, _ in module.named_parameters()}
 
 
 @cache

@@ -8,7 +8,7 @@ Values are read hour by hour. `CoarsePredictors` interpolates them to a window o
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +53,13 @@ def open_era5(files: Sequence[str | Path], names: Sequence[str]) -> xr.Dataset:
     LdmdownError
         if a file is missing or unreadable, a variable is in none of them, or their grids or hours do not meet.
     """
-    paths = _expand(files)
-    contents = {path: _open(path) for path in paths}
+    return as_era5({path: _open(path) for path in _expand(files)}, names)
+
+
+def as_era5(contents: Mapping[Path, xr.Dataset], names: Sequence[str]) -> xr.Dataset:
+    """As `open_era5`, of datasets that are open; the paths are what errors call them."""
+    contents = {path: _one_form(dataset, path) for path, dataset in contents.items()}
+    paths = list(contents)
     wanted = [variable(name) for name in names if not variable(name).derived]
     label = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     parts = {
@@ -159,6 +164,7 @@ class CoarsePredictors:
     def __init__(self, dataset: xr.Dataset, grid: Grid, window: Window, names: Sequence[str]) -> None:
         self.dataset = dataset
         self.variables = [variable(name) for name in names]
+        self.times = dataset.time.values
         self.hours = hours_of(dataset)
         row, col, rows, cols = window
         coarse = grid.coarse
@@ -218,9 +224,7 @@ def _expand(files: Sequence[str | Path]) -> list[Path]:
     for file in files:
         found = sorted(glob.glob(str(file))) if any(sign in str(file) for sign in "*?[") else [str(file)]  # noqa: PTH207
         if not found or not Path(found[0]).exists():
-            raise LdmdownError(
-                file, "no such file", cure="check the path; quote a glob or let the shell expand it"
-            )
+            raise LdmdownError(file, "no such file", cure="check the path; quote a glob or let the shell expand it")
         paths.extend(Path(one) for one in found)
     return paths
 
@@ -229,23 +233,20 @@ def _open(path: Path) -> xr.Dataset:
     """One file, whatever its format, by its first bytes."""
     with path.open("rb") as file:
         start = file.read(4)
+    packed = start.startswith(b"PK")
     try:
-        if start.startswith(b"\x89HDF") or start.startswith(b"CDF"):
-            dataset = xr.open_dataset(path, engine="netcdf4", chunks={})
-        elif start == b"GRIB":
-            dataset = xr.open_dataset(path, engine="cfgrib", chunks={}, backend_kwargs={"indexpath": ""})
-        else:
-            raise LdmdownError(
-                path,
-                "is neither NetCDF nor GRIB",
-                found="a zip archive" if start.startswith(b"PK") else f"first bytes {start!r}",
-                cure="unpack it and name the files inside"
-                if start.startswith(b"PK")
-                else "check the download",
-            )
+        if start.startswith((b"\x89HDF", b"CDF")):
+            return xr.open_dataset(path, engine="netcdf4", chunks={})
+        if start == b"GRIB":
+            return xr.open_dataset(path, engine="cfgrib", chunks={}, backend_kwargs={"indexpath": ""})
     except (OSError, ValueError, KeyError) as error:
         raise LdmdownError(path, "cannot be read", found=str(error), cure="download it again") from None
-    return _one_form(dataset, path)
+    raise LdmdownError(
+        path,
+        "is neither NetCDF nor GRIB",
+        found="a zip archive" if packed else f"first bytes {start!r}",
+        cure="unpack it and name the files inside" if packed else "check the download",
+    )
 
 
 def _one_form(dataset: xr.Dataset, path: Path) -> xr.Dataset:
@@ -296,11 +297,7 @@ def _find(dataset: xr.Dataset, known: Variable, path: Path) -> xr.DataArray | No
             pressure = pressure / 100 if pressure.max() > 2000 else pressure  # [hPa]
             if known.level not in pressure:
                 continue
-            field = (
-                field.isel(level=int(np.flatnonzero(pressure == known.level)[0]))
-                if field.level.ndim
-                else field
-            )
+            field = field.isel(level=int(np.flatnonzero(pressure == known.level)[0])) if field.level.ndim else field
         field = field.drop_vars("level", errors="ignore").squeeze(
             [dim for dim in field.dims if dim not in ("time", "latitude", "longitude")]
         )
@@ -363,13 +360,11 @@ def _common_hours(fields: dict[str, xr.DataArray], label: str) -> dict[str, xr.D
     for field in fields.values():
         common = np.intersect1d(common, field.time.values)
     if not len(common):
-        raise LdmdownError(
-            label, f"{', '.join(fields)} have no hour in common", cure="give files of the same hours"
-        )
+        raise LdmdownError(label, f"{', '.join(fields)} have no hour in common", cure="give files of the same hours")
     return {name: field.assign_coords(axes).sel(time=common) for name, field in fields.items()}
 
 
-def _missing(label: str, missing: list[Variable], contents: dict[Path, xr.Dataset]) -> LdmdownError:
+def _missing(label: str, missing: list[Variable], contents: Mapping[Path, xr.Dataset]) -> LdmdownError:
     names = ", ".join(known.name for known in missing)
     held = sorted({str(name) for dataset in contents.values() for name in dataset.data_vars})
     looked = "; ".join(", ".join((known.name, *known.aliases)) for known in missing)
@@ -378,7 +373,7 @@ def _missing(label: str, missing: list[Variable], contents: dict[Path, xr.Datase
         f"{names} {'is' if len(missing) == 1 else 'are'} missing",
         found=", ".join(held) or "no variables",
         expected=f"under one of the names {looked}",
-        cure=f"download {'it' if len(missing) == 1 else 'them'} for the same area and hours, and name all files together",
+        cure="download them for the same area and hours, and name all files together",
     )
 
 
@@ -388,7 +383,8 @@ def _label(dataset: xr.Dataset) -> str:
 
 
 def _box(lat: Array | xr.DataArray, lon: Array | xr.DataArray) -> str:
-    return f"{float(lon.min()):.2f} to {float(lon.max()):.2f} E, {float(lat.min()):.2f} to {float(lat.max()):.2f} N"
+    west, east, south, north = (float(edge) for edge in (lon.min(), lon.max(), lat.min(), lat.max()))
+    return f"{west:.2f} to {east:.2f} E, {south:.2f} to {north:.2f} N"
 
 
 def _time(value: np.datetime64) -> str:

@@ -70,9 +70,7 @@ class Tensor:
             if the tensor reaches beyond its storage.
         """
         storage = self.read_storage()
-        last = self.offset + sum(
-            (size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)
-        )
+        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
         if 0 in self.shape:
             return np.empty(self.shape, storage.dtype)
         if self.offset < 0 or min(self.stride, default=0) < 0 or last >= storage.size:
@@ -181,10 +179,7 @@ class _Reader(pickle.Unpickler):
                 return _rebuild_tensor
             if (module, name) == ("torch._utils", "_rebuild_parameter"):
                 return _rebuild_parameter
-            if (
-                module.startswith(tuple(f"{package}." for package in INERT_PACKAGES))
-                or module in INERT_PACKAGES
-            ):
+            if module.startswith(tuple(f"{package}." for package in INERT_PACKAGES)) or module in INERT_PACKAGES:
                 return type(name.rpartition(".")[2], (Foreign,), {})
         elif module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in NUMPY:
             return NUMPY[name]
@@ -223,9 +218,7 @@ def _plain(value: Any) -> Any:
     return value.values if isinstance(value, _Array) else value
 
 
-def _rebuild_tensor(
-    storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> Tensor:
+def _rebuild_tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
     return Tensor(storage, offset, tuple(size), tuple(stride))
 
 

@@ -76,9 +76,9 @@ class Grid:
     def convergence(self) -> Array:
         """Direction of grid north, clockwise from true north (rows, cols) [radians].
 
-        In EPSG:3035 it is 0 at 10 degrees east and negative further east, where grid north points west of true north.
+        In EPSG:3035 it is 0 at 10 degrees east and grows eastwards.
         """
-        return -np.radians(pyproj.Proj(self.projection).get_factors(self.lon, self.lat).meridian_convergence)
+        return np.radians(pyproj.Proj(self.projection).get_factors(self.lon, self.lat).meridian_convergence)
 
     @property
     def coarse(self) -> Grid:
@@ -213,8 +213,7 @@ class SourceGrid:
         rows, cols = (part.ravel() for part in self.positions(lat, lon))
         points = np.flatnonzero(np.isfinite(rows) & np.isfinite(cols))
         (row, down), (col, right) = (
-            _split(part[points], size)
-            for part, size in ((rows, len(self.y)), (cols, len(self.x) + self.turns))
+            _split(part[points], size) for part, size in ((rows, len(self.y)), (cols, len(self.x) + self.turns))
         )
         values, cells = [], []
         for i, weight_y in ((row, 1 - down), (row + 1, down)):
@@ -229,7 +228,7 @@ class SourceGrid:
 
 
 def regrid(weights: scipy.sparse.csr_array, field: Array, shape: tuple[int, int]) -> Array:
-    """Interpolate (..., rows, cols) of a source to (..., *shape); missing values leave their weight to the others.
+    """Interpolate (..., rows, cols) of a source to (..., *shape); missing values give their weight to the others.
 
     A point with no valid neighbour is NaN.
     """

@@ -33,9 +33,7 @@ class Fusion(nn.Module):
 
     def __init__(self, dim: int, out_dim: int, mixer: Mixer) -> None:
         super().__init__()
-        self.fusion = nn.Sequential(
-            nn.Linear(dim, dim), MixingBlock(dim, mixer, ratio=2), nn.Linear(dim, out_dim)
-        )
+        self.fusion = nn.Sequential(nn.Linear(dim, dim), MixingBlock(dim, mixer, ratio=2), nn.Linear(dim, out_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, dim) -> (B, h, w, out_dim)."""
@@ -73,14 +71,12 @@ class Conditioner(nn.Module):
             ]
         )
         self.analysis = nn.ModuleList(
-            nn.Sequential(*(MixingBlock(dim, mixer) for _ in range(depth)))
-            for dim in (statics_dim, predictors_dim)
+            nn.Sequential(*(MixingBlock(dim, mixer) for _ in range(depth))) for dim in (statics_dim, predictors_dim)
         )
         self.fusion = Fusion(statics_dim + predictors_dim, out_dim, mixer)
         self.channels = tuple(out_dim * 2**level for level in range(levels))
         self.resnet = nn.ModuleList(
-            ResBlock2D(fine, coarse, "none")
-            for fine, coarse in zip(self.channels, self.channels[1:], strict=False)
+            ResBlock2D(fine, coarse, "none") for fine, coarse in zip(self.channels, self.channels[1:], strict=False)
         )
 
     def forward(self, predictors: Tensor, statics: Tensor) -> list[Tensor]:

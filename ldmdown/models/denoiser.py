@@ -38,9 +38,7 @@ class TimeResBlock(nn.Module):
             nn.Identity(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )
-        self.skip_connection = (
-            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
-        )
+        self.skip_connection = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, in, h, w), (B, E) -> (B, out, h, w)."""
@@ -111,9 +109,7 @@ class Denoiser(nn.Module):
         self.channels = channels
         widths = [int(channels * multiplier) for multiplier in multipliers]
         embedding = 4 * channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        self.time_embed = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         width = channels
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(latent_channels, width, 3, padding=1)])])
         skips = [width]
@@ -148,9 +144,7 @@ class Denoiser(nn.Module):
                 if level and block == blocks:
                     stack.append(Up(width))
                 self.output_blocks.append(stack)
-        self.out = nn.Sequential(
-            normalisation(norm, width), nn.SiLU(), nn.Conv2d(width, latent_channels, 3, padding=1)
-        )
+        self.out = nn.Sequential(normalisation(norm, width), nn.SiLU(), nn.Conv2d(width, latent_channels, 3, padding=1))
         nn.init.zeros_(self.out[2].weight)
         nn.init.zeros_(self.out[2].bias)
 

@@ -125,10 +125,7 @@ class Downscaler(nn.Module):
         """The statics of windows of h x w coarse cells whose first (row, col) is given: (B, S, H, W)."""
         rows, cols = h * self.factor, w * self.factor
         return torch.stack(
-            [
-                self.statics[:, row * self.factor :, col * self.factor :][:, :rows, :cols]
-                for row, col in corners
-            ]
+            [self.statics[:, row * self.factor :, col * self.factor :][:, :rows, :cols] for row, col in corners]
         )
 
     def mean(self, predictors: Tensor, statics: Tensor) -> Tensor:
@@ -172,12 +169,11 @@ class Downscaler(nn.Module):
         steps: int,
         spacing: Literal["trailing", "logsnr"],
     ) -> Tensor:
-        """Fields drawn from standard normal noise (B, L, h, w); a condition of one hour serves all of B."""
+        """Fields drawn from standard normal noise (B, L, h, w)."""
         assert self.diffusion is not None
-        context = [part.expand(len(noise), -1, -1, -1) for part in condition.context]
 
         def denoise(z: Tensor, t: Tensor) -> Tensor:
-            return self.denoise(z, t, context)
+            return self.denoise(z, t, condition.context)
 
         if sampler == "ddim":
             latent = sampling.ddim(denoise, noise, self.diffusion, steps)

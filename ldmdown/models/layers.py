@@ -23,9 +23,7 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
-        x = functional.layer_norm(
-            x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps
-        )
+        x = functional.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
 
 
@@ -97,9 +95,7 @@ class SpectralFilter(nn.Module):
             modes = modes.unflatten(-1, (self.w1.shape[1], -1))  # (B, H, W/2 + 1, blocks, size)
             real, imag = self._linear(modes.real, modes.imag, self.w1, self.b1)
             real, imag = self._linear(real.relu(), imag.relu(), self.w2, self.b2)
-            modes = torch.complex(
-                functional.softshrink(real, self.SHRINK), functional.softshrink(imag, self.SHRINK)
-            )
+            modes = torch.complex(functional.softshrink(real, self.SHRINK), functional.softshrink(imag, self.SHRINK))
             return x + torch.fft.irfft2(modes.flatten(-2), s=x.shape[1:3], dim=(1, 2), norm="ortho")
 
     @staticmethod

@@ -99,9 +99,7 @@ def coherence_weights(correlation: float) -> tuple[float, ...]:
     return tuple(weights(base))
 
 
-def coherent_noise(
-    seed: int, member: int, hour: int, shape: tuple[int, int, int], correlation: float
-) -> Tensor:
+def coherent_noise(seed: int, member: int, hour: int, shape: tuple[int, int, int], correlation: float) -> Tensor:
     """Standard normal (L, h, w) whose correlation with the hour before is `correlation` (0 to 0.95)."""
     return sum(
         (

@@ -1,0 +1,227 @@
+"""The command line: options and their help. What a command does is in the file of its name."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ldmdown import __version__
+from ldmdown.errors import LdmdownError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Downscale ERA5 to hourly 2 km fields of temperature and wind over Italy.",
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Argument(help="A YAML configuration; default ./ldmdown.yaml, or else a small bundled twin."),
+]
+Moment = Annotated[str | None, typer.Option(metavar="TIME", help="Such as 2020-01-31 or 2020-01-31T12.")]
+
+
+def main() -> None:
+    """Run a command; a user's error is a message and exit code 1, Ctrl-C is 130."""
+    try:
+        app(standalone_mode=False)
+    except LdmdownError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped; what was finished is kept, and --resume goes on with it", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        show = getattr(error, "show", None)  # a mistake in the options, which Typer knows how to explain
+        if show is None:
+            raise
+        show()
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"ldmdown {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None: ...
+
+
+@app.command()
+def downscale(
+    files: Annotated[list[str], typer.Argument(help="ERA5 files: NetCDF old or new, GRIB, globs.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The NetCDF file to write.")],
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A file, or a name in ./checkpoints or bundled. [default: italy]")
+    ] = None,
+    members: Annotated[
+        int | None, typer.Option(min=1, help="Members of an ensemble; without it one field, no dimension.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise: the same seed, the same fields.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of the sampler. [default: the checkpoint's]")] = None,
+    sampler: Annotated[Literal["dpmpp", "ddim"] | None, typer.Option(help="[default: the checkpoint's]")] = None,
+    temporal_correlation: Annotated[
+        str,
+        typer.Option(help="Of the noise of successive hours: auto (as measured in training) or 0 to 0.95."),
+    ] = "auto",
+    start: Moment = None,
+    end: Moment = None,
+    bbox: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(metavar="W S E N", help="A box in degrees, grown to whole cells of the coarse grid."),
+    ] = None,
+    region: Annotated[
+        Literal["covered"] | None, typer.Option(help="covered: the part of the domain that the files hold.")
+    ] = None,
+    variables: Annotated[
+        str | None, typer.Option(help="A choice of t2m,u10,v10,ws10. [default: what the checkpoint makes]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], typer.Option(help="auto: bf16 on CUDA, fp32 on the CPU.")
+    ] = "auto",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Members of hours computed at once.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output, drop finished hours.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run ended.")] = False,
+) -> None:
+    """Turn ERA5 files into hourly 2 km fields: the main job.
+
+    ldmdown downscale era5.nc -o out.nc
+
+    ldmdown downscale 'era5_2020*.nc' -o alps.nc --bbox 6 45 11 47 --members 8
+    """
+    from ldmdown.downscale import Options
+    from ldmdown.downscale import downscale as run
+
+    options = Options(
+        checkpoint=checkpoint,
+        members=members,
+        seed=seed,
+        steps=steps,
+        sampler=sampler,
+        temporal_correlation=_correlation(temporal_correlation),
+        start=start,
+        end=end,
+        bbox=bbox,
+        covered=region == "covered",
+        variables=tuple(variables.split(",")) if variables else None,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    run(files, output, options)
+
+
+def _correlation(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 0.95:
+        raise LdmdownError("--temporal-correlation", "is out of range", found=text, expected="auto, or 0 to 0.95")
+    return value
+
+
+@app.command()
+def prepare(config: Config = None) -> None:
+    """Make the training archive: ERA5 and reference files on one grid, with their statistics.
+
+    Without a configuration the bundled twin is written first. A stopped run goes on where it was.
+
+    ldmdown prepare own_data.yaml
+    """
+    from ldmdown.prepare import prepare as run
+
+    run(config)
+
+
+@app.command()
+def train(
+    config: Config = None,
+    stage: Annotated[
+        Literal["all", "unet", "vae", "ldm"], typer.Option(help="all: those that are not finished, in order.")
+    ] = "all",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run ended.")] = False,
+) -> None:
+    """Train a system on an archive, and write its checkpoint after each stage.
+
+    ldmdown train own_data.yaml --resume
+    """
+    from ldmdown.train import train as run
+
+    run(config, stage, resume)
+
+
+@app.command()
+def twin(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write to.")],
+    start: Annotated[str, typer.Option(metavar="TIME", help="First day or hour.")] = "2021-01-01",
+    end: Annotated[str, typer.Option(metavar="TIME", help="Last day or hour, included.")] = "2021-01-02",
+    members: Annotated[int, typer.Option(min=1, help="Draws of the truth; the first is the reference.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the synthetic weather.")] = 0,
+    orography: Annotated[
+        Path | None, typer.Option(help="Fine terrain, GRIB or NetCDF. [default: a made-up one]")
+    ] = None,
+    coarse_orography: Annotated[
+        Path | None, typer.Option(help="ERA5's terrain. [default: the fine one, smoothed]")
+    ] = None,
+) -> None:
+    """Write synthetic ERA5 and reference files of Italy, laid out as real downloads are.
+
+    ldmdown twin -o twin --start 2021-07-20 --end 2021-07-22
+    """
+    import os
+
+    from ldmdown.data.grid import Grid
+    from ldmdown.data.twin import write_twin
+
+    first, last = (_moment(name, text) for name, text in (("--start", start), ("--end", end)))
+    if last < first:
+        raise LdmdownError("--end", "is before --start", found=f"{start} to {end}")
+    write_twin(
+        output,
+        Grid(),
+        [(start, end)],
+        members=members,
+        seed=seed,
+        orography=orography,
+        coarse_orography=coarse_orography,
+        processes=os.cpu_count() or 1,
+        progress=lambda done, total: print(f"{done} of {total} days", file=sys.stderr),
+    )
+
+
+def _moment(name: str, text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise LdmdownError(name, "is not a time", found=text, expected="2020-01-31 or 2020-01-31T12") from None
+
+
+@app.command()
+def info(
+    file: Annotated[str, typer.Argument(help="A checkpoint, by file or name, or an output of downscale.")],
+) -> None:
+    """Print the card of a checkpoint or of an output; no weight is read.
+
+    ldmdown info italy
+    """
+    from ldmdown.checkpoint import card
+
+    print(card(file))

@@ -1,0 +1,201 @@
+"""CF NetCDF on the projected grid, written hour by hour so that a killed run loses nothing that was finished.
+
+Each hour becomes a complete file of its own in the folder `OUT.part`, written beside and renamed: it opens in
+any tool. When all are there they are put together, hour by hour, into `OUT.tmp`, which then takes its name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmdown.data.grid import Grid
+from ldmdown.data.variables import attributes, variable
+from ldmdown.errors import LdmdownError
+
+EPOCH = "hours since 1970-01-01 00:00:00"
+COMPRESSION: dict[str, Any] = {"zlib": True, "complevel": 1, "shuffle": True}
+
+Field = NDArray[np.float32]
+
+
+class FieldWriter:
+    """Hourly fields of one run.
+
+    Parameters
+    ----------
+    path
+        the file to be.
+    grid
+        of the fields, already cut to its window.
+    names
+        the variables, in the order of the fields' second axis.
+    hours
+        since 1970-01-01T00, rising.
+    members
+        None: one field an hour, without the dimension `realization`.
+    card
+        global attributes.
+    run
+        what makes a run this one (checkpoint, seed, steps ...); a resumed run must agree with it.
+    resume, overwrite
+        keep or drop what an earlier run has left.
+
+    Raises
+    ------
+    LdmdownError
+        if the file or finished hours are in the way, or belong to another run.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        grid: Grid,
+        names: Sequence[str],
+        hours: NDArray[np.int64],
+        members: int | None,
+        card: Mapping[str, str],
+        run: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.path, self.grid, self.names, self.hours = path, grid, tuple(names), hours
+        self.members, self.card = members, dict(card)
+        self.part = path.with_name(path.name + ".part")
+        self._claim(json.loads(json.dumps(run)), resume, overwrite)
+
+    def _claim(self, run: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        record = self.part / "run.json"
+        if self.path.exists() and not overwrite:
+            raise LdmdownError(self.path, "exists already", cure="name another file, or give --overwrite to replace it")
+        if self.part.exists() and not resume and not overwrite:
+            finished = len(list(self.part.glob("*.nc")))
+            raise LdmdownError(
+                self.part,
+                f"holds {finished} finished hours of a run that was stopped",
+                cure="give --resume to go on with it, or --overwrite to begin again",
+            )
+        if self.part.exists() and resume:
+            before = json.loads(record.read_text())
+            differing = sorted(key for key in run | before if run.get(key) != before.get(key))
+            if differing:
+                raise LdmdownError(
+                    self.part,
+                    "was begun with other options",
+                    found="; ".join(f"{key} {before.get(key)}" for key in differing),
+                    expected="; ".join(f"{key} {run.get(key)}" for key in differing),
+                    cure="give the same options to --resume, or --overwrite to begin again",
+                )
+            return
+        shutil.rmtree(self.part, ignore_errors=True)
+        self.part.mkdir(parents=True)
+        record.write_text(json.dumps(run, indent=1))
+
+    def done(self, index: int) -> bool:
+        """Whether this hour is finished."""
+        return self._file(index).exists()
+
+    def write(self, index: int, fields: Field) -> None:
+        """One hour: (member, variable, rows, cols); without members the first axis has length 1.
+
+        Raises
+        ------
+        LdmdownError
+            if a value is not finite.
+        """
+        if not np.isfinite(fields).all():
+            hour = np.datetime64(int(self.hours[index]), "h")
+            raise LdmdownError(
+                self.path,
+                f"the fields of {hour}:00 are not finite; they were not written",
+                cure="try --precision fp32; if that does not help, the checkpoint is broken",
+            )
+        file = self._file(index)
+        beside = file.with_suffix(".tmp")
+        with netCDF4.Dataset(beside, "w") as dataset:
+            self._define(dataset)
+            self._put(dataset, 0, int(self.hours[index]), fields)
+        beside.rename(file)
+
+    def close(self) -> None:
+        """Put all hours together and remove the folder."""
+        beside = self.path.with_name(self.path.name + ".tmp")
+        with netCDF4.Dataset(beside, "w") as whole:
+            self._define(whole)
+            for index, hour in enumerate(self.hours):
+                with netCDF4.Dataset(self._file(index)) as one:
+                    fields = np.stack([one[name][0].data for name in self.names], axis=-3)
+                self._put(whole, index, int(hour), fields if self.members else fields[None])
+        beside.rename(self.path)
+        shutil.rmtree(self.part)
+
+    def _file(self, index: int) -> Path:
+        return self.part / f"{np.datetime64(int(self.hours[index]), 'h')}.nc"
+
+    def _put(self, dataset: netCDF4.Dataset, index: int, hour: int, fields: Field) -> None:
+        dataset["time"][index] = hour
+        for channel, name in enumerate(self.names):
+            dataset[name][index] = fields[:, channel] if self.members else fields[0, channel]
+
+    def _define(self, dataset: netCDF4.Dataset) -> None:
+        """Dimensions, coordinates and attributes (CF-1.11, sections 4 to 7)."""
+        dataset.setncatts({"Conventions": "CF-1.11", **self.card})
+        dataset.createDimension("time", None)
+        if self.members:
+            dataset.createDimension("realization", self.members)
+            realization = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
+            _variable(dataset, "realization", "i4", ("realization",), realization, np.arange(self.members))
+        time = {"standard_name": "time", "units": EPOCH, "calendar": "standard", "axis": "T"}
+        _variable(dataset, "time", "i4", ("time",), time)
+        dataset.createDimension("bnds", 2)
+        grid = self.grid
+        for axis, centres, step in (("y", grid.y, -grid.spacing), ("x", grid.x, grid.spacing)):
+            dataset.createDimension(axis, len(centres))
+            meaning = {
+                "standard_name": f"projection_{axis}_coordinate",
+                "long_name": f"{axis} coordinate of projection",
+                "units": "m",
+                "axis": axis.upper(),
+                "bounds": f"{axis}_bnds",
+            }
+            _variable(dataset, axis, "f8", (axis,), meaning, centres)
+            edges = np.stack([centres - step / 2, centres + step / 2], axis=-1)
+            _variable(dataset, f"{axis}_bnds", "f8", (axis, "bnds"), {}, edges)
+        for name, long_name, values in (("lat", "latitude", grid.lat), ("lon", "longitude", grid.lon)):
+            units = "degrees_north" if name == "lat" else "degrees_east"
+            meaning = {"standard_name": long_name, "long_name": long_name, "units": units}
+            _variable(dataset, name, "f8", ("y", "x"), meaning, values)
+        _variable(dataset, "crs", "i4", (), grid.grid_mapping(), 0)
+        for height in sorted({height for name in self.names if (height := variable(name).height)}):
+            meaning = {"standard_name": "height", "long_name": "height above ground", "units": "m"}
+            _variable(dataset, f"height_{height:g}m", "f8", (), meaning | {"positive": "up"}, height)
+        dims = ("time", "realization", "y", "x") if self.members else ("time", "y", "x")
+        for name in self.names:
+            height = variable(name).height
+            place = "lat lon" + (f" height_{height:g}m" if height else "")
+            meaning = attributes(name) | {"grid_mapping": "crs", "coordinates": place}
+            _variable(dataset, name, "f4", dims, meaning, chunks=(*[1] * (len(dims) - 2), *grid.shape))
+
+
+def _variable(
+    dataset: netCDF4.Dataset,
+    name: str,
+    kind: str,
+    dims: tuple[str, ...],
+    meaning: Mapping[str, Any],
+    values: Any = None,
+    chunks: tuple[int, ...] | None = None,
+) -> None:
+    options = COMPRESSION if len(dims) > 1 else {}
+    created = dataset.createVariable(name, kind, dims, fill_value=False, chunksizes=chunks, **options)
+    created.setncatts(meaning)
+    if values is not None:
+        created[...] = values

@@ -1,0 +1,129 @@
+"""The loop over hours: predictors to members of fields, the same whatever the batch, the device, the start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldmdown.checkpoint import Checkpoint
+from ldmdown.config import SamplerConfig
+from ldmdown.data.era5 import CoarsePredictors
+from ldmdown.data.grid import Window
+from ldmdown.models.downscaler import Condition
+from ldmdown.models.sampling import coherent_noise
+from ldmdown.runtime import Precision, autocast
+
+Fields = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How members are drawn.
+
+    Parameters
+    ----------
+    members
+        how many for each hour.
+    seed
+        of the noise.
+    sampler
+        name, steps and spacing.
+    correlation
+        of the noise of an hour with that of the hour before.
+    """
+
+    members: int
+    seed: int
+    sampler: SamplerConfig
+    correlation: float
+
+
+class Runner:
+    """A checkpoint at work on a window of the domain.
+
+    The window is grown, inside the domain, to sides that the networks divide, and the result is cut back.
+    Noise belongs to a place of the whole domain, so that a window has the noise of its place.
+
+    Parameters
+    ----------
+    checkpoint
+        on the device that computes.
+    window
+        (row, col, rows, cols) of coarse cells.
+    draw
+        how members are drawn; a checkpoint of stage unet gives its mean instead.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, window: Window, draw: Draw, precision: Precision, batch_size: int
+    ) -> None:
+        self.checkpoint, self.draw = checkpoint, draw
+        self.precision, self.batch_size = precision, batch_size
+        self.model = checkpoint.model
+        self.window, self.inner = checkpoint.grid.grow(window, self.model.multiple)
+        row, col, rows, cols = self.window
+        self.device = self.model.statics.device
+        with torch.no_grad():
+            self.statics = self.model.statics_at([(row, col)], rows, cols)
+
+    def predictors(self, dataset: object) -> CoarsePredictors:
+        """What `run` reads, from a dataset of `open_era5`."""
+        config = self.checkpoint.config
+        return CoarsePredictors(dataset, self.checkpoint.grid, self.window, config.predictors)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def run(self, predictors: CoarsePredictors, indices: Sequence[int]) -> Iterator[tuple[int, Fields]]:
+        """(index, fields (member, T, rows, cols) in physical units) of these hours of the predictors.
+
+        `batch_size` hours share a call of the U-Net and the conditioner, and as many members of hours one of
+        the sampler.
+        """
+        config, normalization = self.checkpoint.config, self.checkpoint.normalization
+        factor = config.grid.factor
+        rows, cols = (slice(part.start * factor, part.stop * factor) for part in self.inner)
+        for start in range(0, len(indices), self.batch_size):
+            block = indices[start : start + self.batch_size]
+            coarse = np.stack([predictors.read(index) for index in block])
+            coarse = normalization["predictors"].normalize(coarse, config.predictors)
+            hours = [int(predictors.hours[index]) for index in block]
+            fields = self._fields(torch.from_numpy(coarse).to(self.device), hours)[..., rows, cols]
+            physical = normalization["target"].denormalize(fields.cpu().numpy(), config.targets)
+            yield from zip(block, physical, strict=True)
+
+    def _fields(self, predictors: Tensor, hours: Sequence[int]) -> Tensor:
+        """Normalised fields (hour, member, T, H, W)."""
+        with autocast(self.device, self.precision):
+            statics = self.statics.expand(len(hours), -1, -1, -1)
+            mean = self.model.mean(predictors, statics)
+            if self.checkpoint.stage == "unet":
+                return mean[:, None]
+            condition = self.model.condition(predictors, statics)
+            pairs = [(index, member) for index in range(len(hours)) for member in range(self.draw.members)]
+            draws = []
+            for start in range(0, len(pairs), self.batch_size):
+                batch = pairs[start : start + self.batch_size]
+                noise = torch.stack([self._noise(hours[index], member) for index, member in batch])
+                draws.append(self._sample(mean, condition, [index for index, _ in batch], noise))
+        return torch.cat(draws).unflatten(0, (len(hours), self.draw.members))
+
+    def _sample(self, mean: Tensor, condition: Condition, index: list[int], noise: Tensor) -> Tensor:
+        sampler, log_scale = self.draw.sampler, condition.log_scale
+        chosen = Condition(
+            [part[index] for part in condition.context], log_scale[index] if log_scale.ndim else log_scale
+        )
+        return self.model.sample(
+            mean[index], chosen, noise, sampler=sampler.name, steps=sampler.steps, spacing=sampler.spacing
+        )
+
+    def _noise(self, hour: int, member: int) -> Tensor:
+        assert self.model.autoencoder is not None
+        row, col, rows, cols = self.window
+        whole = self.checkpoint.grid.whole
+        shape = (self.model.autoencoder.latent_channels, whole[2], whole[3])
+        noise = coherent_noise(self.draw.seed, member, hour, shape, self.draw.correlation)
+        return noise[:, row : row + rows, col : col + cols].to(self.device)
