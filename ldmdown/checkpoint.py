@@ -7,18 +7,18 @@ licence. Matrices are stored in float16, vectors (biases, norms, running statist
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import netCDF4
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from ldmdown.card import FORMAT, KEY, find, read_header, sha256
 from ldmdown.config import ConditionerConfig, Config
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
@@ -31,14 +31,7 @@ from ldmdown.models.transform import LappedTransform
 from ldmdown.models.unet import UNet
 from ldmdown.models.vae import VAE
 
-FORMAT = 1
-KEY = "ldmdown"
-SUFFIX = ".safetensors"
-FOLDERS = (
-    Path("checkpoints"),
-    Path(__file__).with_name("checkpoints"),  # in a wheel
-    Path(__file__).parents[1] / "checkpoints",  # in a checkout
-)
+SHOWN = 3  # tensors that an error names
 
 Stage = Literal["unet", "ldm"]
 Normalizations = Mapping[Literal["predictors", "target"], Normalization]
@@ -60,7 +53,7 @@ class Checkpoint:
         """unet: the conditional mean only; ldm: members can be drawn."""
         return self.header["stage"]
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of the file."""
         return sha256(self.path)
@@ -138,62 +131,6 @@ def save(path: Path, model: Downscaler, header: Mapping[str, Any]) -> None:
     beside.rename(path)
 
 
-def find(name: str | Path) -> Path:
-    """The file of a checkpoint: a path, or a name in ./checkpoints or among the bundled ones.
-
-    Raises
-    ------
-    LdmdownError
-        if there is none, with the names that exist.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    for folder in FOLDERS:
-        if (file := folder / f"{name}{SUFFIX}").is_file():
-            return file
-    known = sorted({file.stem for folder in FOLDERS for file in folder.glob(f"*{SUFFIX}")})
-    raise LdmdownError(
-        name,
-        "no such checkpoint",
-        found=", ".join(known) or "no checkpoints",
-        expected="a .safetensors file, or the name of one in ./checkpoints or bundled",
-        cure="train one with `ldmdown train`, or name one of those found",
-    )
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The header alone; no weight is read.
-
-    Raises
-    ------
-    LdmdownError
-        if the file is no checkpoint of ldmdown, or of a later format.
-    """
-    try:
-        with safe_open(path, framework="np") as file:
-            content = (file.metadata() or {}).get(KEY)
-    except (SafetensorError, OSError) as error:
-        raise LdmdownError(
-            path, "is not a checkpoint", found=str(error), expected="a .safetensors file of ldmdown"
-        ) from None
-    if content is None:
-        raise LdmdownError(
-            path,
-            "holds weights, but no ldmdown header",
-            cure="weights published by others are made into a checkpoint first",
-        )
-    header = json.loads(content)
-    if header["format"] > FORMAT:
-        raise LdmdownError(
-            path,
-            "was written by a later version of ldmdown",
-            found=f"format {header['format']}",
-            expected=f"format {FORMAT}",
-            cure="upgrade ldmdown",
-        )
-    return header
-
-
 def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     """A checkpoint by path or name, its model in evaluation mode, in float32.
 
@@ -204,74 +141,27 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     """
     path = find(name)
     header = read_header(path)
-    config = Config.model_validate(header["config"])
+    try:
+        config = Config.model_validate(header["config"])
+    except ValidationError as error:
+        raise LdmdownError(path, "its configuration is not understood", found=str(error)) from None
     normalization: Normalizations = {kind: Normalization(**values) for kind, values in header["normalization"].items()}
-    with torch.device("meta"):
-        model = build(config, normalization, header["stage"])
-    tensors = {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load_file(path).items()
-    }
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    model = build(config, normalization, header["stage"])
+    tensors = load_file(path)
+    expected, given = (
+        {name: tuple(tensor.shape) for name, tensor in part.items()} for part in (model.state_dict(), tensors)
+    )
     wrong = [
         f"{name} is {given.get(name, 'missing')}, not {expected.get(name, 'expected')}"
         for name in sorted(expected | given)
         if expected.get(name) != given.get(name)
     ]
     if wrong:
-        raise LdmdownError(path, "its weights do not fit its configuration", found="; ".join(wrong))
-    model = build(config, normalization, header["stage"])
+        shown = "; ".join(wrong[:SHOWN]) + (f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
+        raise LdmdownError(path, "its weights do not fit its configuration", found=shown)
     model.load_state_dict(tensors)
     model = model.to(device).eval().requires_grad_(False)
     return Checkpoint(path, header, config, Grid(**config.grid.model_dump()), normalization, model)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def card(name: str) -> str:
-    """What a checkpoint or an output of `downscale` says of itself, as text; no weight is read.
-
-    Raises
-    ------
-    LdmdownError
-        if the file is neither.
-    """
-    if Path(name).suffix in (".nc", ".nc4"):
-        with netCDF4.Dataset(name) as dataset:
-            values = {key: dataset.getncattr(key) for key in dataset.ncattrs()}
-            sizes = {key: len(size) for key, size in dataset.dimensions.items()}
-        return _table({"file": name, "dimensions": sizes, **values})
-    path = find(name)
-    header = read_header(path)
-    config = header.pop("config")
-    grid = config["grid"]
-    return _table(
-        {
-            "checkpoint": f"{path}, {path.stat().st_size / 1e6:.1f} MB",
-            "sha256": sha256(path),
-            **header,
-            "predictors": ", ".join(config["predictors"]),
-            "targets": ", ".join(config["targets"]),
-            "grid": f"{grid['rows']} x {grid['cols']} cells of {grid['spacing']:g} m, {grid['crs']}",
-            "latents": config["autoencoder"]["kind"],
-            "sampler": config["sampler"],
-        }
-    )
-
-
-def _table(values: Mapping[str, Any], indent: str = "") -> str:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{key}", _table(value, indent + "  ")]
-        else:
-            text = f"{value:.5g}" if isinstance(value, float) else str(value)
-            lines.append(f"{indent}{key:<{22 - len(indent)}} {text}")
-    return "\n".join(lines)
 
 
 def _baseline(config: Config, normalization: Normalizations) -> Baseline:

@@ -37,7 +37,7 @@ def main() -> None:
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; what was finished is kept, and --resume goes on with it", file=sys.stderr)
+        print("stopped; finished work is kept (downscale and train go on with it under --resume)", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         show = getattr(error, "show", None)  # a mistake in the options, which Typer knows how to explain
@@ -222,6 +222,6 @@ def info(
 
     ldmdown info italy
     """
-    from ldmdown.checkpoint import card
+    from ldmdown.card import card
 
     print(card(file))

@@ -53,7 +53,7 @@ class TwinConfig(Section):
     """The synthetic pairs that `ldmdown twin` writes and `prepare` writes first when the files are absent."""
 
     periods: tuple[Period, ...] = ((date(2021, 1, 1), date(2021, 1, 4)),)
-    every: int = Field(1, ge=1)  # of the days in periods take every n-th
+    every: int = Field(default=1, ge=1)  # of the days in periods take every n-th
     seed: int = 0
     orography: str | None = None  # fine terrain [m]; None: the built-in analytic one
     coarse_orography: str | None = None  # ERA5's terrain [m]; None: the fine one, smoothed
@@ -118,13 +118,14 @@ class AutoencoderConfig(Section):
 class ConditionerConfig(Section):
     """What the denoiser is told about the coarse state and the ground, on the coarse grid and below."""
 
-    multiplier: int = 2  # static encoder: channels at level i are max(16, statics x multiplier^i)
+    static_encoder: Literal["convolutional", "unshuffled"] = "unshuffled"
+    multiplier: int = 3  # convolutional: channels at level i are max(16, statics x multiplier^i)
+    norm: Literal["group", "layer"] = "group"  # convolutional: of its residual blocks
     statics_dim: int = 64
     predictors_dim: int = 32
     out_dim: int = 128
     depth: int = 2  # mixing blocks in each branch
     mixer: Literal["spectral", "local"] = "local"
-    norm: Literal["group", "layer"] = "layer"  # of the static encoder's residual blocks
 
 
 class ScaleConfig(Section):
@@ -156,7 +157,7 @@ class SamplerConfig(Section):
     """How a sample is drawn unless the command line says otherwise."""
 
     name: Literal["dpmpp", "ddim"] = "dpmpp"
-    steps: int = Field(10, ge=1)
+    steps: int = Field(default=10, ge=1)
     spacing: Literal["trailing", "logsnr"] = "trailing"  # of dpmpp
 
 

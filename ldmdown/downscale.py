@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import rioxarray  # noqa: F401  (gives datasets .rio)
 import torch
 import xarray as xr
 from rich.console import Console
@@ -50,6 +49,7 @@ ACKNOWLEDGEMENT = (
     "the European Commission nor ECMWF is responsible for any use of it."
 )
 REFERENCES = "doi:10.5194/gmd-18-2051-2025 (method); doi:10.1002/qj.3803 (ERA5)"
+MOST_CORRELATED = 0.95
 BATCH = {"cpu": 1, "cuda": 16}  # members of hours at once
 
 
@@ -83,11 +83,10 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
     LdmdownError
         if a file, an option or the checkpoint does not serve.
     """
-    if output.exists() and not output.with_name(output.name + ".part").exists() and options.resume:
-        _say(f"{output} is finished already")
+    _check(output, options)
+    if options.resume and output.exists() and not FieldWriter.part_of(output).exists():
+        _say(f"{output} is finished already; --overwrite makes it anew")
         return
-    if output.suffix not in (".nc", ".nc4"):
-        raise LdmdownError(output, "is not a NetCDF name", expected="a name ending in .nc")
     device = choose_device(options.device)
     checkpoint = load(options.checkpoint or _default_checkpoint(), device)
     dataset = _period(open_era5(files, checkpoint.config.predictors), options)
@@ -95,20 +94,19 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
     runner = _runner(checkpoint, window, options, device)
     names = _variables(checkpoint, options)
     hours = hours_of(dataset)
-    members = options.members if checkpoint.stage == "ldm" else None
     writer = FieldWriter(
         output,
         checkpoint.grid.window(window),
         names,
         hours,
-        members,
+        options.members,
         _card(checkpoint, runner, dataset),
-        _run(checkpoint, runner, hours, window, names),
+        _run(checkpoint, runner, options, hours.tolist(), names),
         resume=options.resume,
         overwrite=options.overwrite,
     )
     left = [index for index in range(len(hours)) if not writer.done(index)]
-    _say(_what(checkpoint, runner, len(hours), len(hours) - len(left)))
+    _say(_what(checkpoint, runner, dataset, len(hours) - len(left)))
     predictors = runner.predictors(dataset)
     with _progress() as progress:
         task = progress.add_task("downscaling", total=len(hours), completed=len(hours) - len(left))
@@ -116,7 +114,7 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
             writer.write(index, _select(fields, checkpoint.config.targets, names))
             progress.advance(task)
     writer.close()
-    _say(f"wrote {output}: {len(hours)} hours of {', '.join(names)}; look at it with ncview, QGIS or xarray")
+    _say(f"wrote {output}: {_count(len(hours), 'hour')} of {', '.join(names)}; look at it with ncview, QGIS or xarray")
 
 
 class System:
@@ -160,7 +158,10 @@ class System:
         cut = grid.window(window)
         dims = ("time", "realization", "y", "x")
         return xr.Dataset(
-            {name: (dims, stacked[:, :, i], attributes(name)) for i, name in enumerate(config.targets)},
+            {
+                name: (dims, stacked[:, :, i], attributes(name) | {"grid_mapping": "crs"})
+                for i, name in enumerate(config.targets)
+            },
             {
                 "time": predictors.times,
                 "realization": np.arange(stacked.shape[1]),
@@ -168,8 +169,21 @@ class System:
                 "x": cut.x,
                 "lat": (("y", "x"), cut.lat),
                 "lon": (("y", "x"), cut.lon),
+                "crs": ((), 0, cut.grid_mapping()),
             },
-        ).rio.write_crs(grid.crs)
+        )
+
+
+def _check(output: Path, options: Options) -> None:
+    """What can be refused before anything is read."""
+    if output.suffix != ".nc" or "{" in output.name:
+        raise LdmdownError(output, "is not a name that can be written", expected="one file ending in .nc")
+    for one, other, both in (
+        ("--overwrite", "--resume", options.overwrite and options.resume),
+        ("--bbox", "--region", options.bbox is not None and options.covered),
+    ):
+        if both:
+            raise LdmdownError(f"{one} and {other}", "exclude each other", cure=f"leave out {one} or {other}")
 
 
 def _default_checkpoint() -> str:
@@ -202,10 +216,10 @@ def _window(dataset: xr.Dataset, checkpoint: Checkpoint, options: Options) -> Wi
     spacing = max(source_grid(dataset).spacing)
     if spacing > 2 * NATIVE_SPACING:
         _say(f"warning: the input's cells are {spacing:g} degrees wide; the checkpoint knows ERA5's {NATIVE_SPACING}")
-    window: Window | None = grid.whole
+    window = grid.whole
     if options.bbox is not None:
-        window = grid.containing(*options.bbox)
-        if window is None:
+        inside = grid.containing(*options.bbox)
+        if inside is None:
             raise LdmdownError(
                 "--bbox",
                 "holds no cell of the domain",
@@ -213,22 +227,29 @@ def _window(dataset: xr.Dataset, checkpoint: Checkpoint, options: Options) -> Wi
                 expected=f"west south east north within {grid.coarse.lon.min():.2f} {grid.coarse.lat.min():.2f} "
                 f"{grid.coarse.lon.max():.2f} {grid.coarse.lat.max():.2f}",
             )
+        window = inside
     if options.covered:
-        covered = covered_window(dataset, grid)
-        window = covered or window
-    assert window is not None
+        window = covered_window(dataset, grid) or grid.whole
     check_coverage(dataset, grid, window)
     return window
 
 
 def _runner(checkpoint: Checkpoint, window: Window, options: Options, device: torch.device) -> Runner:
+    if options.members is not None and options.members > 1 and checkpoint.stage == "unet":
+        raise LdmdownError(
+            checkpoint.path,
+            "gives one field an hour, the conditional mean",
+            found=f"--members {options.members}",
+            expected="a checkpoint of stage ldm",
+            cure="leave out --members, or train the stage ldm",
+        )
     default = checkpoint.config.sampler
     sampler = SamplerConfig(
         name=options.sampler or default.name, steps=options.steps or default.steps, spacing=default.spacing
     )
     correlation = options.temporal_correlation
     if correlation is None:
-        correlation = checkpoint.header.get("temporal_correlation", 0.0)
+        correlation = min(max(checkpoint.header.get("temporal_correlation", 0.0), 0.0), MOST_CORRELATED)
     draw = Draw(options.members or 1, options.seed, sampler, correlation)
     return Runner(checkpoint, window, draw, options.precision, options.batch_size or BATCH[device.type])
 
@@ -261,17 +282,18 @@ def _select(fields: Fields, targets: Sequence[str], names: Sequence[str]) -> Fie
 
 
 def _run(
-    checkpoint: Checkpoint, runner: Runner, hours: Sequence[int], window: Window, names: Sequence[str]
+    checkpoint: Checkpoint, runner: Runner, options: Options, hours: list[int], names: Sequence[str]
 ) -> dict[str, object]:
-    """What decides the numbers: a resumed run must agree with it."""
+    """What decides the numbers and their layout: a resumed run must agree with it."""
     return {
         "checkpoint": checkpoint.sha256,
-        "members": runner.draw.members,
+        "members": options.members,
         "seed": runner.draw.seed,
         "sampler": runner.draw.sampler.model_dump(),
-        "temporal_correlation": runner.draw.correlation,
-        "hours": [int(hour) for hour in hours],
-        "window": window,
+        "temporal correlation": runner.draw.correlation,
+        "precision": runner.precision,
+        "hours": hours,
+        "window": runner.asked,
         "variables": names,
     }
 
@@ -280,7 +302,10 @@ def _card(checkpoint: Checkpoint, runner: Runner, dataset: xr.Dataset) -> dict[s
     """Global attributes."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     draw, header = runner.draw, checkpoint.header
-    how = f"{draw.sampler.name} {draw.sampler.steps} steps, seed {draw.seed}, temporal correlation {draw.correlation:g}"
+    sampler, seed = f"{draw.sampler.name} {draw.sampler.steps} steps", f"seed {draw.seed}"
+    how = f"{sampler}, {seed}, temporal correlation {draw.correlation:g}"
+    if checkpoint.stage == "unet":
+        how = "conditional mean"
     return {
         "title": f"ERA5 downscaled to {checkpoint.grid.spacing / 1000:g} km by ldmdown",
         "history": f"{now}: {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
@@ -292,15 +317,19 @@ def _card(checkpoint: Checkpoint, runner: Runner, dataset: xr.Dataset) -> dict[s
     }
 
 
-def _what(checkpoint: Checkpoint, runner: Runner, hours: int, done: int) -> str:
-    rows, cols = (runner.inner[axis].stop - runner.inner[axis].start for axis in (0, 1))
-    factor = checkpoint.grid.factor
+def _what(checkpoint: Checkpoint, runner: Runner, dataset: xr.Dataset, done: int) -> str:
+    first, last = (str(dataset.time.values[place])[:16] for place in (0, -1))
+    rows, cols = (size * checkpoint.grid.factor for size in runner.asked[2:])
     kept = f", {done} of them finished before" if done else ""
+    made = "their mean" if checkpoint.stage == "unet" else _count(runner.draw.members, "member")
     return (
-        f"checkpoint {checkpoint.path} ({checkpoint.stage}, sha256 {checkpoint.sha256[:12]}), "
-        f"device {runner.device}\n{rows * factor} x {cols * factor} cells, {hours} hours{kept}, {runner.draw.members} "
-        f"member{'s' if runner.draw.members > 1 else ''}"
+        f"checkpoint {checkpoint.path} ({checkpoint.stage}, sha256 {checkpoint.sha256[:12]}) on {runner.device}\n"
+        f"{rows} x {cols} cells, {_count(dataset.time.size, 'hour')} from {first} to {last}{kept}, {made}"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("s" if number != 1 else "")
 
 
 class _Rate(ProgressColumn):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -65,29 +66,30 @@ class Runner:
         self.checkpoint, self.draw = checkpoint, draw
         self.precision, self.batch_size = precision, batch_size
         self.model = checkpoint.model
+        self.asked = window
         self.window, self.inner = checkpoint.grid.grow(window, self.model.multiple)
         row, col, rows, cols = self.window
         self.device = self.model.statics.device
         with torch.no_grad():
             self.statics = self.model.statics_at([(row, col)], rows, cols)
 
-    def predictors(self, dataset: object) -> CoarsePredictors:
+    def predictors(self, dataset: xr.Dataset) -> CoarsePredictors:
         """What `run` reads, from a dataset of `open_era5`."""
         config = self.checkpoint.config
-        return CoarsePredictors(dataset, self.checkpoint.grid, self.window, config.predictors)  # type: ignore[arg-type]
+        return CoarsePredictors(dataset, self.checkpoint.grid, self.window, config.predictors)
 
     @torch.inference_mode()
     def run(self, predictors: CoarsePredictors, indices: Sequence[int]) -> Iterator[tuple[int, Fields]]:
         """(index, fields (member, T, rows, cols) in physical units) of these hours of the predictors.
 
-        `batch_size` hours share a call of the U-Net and the conditioner, and as many members of hours one of
-        the sampler.
+        At most `batch_size` members, of one hour or several, are computed at once.
         """
         config, normalization = self.checkpoint.config, self.checkpoint.normalization
         factor = config.grid.factor
         rows, cols = (slice(part.start * factor, part.stop * factor) for part in self.inner)
-        for start in range(0, len(indices), self.batch_size):
-            block = indices[start : start + self.batch_size]
+        together = max(1, self.batch_size // self.draw.members)  # hours
+        for start in range(0, len(indices), together):
+            block = indices[start : start + together]
             coarse = np.stack([predictors.read(index) for index in block])
             coarse = normalization["predictors"].normalize(coarse, config.predictors)
             hours = [int(predictors.hours[index]) for index in block]

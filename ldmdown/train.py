@@ -143,7 +143,8 @@ class Training:
         self.order = ["unet", *vae, *scale, "ldm"]
         torch.manual_seed(config.train.seed)
         model = checkpoint.build(config, self.archive.normalization, "ldm")
-        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(self.device).eval().requires_grad_(False)
         self._check(label)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.indices = {use: self.archive.split(use) for use in ("train", "validation")}
@@ -358,11 +359,13 @@ class Training:
         shape = (len(indices), autoencoder.latent_channels, h, w)
         latents = np.lib.format.open_memmap(beside, "w+", np.float16, shape)
         statics = self.model.statics_at([(0, 0)], h, w)
-        for place in progress.track(range(len(indices)), description="latents"):
+        task = progress.add_task("latents", total=len(indices), note="")
+        for place in range(len(indices)):
             predictors, target = self._hour(int(indices[place]))
             with runtime.autocast(self.device, _precision(self.device)):
                 latent = autoencoder.encode(target - self.model.mean(predictors, statics))
             latents[place] = latent[0].float().cpu().numpy()
+            progress.advance(task)
         latents.flush()
         beside.rename(path)
 
@@ -436,6 +439,9 @@ class Training:
         batch = draw(self, "score ldm", source, settings, 0)
         statics = self._statics(batch)
         mean = model.mean(batch["predictors"], statics)
+        sampler: dict[str, Any] = config.sampler.model_dump()
+        sampler["sampler"] = sampler.pop("name")
+        assert model.autoencoder is not None
         members, noises = [], []
         for crop in range(SCORED_CROPS):
             part = slice(crop, crop + 1)
@@ -443,8 +449,7 @@ class Training:
             h, w = batch["predictors"].shape[-2:]
             shape = (SCORED_MEMBERS, model.autoencoder.latent_channels, h, w)
             noise = self._noise(shape, {"seed": batch["seed"] + crop})
-            sampler = {"sampler": config.sampler.name, "steps": config.sampler.steps}
-            members.append(model.sample(mean[part], condition, noise, **sampler, spacing=config.sampler.spacing))
+            members.append(model.sample(mean[part], condition, noise, **sampler))
             noises.append(model.decode(mean[part], condition, noise))
         fields = [torch.stack(part, dim=1) for part in (members, noises)]  # (member, crop, T, H, W)
         deviation = self.archive.normalization["target"].deviation

@@ -61,6 +61,7 @@ def system(target: str, average: bool = True) -> Downscaler:
         18,
         levels=3,
         static_levels=3,
+        static_encoder="convolutional",
         multiplier=3,
         statics_dim=16,
         predictors_dim=8,

@@ -186,7 +186,8 @@ class ArchiveWriter:
 
     def write(self, index: int, predictors: Field, target: Field) -> dict[str, Field]:
         """One hour, (P, rows, cols) and (T, rows, cols); returns it as it will be read."""
-        stored = {"predictors": predictors, "target": np.rint(target * PRECISION) / np.float32(PRECISION)}
+        rounded = (np.rint(target * PRECISION) / PRECISION).astype(np.float32)
+        stored = {"predictors": predictors, "target": rounded}
         self._predictors[index] = stored["predictors"]
         self._target[index] = stored["target"]
         return stored

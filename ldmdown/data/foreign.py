@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ldmdown.errors import LdmdownError
 
-STORAGES = {
+STORAGES: dict[str, np.dtype[Any]] = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),

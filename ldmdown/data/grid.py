@@ -187,7 +187,7 @@ class SourceGrid:
     @property
     def turns(self) -> bool:
         """Whether the longitudes go round the globe."""
-        return self.crs.is_geographic and not self.is_rotated and np.ptp(self.x) + 1.5 * self.spacing[1] > 360
+        return bool(self.crs.is_geographic and not self.is_rotated and np.ptp(self.x) + 1.5 * self.spacing[1] > 360)
 
     @property
     def is_rotated(self) -> bool:

@@ -21,6 +21,7 @@ from ldmdown.data.variables import attributes, variable
 from ldmdown.errors import LdmdownError
 
 EPOCH = "hours since 1970-01-01 00:00:00"
+RECORD = "run.json"  # what makes the hours in a folder those of one run
 COMPRESSION: dict[str, Any] = {"zlib": True, "complevel": 1, "shuffle": True}
 
 Field = NDArray[np.float32]
@@ -69,35 +70,47 @@ class FieldWriter:
     ) -> None:
         self.path, self.grid, self.names, self.hours = path, grid, tuple(names), hours
         self.members, self.card = members, dict(card)
-        self.part = path.with_name(path.name + ".part")
+        self.part = self.part_of(path)
         self._claim(json.loads(json.dumps(run)), resume, overwrite)
 
+    @staticmethod
+    def part_of(path: Path) -> Path:
+        """The folder of the finished hours of a file to be."""
+        return path.with_name(path.name + ".part")
+
     def _claim(self, run: dict[str, Any], resume: bool, overwrite: bool) -> None:
-        record = self.part / "run.json"
-        if self.path.exists() and not overwrite:
-            raise LdmdownError(self.path, "exists already", cure="name another file, or give --overwrite to replace it")
-        if self.part.exists() and not resume and not overwrite:
-            finished = len(list(self.part.glob("*.nc")))
+        record = self.part / RECORD
+        begun = json.loads(record.read_text()) if record.exists() else None
+        if begun is None or overwrite:
+            if self.path.exists() and not overwrite:
+                cure = "name another file, or give --overwrite to replace it"
+                raise LdmdownError(self.path, "exists already", cure=cure)
+            self._begin(run)
+        elif not resume:
             raise LdmdownError(
                 self.part,
-                f"holds {finished} finished hours of a run that was stopped",
+                f"holds {len(list(self.part.glob('*.nc')))} finished hours of a run that was stopped",
                 cure="give --resume to go on with it, or --overwrite to begin again",
             )
-        if self.part.exists() and resume:
-            before = json.loads(record.read_text())
-            differing = sorted(key for key in run | before if run.get(key) != before.get(key))
-            if differing:
-                raise LdmdownError(
-                    self.part,
-                    "was begun with other options",
-                    found="; ".join(f"{key} {before.get(key)}" for key in differing),
-                    expected="; ".join(f"{key} {run.get(key)}" for key in differing),
-                    cure="give the same options to --resume, or --overwrite to begin again",
-                )
-            return
-        shutil.rmtree(self.part, ignore_errors=True)
-        self.part.mkdir(parents=True)
-        record.write_text(json.dumps(run, indent=1))
+        elif differing := sorted(key for key in run | begun if run.get(key) != begun.get(key)):
+            raise LdmdownError(
+                self.part,
+                "was begun with other options",
+                found="; ".join(f"{key} {_short(begun.get(key))}" for key in differing),
+                expected="; ".join(f"{key} {_short(run.get(key))}" for key in differing),
+                cure="give --resume the options of that run, or --overwrite to begin again",
+            )
+
+    def _begin(self, run: dict[str, Any]) -> None:
+        try:
+            if self.part.exists():
+                shutil.rmtree(self.part)
+            self.part.mkdir(parents=True)
+        except OSError as error:
+            raise LdmdownError(self.part, "cannot be made", found=str(error), cure="write somewhere else") from None
+        beside = self.part / f"{RECORD}.tmp"
+        beside.write_text(json.dumps(run, indent=1))
+        beside.rename(self.part / RECORD)
 
     def done(self, index: int) -> bool:
         """Whether this hour is finished."""
@@ -154,6 +167,7 @@ class FieldWriter:
             realization = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
             _variable(dataset, "realization", "i4", ("realization",), realization, np.arange(self.members))
         time = {"standard_name": "time", "units": EPOCH, "calendar": "standard", "axis": "T"}
+        time["units_metadata"] = "leap_seconds: none"
         _variable(dataset, "time", "i4", ("time",), time)
         dataset.createDimension("bnds", 2)
         grid = self.grid
@@ -183,6 +197,11 @@ class FieldWriter:
             place = "lat lon" + (f" height_{height:g}m" if height else "")
             meaning = attributes(name) | {"grid_mapping": "crs", "coordinates": place}
             _variable(dataset, name, "f4", dims, meaning, chunks=(*[1] * (len(dims) - 2), *grid.shape))
+
+
+def _short(value: Any) -> str:
+    text = f"{value[0]} to {value[-1]} ({len(value)})" if isinstance(value, list) and len(value) > 4 else str(value)
+    return text if len(text) <= 60 else f"{text[:12]}..."
 
 
 def _variable(

@@ -54,7 +54,7 @@ class Reference:
         hour = self.dataset.isel(time=index)
         fields = {name: hour[name].values.astype(np.float32) for name in self.names}
         if self._angle is not None and set(WINDS) <= set(self.names):
-            fields["u10"], fields["v10"] = rotate_to_earth(*(fields[name] for name in WINDS), self._angle)
+            fields["u10"], fields["v10"] = rotate_to_earth(fields["u10"], fields["v10"], self._angle)
         for name, field in fields.items():
             low, high = variable(name).bounds
             if (field < low).any() or (field > high).any():
@@ -145,7 +145,7 @@ def grid_north(source: SourceGrid) -> Array:
 def _series(contents: list[xr.Dataset], name: str, first: Path) -> xr.DataArray:
     known = variable(name)
     pieces = [
-        dataset[alias].squeeze([dim for dim in dataset[alias].dims if dim.startswith("height")], drop=True)
+        dataset[alias].squeeze([dim for dim in dataset[alias].dims if str(dim).startswith("height")], drop=True)
         for dataset in contents
         for alias in (name, *known.aliases)
         if alias in dataset

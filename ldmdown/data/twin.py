@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ldmdown.data.grid import Grid
 from ldmdown.data.twin_noise import Field
@@ -119,7 +120,7 @@ def _run(world: tuple, jobs: Sequence[tuple], processes: int) -> Iterator[None]:
             yield _write_day(*job)  # type: ignore[func-returns-value]
     elif jobs:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=world) as pool:
+        with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=world) as pool:
             for future in as_completed([pool.submit(_write_day, *job) for job in jobs]):
                 yield future.result()
 
@@ -131,6 +132,11 @@ _world: TwinWorld
 def _start(grid: Grid, seed: int, orography: str | Path | None, coarse_orography: str | Path | None) -> None:
     global _world
     _world = TwinWorld(grid, seed=seed, orography=orography, coarse_orography=coarse_orography)
+
+
+def _start_worker(*world: Any) -> None:
+    threadpool_limits(1)  # processes that all use all cores hinder each other
+    _start(*world)
 
 
 def _files(directory: Path, hours: Hours, members: int) -> tuple[Path, Path, list[Path]]:

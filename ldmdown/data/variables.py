@@ -189,4 +189,5 @@ def attributes(name: str) -> dict[str, str]:
     known = variable(name)
     standard = {"standard_name": known.standard_name} if known.standard_name else {}
     method = "time: sum" if known.accumulated else "time: point"
-    return {**standard, "long_name": known.long_name, "units": known.units, "cell_methods": method}
+    scale = {"units_metadata": "temperature: on_scale"} if known.units == "K" else {}
+    return {**standard, "long_name": known.long_name, "units": known.units, **scale, "cell_methods": method}

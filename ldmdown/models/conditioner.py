@@ -6,6 +6,8 @@ handed on as a pyramid of contexts, one for each level of the denoiser.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +28,19 @@ class StaticEncoder(nn.Module):
     def forward(self, statics: Tensor) -> Tensor:
         """(B, S, H, W) -> (B, out_channels, h, w)."""
         return self.to_moments(self.encoder(statics))[:, : self.out_channels]
+
+
+class Unshuffle(nn.Module):
+    """The statics under each coarse cell as its channels; enough for a learned embedding, and cheap."""
+
+    def __init__(self, statics: int, levels: int) -> None:
+        super().__init__()
+        self.factor = 2**levels
+        self.out_channels = statics * self.factor**2
+
+    def forward(self, statics: Tensor) -> Tensor:
+        """(B, S, H, W) -> (B, out_channels, h, w)."""
+        return functional.pixel_unshuffle(statics, self.factor)
 
 
 class Fusion(nn.Module):
@@ -53,6 +68,7 @@ class Conditioner(nn.Module):
         *,
         levels: int,
         static_levels: int,
+        static_encoder: Literal["convolutional", "unshuffled"],
         multiplier: int,
         statics_dim: int,
         predictors_dim: int,
@@ -62,7 +78,11 @@ class Conditioner(nn.Module):
         norm: Norm,
     ) -> None:
         super().__init__()
-        encoder = StaticEncoder(statics, static_levels, multiplier, norm)
+        encoder: StaticEncoder | Unshuffle
+        if static_encoder == "convolutional":
+            encoder = StaticEncoder(statics, static_levels, multiplier, norm)
+        else:
+            encoder = Unshuffle(statics, static_levels)
         self.autoencoder = nn.ModuleList([encoder, nn.Identity()])
         self.proj = nn.ModuleList(
             [

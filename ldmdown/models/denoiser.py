@@ -144,17 +144,18 @@ class Denoiser(nn.Module):
                 if level and block == blocks:
                     stack.append(Up(width))
                 self.output_blocks.append(stack)
-        self.out = nn.Sequential(normalisation(norm, width), nn.SiLU(), nn.Conv2d(width, latent_channels, 3, padding=1))
-        nn.init.zeros_(self.out[2].weight)
-        nn.init.zeros_(self.out[2].bias)
+        last_convolution = nn.Conv2d(width, latent_channels, 3, padding=1)
+        for parameter in last_convolution.parameters():
+            nn.init.zeros_(parameter)
+        self.out = nn.Sequential(normalisation(norm, width), nn.SiLU(), last_convolution)
 
     def forward(self, z: Tensor, t: Tensor, context: Sequence[Tensor]) -> Tensor:
         """(B, L, h, w), (B,), contexts by level -> v (B, L, h, w)."""
         embedding = self.time_embed(time_features(t, self.channels))
         contexts = {part.shape[-2:]: part for part in context}
 
-        def run(stack: nn.ModuleList, h: Tensor) -> Tensor:
-            for layer in stack:
+        def run(stack: nn.Module, h: Tensor) -> Tensor:
+            for layer in stack.children():
                 if isinstance(layer, TimeResBlock):
                     h = layer(h, embedding)
                 elif isinstance(layer, CrossBlock):
@@ -164,10 +165,10 @@ class Denoiser(nn.Module):
             return h
 
         h, skips = z, []
-        for stack in self.input_blocks:
+        for stack in self.input_blocks.children():
             h = run(stack, h)
             skips.append(h)
         h = run(self.middle_block, h)
-        for stack in self.output_blocks:
+        for stack in self.output_blocks.children():
             h = run(stack, torch.cat([h, skips.pop()], dim=1))
         return self.out(h)

@@ -60,8 +60,8 @@ class Scale(nn.Module):
         super().__init__()
         self.conditioner = conditioner
         self.head = nn.Conv2d(conditioner.channels[0], latent_channels, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
         self.register_buffer("log_deviation", torch.zeros(latent_channels))
 
     def forward(self, predictors: Tensor, statics: Tensor) -> Tensor:
@@ -111,8 +111,8 @@ class Downscaler(nn.Module):
         self.diffusion = diffusion
         self.scale = scale
         if baseline is not None:
-            nn.init.zeros_(unet.outputs.weight)
-            nn.init.zeros_(unet.outputs.bias)  # type: ignore[arg-type]
+            for parameter in unet.outputs.parameters():
+                nn.init.zeros_(parameter)
 
     @property
     def multiple(self) -> int:

@@ -8,6 +8,7 @@ of them at once, by Fourier modes; local: its neighbourhood, so that a crop and 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -161,7 +162,7 @@ class Encoder(nn.Module):
     def __init__(self, widths: tuple[int, ...], norm: Norm) -> None:
         super().__init__()
         self.net = nn.Sequential()
-        for in_channels, out_channels in zip(widths, widths[1:], strict=False):
+        for in_channels, out_channels in pairwise(widths):
             self.net.append(ResBlock2D(in_channels, out_channels, norm))
             self.net.append(nn.Conv2d(out_channels, out_channels, 2, stride=2))
 

@@ -56,7 +56,7 @@ def dpmpp(
         even = np.linspace(float(curve[-1]), float(curve[0]), steps + 1)[:-1]
         exact = np.interp(even, curve.flip(0).cpu().numpy(), np.arange(diffusion.steps)[::-1])
         times = torch.from_numpy(exact).to(noise.device)
-    z, last, step = noise, None, 0.0
+    z, last, step = noise, None, torch.zeros(())
     for t, to in zip(times, [*times[1:], None], strict=True):
         z0 = denoise(z, t.expand(len(z)))
         if to is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ class Decoder(nn.Module):
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.net = nn.Sequential()
-        for in_channels, out_channels in zip(widths, widths[1:], strict=False):
+        for in_channels, out_channels in pairwise(widths):
             self.net.append(nn.ConvTranspose2d(in_channels, in_channels, 2, stride=2))
             self.net.append(ResBlock2D(in_channels, out_channels, "group"))
 

@@ -1,0 +1,83 @@
+"""A system too small to be of use and too random to be trained, and ERA5 for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from ldmdown import checkpoint
+from ldmdown.config import Config
+from ldmdown.data.normalization import Normalization
+from ldmdown.models.downscaler import Downscaler
+
+CONDITIONER = {"statics_dim": 16, "predictors_dim": 16, "out_dim": 16, "depth": 1}
+CONFIG = Config.model_validate(
+    {
+        "name": "tiny",
+        "description": "Untrained, for tests.",
+        "grid": {"west": 4_700_000, "north": 2_200_000, "rows": 64, "cols": 64},  # 15 to 16 E: turned by 4 degrees
+        "data": {"split": {"train": [["2021-01-01", "2021-01-02"]], "validation": []}},
+        "statics": {"embedding": 2},
+        "unet": {"features": [8], "bottleneck": 8},
+        "conditioner": CONDITIONER,
+        "scale": {"conditioner": CONDITIONER},
+        "denoiser": {"channels": 32, "multipliers": [1, 1], "blocks": 1},
+        "sampler": {"steps": 4},
+    }
+)
+MEAN, DEVIATION = {"t2m": 285.0, "u10": 1.0, "v10": -1.0}, {"t2m": 8.0, "u10": 4.0, "v10": 3.0}
+NORMALIZATION = {
+    "predictors": Normalization(MEAN | {"cossza": 0.2}, DEVIATION | {"cossza": 0.5}),
+    "target": Normalization({name: value + 0.5 for name, value in MEAN.items()}, DEVIATION),
+}
+FIRST = np.datetime64("2021-03-01T00", "ns")
+
+
+def untrained(stage: checkpoint.Stage) -> Downscaler:
+    """A model whose every part speaks: those that training starts from zero are random too."""
+    torch.manual_seed(1)
+    model = checkpoint.build(CONFIG, NORMALIZATION, stage)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints by stage."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    files = {}
+    for stage in ("unet", "ldm"):
+        files[stage] = folder / f"{stage}.safetensors"
+        header = checkpoint.header_of(CONFIG, NORMALIZATION, stage, temporal_correlation=0.7)
+        checkpoint.save(files[stage], untrained(stage), header)
+    return files
+
+
+@pytest.fixture(scope="session")
+def era5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write hours of weather that is the same at the same hour in every file, as the new CDS does."""
+    folder = tmp_path_factory.mktemp("era5")
+
+    def write(hours: range = range(24), west: float = 14.0, east: float = 17.5, **constant: float) -> Path:
+        lat, lon = np.arange(42.5, 39.9, -0.25), np.arange(west, east + 0.1, 0.25)
+        times = FIRST + np.array(hours, "timedelta64[h]")
+        phase = np.array(hours)[:, None, None] / 4 + lat[:, None] + 2 * lon
+        fields = {"t2m": 285 + 5 * np.sin(phase), "u10": 6 * np.cos(phase), "v10": 4 * np.sin(2 * phase)}
+        fields |= {name: np.full_like(phase, value) for name, value in constant.items()}
+        units = {"t2m": "K", "u10": "m s**-1", "v10": "m s**-1"}
+        dims = ("valid_time", "latitude", "longitude")
+        path = folder / f"{len(list(folder.iterdir()))}.nc"
+        xr.Dataset(
+            {name: (dims, field.astype(np.float32), {"units": units[name]}) for name, field in fields.items()},
+            {"valid_time": times, "latitude": lat, "longitude": lon, "number": 0, "expver": "0001"},
+        ).to_netcdf(path, engine="netcdf4")
+        return path
+
+    return write

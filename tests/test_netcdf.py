@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+import xarray as xr
+
+from ldmdown.data.grid import Grid
+from ldmdown.data.netcdf import FieldWriter
+from ldmdown.errors import LdmdownError
+
+GRID = Grid(west=4_310_000, north=2_498_000, rows=16, cols=24)
+NAMES = ("t2m", "u10", "v10")
+HOURS = np.arange(403_224, 403_227)  # 2016-01-01T00 and on
+CARD = {"title": "A test", "history": "made", "source": "numbers", "references": "none"}
+RUN = {"seed": 0, "hours": HOURS.tolist()}
+FIELDS = np.random.default_rng(0).normal(280, 5, (3, 2, 3, *GRID.shape)).astype(np.float32)
+
+
+def writer(path: Path, members: int | None = None, run: dict | None = None, **options: bool) -> FieldWriter:
+    return FieldWriter(path, GRID, NAMES, HOURS, members, CARD, run or RUN, **options)
+
+
+@pytest.fixture(scope="module", params=[None, 2], ids=["single", "ensemble"])
+def members(request: pytest.FixtureRequest) -> int | None:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory, members: int | None) -> Path:
+    path = tmp_path_factory.mktemp("out") / "out.nc"
+    out = writer(path, members)
+    for index in (2, 0, 1):
+        out.write(index, FIELDS[index, : members or 1])
+    out.close()
+    assert [file.name for file in path.parent.iterdir()] == ["out.nc"]
+    return path
+
+
+def test_xarray_reads_back_what_was_written(output: Path, members: int | None) -> None:
+    with xr.open_dataset(output, engine="netcdf4", decode_coords="all") as dataset:
+        assert dataset.time.values.tolist() == HOURS.astype("datetime64[h]").astype("datetime64[ns]").tolist()
+        dims = ("time", "realization", "y", "x") if members else ("time", "y", "x")
+        for channel, name in enumerate(NAMES):
+            assert dataset[name].dims == dims and dataset[name].dtype == np.float32
+            expected = FIELDS[:, :, channel] if members else FIELDS[:, 0, channel]
+            np.testing.assert_array_equal(dataset[name], expected)
+        np.testing.assert_array_equal(dataset.x, GRID.x)
+        np.testing.assert_array_equal(dataset.y_bnds[0], [2_498_000, 2_496_000])
+        np.testing.assert_array_equal(dataset.x_bnds[-1], [4_356_000, 4_358_000])
+        assert set(dataset.coords) - {"realization"} == {
+            *("time", "y", "x", "y_bnds", "x_bnds", "lat", "lon", "crs", "height_2m", "height_10m")
+        }
+
+
+def test_attributes(output: Path) -> None:
+    with netCDF4.Dataset(output) as dataset:
+        assert dataset.Conventions == "CF-1.11" and {key: dataset.getncattr(key) for key in CARD} == CARD
+        expected = {
+            "t2m": ("air_temperature", "K", "lat lon height_2m"),
+            "u10": ("eastward_wind", "m s-1", "lat lon height_10m"),
+            "v10": ("northward_wind", "m s-1", "lat lon height_10m"),
+        }
+        for name, (standard_name, units, place) in expected.items():
+            field = dataset[name]
+            assert (field.standard_name, field.units, field.coordinates) == (standard_name, units, place)
+            assert (field.grid_mapping, field.cell_methods) == ("crs", "time: point")
+            assert field.filters()["zlib"] and field.chunking()[-2:] == [16, 24] and set(field.chunking()[:-2]) == {1}
+        crs = dataset["crs"]
+        assert crs.grid_mapping_name == "lambert_azimuthal_equal_area"
+        assert (crs.longitude_of_projection_origin, crs.latitude_of_projection_origin) == (10, 52)
+        assert (crs.false_easting, crs.false_northing) == (4_321_000, 3_210_000)
+        assert crs.spatial_ref == crs.crs_wkt and crs.GeoTransform == "4310000 2000 0 2498000 0 -2000"
+        assert dataset["time"].units == "hours since 1970-01-01 00:00:00" and dataset["time"].axis == "T"
+        assert (dataset["x"].standard_name, dataset["x"].axis) == ("projection_x_coordinate", "X")
+        assert dataset["height_10m"][...] == 10 and dataset["height_2m"].units == "m"
+
+
+def test_gdal_finds_the_place_of_a_value(output: Path, members: int | None) -> None:
+    with rasterio.open(f"netcdf:{output}:t2m") as raster:
+        assert raster.crs.to_epsg() == 3035
+        assert raster.transform == rasterio.Affine(2000, 0, 4_310_000, 0, -2000, 2_498_000)
+        lon, lat = pyproj.Transformer.from_crs(3035, 4326, always_xy=True).transform(4_321_000, 2_475_000)
+        assert lon == pytest.approx(10)  # the meridian along which EPSG:3035 points north
+        x, y = pyproj.Transformer.from_crs(4326, raster.crs, always_xy=True).transform(lon, lat)
+        bands = next(raster.sample([(x, y)]))
+        expected = FIELDS[:, : members or 1, 0, 11, 5].ravel()
+        np.testing.assert_array_equal(bands, expected)
+
+
+@pytest.mark.skipif(shutil.which("cdo") is None, reason="needs cdo")
+def test_cdo_understands_grid_and_time(output: Path, members: int | None) -> None:
+    if members:
+        pytest.skip("cdo reads no dimension but time, height and place")
+    text = subprocess.run(["cdo", "sinfo", str(output)], capture_output=True, text=True, check=True)
+    assert "points=384 (24x16)" in text.stdout and "y : 2497000 to 2467000 by -2000 m" in text.stdout
+    assert "lambert_azimuthal_equal_area" in text.stdout and "2016-01-01 00:00:00" in text.stdout
+    assert "arning" not in text.stdout + text.stderr
+
+
+def test_cf_conventions(output: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    tool = Path(sys.executable).with_name("compliance-checker")
+    command = [tool, "--test=cf:1.11", "--criteria=strict", "-f", "json", "-o", report, output]
+    subprocess.run([str(part) for part in command], capture_output=True, check=False)
+    result = json.loads(report.read_text())["cf:1.11"]
+    found = [
+        message
+        for level in ("high", "medium", "low")
+        for check in result[f"{level}_priorities"]
+        if check["value"][0] < check["value"][1]
+        for message in check["msgs"]
+    ]
+    assert found == []
+
+
+def test_finished_hours_are_complete_files(tmp_path: Path) -> None:
+    out = writer(tmp_path / "out.nc")
+    out.write(1, FIELDS[1, :1])
+    assert [out.done(index) for index in range(3)] == [False, True, False]
+    with xr.open_dataset(tmp_path / "out.nc.part" / "2016-01-01T01.nc", engine="netcdf4") as hour:
+        np.testing.assert_array_equal(hour.u10[0], FIELDS[1, 0, 1])
+        assert str(hour.time.values[0]).startswith("2016-01-01T01:00") and hour.crs.attrs["crs_wkt"]
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
+    for name, pause in (("whole.nc", False), ("parts.nc", True)):
+        out = writer(tmp_path / name)
+        for index in range(3):
+            if pause and index == 2:
+                (tmp_path / "parts.nc.part" / "2016-01-01T02.tmp").write_bytes(b"half")
+                out = writer(tmp_path / name, resume=True)
+                assert [out.done(index) for index in range(3)] == [True, True, False]
+            out.write(index, FIELDS[index, :1])
+        out.close()
+    assert (tmp_path / "whole.nc").read_bytes() == (tmp_path / "parts.nc").read_bytes()
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    out = writer(tmp_path / "out.nc")
+    fields = FIELDS[0, :1].copy()
+    fields[0, 1, 3, 4] = np.nan
+    with pytest.raises(LdmdownError) as caught:
+        out.write(0, fields)
+    assert str(caught.value) == (
+        f"{tmp_path}/out.nc: the fields of 2016-01-01T00:00 are not finite; they were not written\n"
+        "  cure: try --precision fp32; if that does not help, the checkpoint is broken"
+    )
+    assert not out.done(0)
+
+
+def test_what_is_in_the_way_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "out.nc"
+    path.write_text("precious")
+    with pytest.raises(LdmdownError) as caught:
+        writer(path)
+    assert str(caught.value) == (
+        f"{path}: exists already\n  cure: name another file, or give --overwrite to replace it"
+    )
+    assert path.read_text() == "precious"
+    out = writer(path, overwrite=True)
+    out.write(0, FIELDS[0, :1])
+    with pytest.raises(LdmdownError) as caught:
+        writer(path)
+    assert str(caught.value) == (
+        f"{path}.part: holds 1 finished hours of a run that was stopped\n"
+        "  cure: give --resume to go on with it, or --overwrite to begin again"
+    )
+    with pytest.raises(LdmdownError) as caught:
+        writer(path, run=RUN | {"seed": 1}, resume=True)
+    assert str(caught.value) == (
+        f"{path}.part: was begun with other options\n  found: seed 0\n  expected: seed 1\n"
+        "  cure: give --resume the options of that run, or --overwrite to begin again"
+    )
+    assert writer(path, resume=True).done(0)
+    assert not writer(path, overwrite=True).done(0)
+    assert path.read_text() == "precious"
+
+
+def test_a_folder_that_was_only_just_made_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "out.nc.part").mkdir()
+    assert not writer(tmp_path / "out.nc", resume=True).done(0)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LdmdownError, match=r"out.nc.part: cannot be made\n  found: .*Not a directory"):
+        writer(tmp_path / "file" / "out.nc")
