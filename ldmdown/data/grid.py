@@ -72,14 +72,6 @@ class Grid:
         """Latitudes of the centres (rows, cols) [degrees]."""
         return self._lonlat[1]
 
-    @cached_property
-    def convergence(self) -> Array:
-        """Direction of grid north, clockwise from true north (rows, cols) [radians].
-
-        In EPSG:3035 it is 0 at 10 degrees east and grows eastwards.
-        """
-        return np.radians(pyproj.Proj(self.projection).get_factors(self.lon, self.lat).meridian_convergence)
-
     @property
     def coarse(self) -> Grid:
         """The grid of the predictors and of the latents."""
@@ -246,11 +238,6 @@ def rotate_to_earth(u: Array, v: Array, angle: Array) -> tuple[Array, Array]:
     """Wind along a grid whose north lies `angle` clockwise of true north [radians], to east and north."""
     cos, sin = np.cos(angle), np.sin(angle)
     return u * cos + v * sin, v * cos - u * sin
-
-
-def rotate_to_grid(u: Array, v: Array, angle: Array) -> tuple[Array, Array]:
-    """The inverse of `rotate_to_earth`."""
-    return rotate_to_earth(u, v, -angle)
 
 
 def _position(axis: Array, points: Array) -> Array:

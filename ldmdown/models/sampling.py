@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -57,16 +58,14 @@ def dpmpp(
         exact = np.interp(even, curve.flip(0).cpu().numpy(), np.arange(diffusion.steps)[::-1])
         times = torch.from_numpy(exact).to(noise.device)
     z, last, step = noise, None, torch.zeros(())
-    for t, to in zip(times, [*times[1:], None], strict=True):
+    for t, to in pairwise(times):
         z0 = denoise(z, t.expand(len(z)))
-        if to is None:
-            return z0
         (signal, sigma), (next_signal, next_sigma) = (diffusion.coefficients(at[None]) for at in (t, to))
         h = ((next_signal / next_sigma) / (signal / sigma)).log()
         correction = 0 if last is None else (z0 - last) * h / (2 * step)
         z = next_sigma / sigma * z - next_signal * torch.expm1(-h) * (z0 + correction)
         last, step = z0, h
-    raise ValueError(f"steps must be at least 1, not {steps}")
+    return denoise(z, times[-1].expand(len(z)))
 
 
 @lru_cache(maxsize=64)
@@ -95,7 +94,7 @@ def coherence_weights(correlation: float) -> tuple[float, ...]:
         power = base ** np.arange(terms)
         return power / np.sqrt(np.sum(power**2))
 
-    base = scipy.optimize.brentq(lambda b: weights(b)[1:] @ weights(b)[:-1] - correlation, 0, 1.2)
+    base = scipy.optimize.brentq(lambda b: weights(b)[1:] @ weights(b)[:-1] - correlation, 0, 1)
     return tuple(weights(base))
 
 

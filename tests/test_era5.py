@@ -1,0 +1,233 @@
+"""ERA5 as it arrives: made-up files of every layout say the same, real ones are read, and bad ones are named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ldmdown.data.era5 import CoarsePredictors, check_coverage, cos_zenith, covered_window, open_era5, source_grid
+from ldmdown.data.grid import Grid
+from ldmdown.errors import LdmdownError
+
+NAMES = ("t2m", "u10", "v10", "cossza")
+ITALY = Grid()
+DATA = os.environ.get("LDMDOWN_TEST_DATA")
+real = pytest.mark.skipif(not DATA, reason="LDMDOWN_TEST_DATA is not set")
+
+
+def data(name: str) -> Path:
+    return Path(str(DATA)) / "data" / "era5" / name
+
+
+@pytest.fixture
+def new(era5: Callable[..., Path]) -> xr.Dataset:
+    """Six hours in the new CDS layout."""
+    with xr.open_dataset(era5(range(6)), engine="netcdf4") as dataset:
+        return dataset.load()
+
+
+def written(dataset: xr.Dataset, path: Path, **encoding: object) -> Path:
+    dataset.to_netcdf(path, engine="netcdf4", encoding=encoding or None)
+    return path
+
+
+def old_cds(dataset: xr.Dataset) -> xr.Dataset:
+    return dataset.drop_vars(["number", "expver"]).rename(valid_time="time")
+
+
+VARIANTS: dict[str, Callable[[xr.Dataset], xr.Dataset]] = {
+    "old CDS": old_cds,
+    "longitudes to 360": lambda d: d.assign_coords(longitude=d.longitude % 360),
+    "latitudes rising": lambda d: d.sortby("latitude"),
+    "lat and lon": lambda d: d.rename(latitude="lat", longitude="lon"),
+    "long names": lambda d: d.rename(
+        t2m="2m_temperature", u10="10m_u_component_of_wind", v10="10m_v_component_of_wind"
+    ),
+    "celsius": lambda d: d.assign(t2m=(d.t2m - 273.15).assign_attrs(units="degC")),
+    "times not sorted, one twice": lambda d: d.isel(valid_time=[3, 0, 1, 5, 2, 4, 0]),
+    "expver as a dimension": lambda d: xr.concat(
+        [
+            old_cds(d).isel(time=slice(0, 4)).reindex(time=d.valid_time.values),
+            old_cds(d).isel(time=slice(4, 6)).reindex(time=d.valid_time.values),
+        ],
+        dim=xr.DataArray([1, 5], dims="expver", name="expver"),
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_layout_says_the_same(new: xr.Dataset, variant: str, tmp_path: Path) -> None:
+    expected = open_era5([written(new, tmp_path / "new.nc")], NAMES)
+    found = open_era5([written(VARIANTS[variant](new), tmp_path / "other.nc")], NAMES)
+    assert set(found.coords) == {"time", "latitude", "longitude"} and set(found.data_vars) == {"t2m", "u10", "v10"}
+    np.testing.assert_array_equal(found.time, expected.time)
+    np.testing.assert_array_equal(found.latitude, expected.latitude)
+    np.testing.assert_allclose(found.longitude, expected.longitude, atol=1e-4)
+    for name in ("t2m", "u10", "v10"):
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
+
+
+def test_packed_to_sixteen_bits(new: xr.Dataset, tmp_path: Path) -> None:
+    packing = {"dtype": "int16", "scale_factor": 0.001, "add_offset": 285.0, "_FillValue": -32767}
+    found = open_era5([written(old_cds(new), tmp_path / "packed.nc", t2m=packing)], ("t2m",))
+    np.testing.assert_allclose(found.t2m, new.t2m, atol=6e-4)
+
+
+def test_variables_and_days_in_several_files(new: xr.Dataset, tmp_path: Path) -> None:
+    written(new[["t2m"]], tmp_path / "t.nc")
+    written(new[["u10", "v10"]].isel(valid_time=slice(3, 6)), tmp_path / "wind_2.nc")
+    written(new[["u10", "v10"]].isel(valid_time=slice(0, 3)), tmp_path / "wind_1.nc")
+    found = open_era5([str(tmp_path / "wind_*.nc"), tmp_path / "t.nc"], NAMES)
+    expected = open_era5([written(new, tmp_path / "all.nc")], NAMES)
+    for name in ("t2m", "u10", "v10"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert [Path(file).name for file in found.source_files] == ["wind_1.nc", "wind_2.nc", "t.nc"]
+
+
+def test_a_pressure_level_among_several(new: xr.Dataset, tmp_path: Path) -> None:
+    levels = xr.concat([new.t2m - 10, new.t2m - 20], dim=xr.DataArray([850.0, 500.0], dims="pressure_level"))
+    levels = levels.rename("t").assign_attrs(units="K").transpose("valid_time", "pressure_level", ...)
+    levels.encoding.clear()
+    dataset = levels.to_dataset().assign_coords(pressure_level=("pressure_level", [850.0, 500.0]))
+    found = open_era5([written(dataset, tmp_path / "p.nc")], ("t850",))
+    np.testing.assert_allclose(found.t850, new.t2m - 10, atol=1e-4)
+
+
+def test_predictors_are_bilinear_and_know_the_sun(new: xr.Dataset, tmp_path: Path) -> None:
+    linear = new.assign(t2m=(new.t2m * 0 + 280 + new.latitude - 40 + 0.5 * new.longitude).assign_attrs(units="K"))
+    dataset = open_era5([written(linear, tmp_path / "linear.nc")], NAMES)
+    window = covered_window(dataset, ITALY)
+    assert window is not None
+    predictors = CoarsePredictors(dataset, ITALY, window, NAMES)
+    field = predictors.read(2)
+    row, col, rows, cols = window
+    lat, lon = (part[row : row + rows, col : col + cols] for part in (ITALY.coarse.lat, ITALY.coarse.lon))
+    np.testing.assert_allclose(field[0], 240 + lat + 0.5 * lon, atol=1e-4)
+    np.testing.assert_allclose(field[3], cos_zenith(int(predictors.hours[2]), lat, lon), atol=1e-6)
+
+
+def test_the_sun_of_an_almanac() -> None:
+    """At the March equinox of 2021 (20th, 09:37 UTC) it is overhead on the equator at solar noon, 12:07:27 UTC at 0 E."""
+    noon = np.datetime64("2021-03-20T12", "h").astype(int)
+    assert cos_zenith(noon, np.array(0.0), np.array(1.9)) == pytest.approx(1, abs=1e-3)
+    assert cos_zenith(noon, np.array(45.0), np.array(1.9)) == pytest.approx(np.sqrt(0.5), abs=5e-3)
+    assert cos_zenith(noon + 12, np.array(0.0), np.array(1.9)) == pytest.approx(-1, abs=1e-3)
+    june = np.datetime64("2021-06-21T12", "h").astype(int)
+    assert cos_zenith(june, np.array(23.44), np.array(0.0)) == pytest.approx(1, abs=1e-3)
+
+
+# Errors: (bad input, exact message)
+
+
+def test_a_missing_variable(new: xr.Dataset, tmp_path: Path) -> None:
+    path = written(new[["t2m"]], tmp_path / "t.nc")
+    with pytest.raises(LdmdownError) as caught:
+        open_era5([path], NAMES)
+    assert str(caught.value) == (
+        f"{path}: u10, v10 are missing\n"
+        "  found: t2m\n"
+        "  expected: under one of the names u10, 10u, 10m_u_component_of_wind, U_10M, uas, U10; "
+        "v10, 10v, 10m_v_component_of_wind, V_10M, vas, V10\n"
+        "  cure: download them for the same area and hours, and name all files together"
+    )
+
+
+def test_too_small_an_area(new: xr.Dataset, tmp_path: Path) -> None:
+    dataset = open_era5([written(new, tmp_path / "small.nc")], NAMES)
+    with pytest.raises(LdmdownError) as caught:
+        check_coverage(dataset, ITALY, ITALY.whole)
+    assert str(caught.value) == (
+        f"{tmp_path / 'small.nc'}: covers too little of the domain\n"
+        "  found: 14.00 to 17.50 E, 40.00 to 42.50 N\n"
+        "  expected: at least 4.68 to 19.64 E, 34.97 to 47.32 N\n"
+        "  cure: download a larger area, or downscale what is there with --region covered"
+    )
+
+
+def test_a_value_that_is_not_physical(new: xr.Dataset, tmp_path: Path) -> None:
+    new.t2m[2, 3, 4] = 27.5
+    path = written(new, tmp_path / "bad.nc")
+    dataset = open_era5([path], NAMES)
+    predictors = CoarsePredictors(dataset, ITALY, covered_window(dataset, ITALY), NAMES)
+    with pytest.raises(LdmdownError) as caught:
+        predictors.read(2)
+    assert str(caught.value) == (
+        f"{path}: t2m is not physical\n"
+        "  found: 27.5 K at 41.75 N, 15 E, 2021-03-01T02:00\n"
+        "  expected: 180 to 340 K\n"
+        "  cure: check the units attribute of the file, or download these hours again"
+    )
+
+
+def test_units_that_are_not_understood(new: xr.Dataset, tmp_path: Path) -> None:
+    new.u10.attrs["units"] = "furlongs per fortnight"
+    path = written(new, tmp_path / "bad.nc")
+    with pytest.raises(LdmdownError) as caught:
+        open_era5([path], NAMES)
+    assert str(caught.value) == (
+        f"{path}: u10 has units that are not understood\n"
+        "  found: furlongs per fortnight\n"
+        "  expected: m s-1\n"
+        "  cure: correct its units attribute"
+    )
+
+
+def test_files_that_are_not_data(tmp_path: Path) -> None:
+    page = tmp_path / "era5.nc"
+    page.write_text("<html>Your request was queued</html>")
+    with pytest.raises(LdmdownError, match="is neither NetCDF nor GRIB\n  found: first bytes b'<htm'"):
+        open_era5([page], NAMES)
+    with pytest.raises(LdmdownError, match="no such file\n  cure: check the path"):
+        open_era5([tmp_path / "none.nc"], NAMES)
+    page.write_bytes(b"\x89HDF\r\n\x1a\ncut off")
+    with pytest.raises(LdmdownError, match=r"era5.nc: cannot be read\n  found: .*\n  cure: download it again"):
+        open_era5([page], NAMES)
+
+
+def test_variables_on_different_grids(new: xr.Dataset, tmp_path: Path) -> None:
+    written(new[["t2m"]], tmp_path / "t.nc")
+    written(new[["u10", "v10"]].isel(latitude=slice(1, None)), tmp_path / "w.nc")
+    with pytest.raises(LdmdownError, match="u10 and t2m are on different grids\n  found: 14.00 to 17.50 E, 40.00 to 42"):
+        open_era5([tmp_path / "t.nc", tmp_path / "w.nc"], NAMES)
+
+
+# Real files
+
+
+@real
+def test_the_western_alps() -> None:
+    dataset = open_era5([data("legacy_western_alps_20160101_surface.nc")], NAMES)
+    assert dataset.sizes == {"time": 24, "latitude": 17, "longitude": 33} or dataset.time.size == 24
+    assert covered_window(dataset, ITALY) == (0, 3, 13, 27)
+
+
+@real
+def test_temperature_alone_names_the_missing_winds() -> None:
+    with pytest.raises(LdmdownError, match=r"cdm_global_20170101T12_t2m.nc: u10, v10 are missing\n  found: t2m"):
+        open_era5([data("cdm_global_20170101T12_t2m.nc")], NAMES)
+
+
+@real
+def test_the_globe_at_one_degree() -> None:
+    dataset = open_era5([data("legacy_global_1deg_lon360_pressure_levels.nc")], ("t850",))
+    assert source_grid(dataset).turns and 200 < float(dataset.t850.min()) and float(dataset.t850.max()) < 320
+
+
+@real
+def test_a_fresh_process_opens_grib_and_netcdf() -> None:
+    """Importing eccodes before pyproj crashes; the exit code shows it."""
+    program = (
+        "from ldmdown.data.era5 import open_era5\n"
+        f"print(float(open_era5([{str(data('uk_201903_t2m.grib'))!r}], ['t2m']).t2m.isel(time=0).mean()))\n"
+        f"open_era5([{str(data('legacy_western_alps_20160101_surface.nc'))!r}], ['t2m'])\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 270 < float(done.stdout) < 295

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import CONFIG, NORMALIZATION, untrained
+from torch import nn
+from torch.nn import functional
+
+from ldmdown import checkpoint
+from ldmdown.models.conditioner import Conditioner
+from ldmdown.models.denoiser import Denoiser
+from ldmdown.models.downscaler import Downscaler
+from ldmdown.models.layers import LocalFilter, SpectralFilter
+from ldmdown.models.unet import UNet
+from ldmdown.models.vae import VAE
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_sizes_are_the_papers() -> None:
+    """Section 3 of the paper: 31 M, 274 M; its conditioner holds 118 k more in a part that nothing calls."""
+    with torch.device("meta"):
+        unet = UNet(32, 1, (64, 128, 256, 512), 1024)
+        conditioner = Conditioner(
+            14,
+            18,
+            levels=3,
+            static_levels=3,
+            static_encoder="convolutional",
+            multiplier=3,
+            statics_dim=128,
+            predictors_dim=24,
+            out_dim=256,
+            depth=4,
+            mixer="spectral",
+            norm="group",
+        )
+        vae = VAE(1, 3, 4, 16)
+        denoiser = Denoiser(
+            vae.latent_channels,
+            conditioner.channels,
+            channels=256,
+            multipliers=(1, 2, 4),
+            blocks=2,
+            cross_levels=(0, 1),
+            mixer="spectral",
+            norm="none",
+        )
+    assert [parameters(part) for part in (unet, conditioner, denoiser)] == [31_054_337, 23_714_398, 274_467_616]
+
+
+def test_an_untrained_mean_is_the_bilinear_interpolation() -> None:
+    model = checkpoint.build(CONFIG, NORMALIZATION, "unet").eval()
+    predictors = torch.randn(2, 4, 8, 8)
+    mean = model.mean(predictors, model.statics_at([(0, 0), (0, 0)], 8, 8))
+    mu, sigma = (
+        torch.tensor([getattr(NORMALIZATION["target"], kind)[name] for name in CONFIG.targets])[:, None, None]
+        for kind in ("mean", "deviation")
+    )
+    coarse_mu, coarse_sigma = (
+        torch.tensor([getattr(NORMALIZATION["predictors"], kind)[name] for name in CONFIG.targets])[:, None, None]
+        for kind in ("mean", "deviation")
+    )
+    physical = functional.interpolate(predictors[:, :3] * coarse_sigma + coarse_mu, scale_factor=8, mode="bilinear")
+    torch.testing.assert_close(mean * sigma + mu, physical, rtol=0, atol=2e-4)
+
+
+def test_a_field_of_the_mean_and_white_latents_is_the_mean_and_scaled_noise() -> None:
+    model = untrained("ldm").eval()
+    predictors, statics = torch.randn(1, 4, 8, 8), model.statics_at([(0, 0)], 8, 8)
+    condition, latent = model.condition(predictors, statics), torch.randn(1, 192, 8, 8)
+    noise = model.decode(torch.zeros(1, 3, 64, 64), condition, latent)
+    assert model.autoencoder is not None
+    torch.testing.assert_close(model.autoencoder.encode(noise), latent * condition.log_scale.exp(), rtol=0, atol=1e-4)
+
+
+def test_a_window_sees_what_the_domain_sees() -> None:
+    """Away from its edges: every part of the small networks looks a finite distance."""
+    torch.manual_seed(0)
+    config = CONFIG.model_copy(update={"grid": CONFIG.grid.model_copy(update={"rows": 768, "cols": 64})})
+    model = checkpoint.build(config, NORMALIZATION, "ldm").eval()
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    predictors, latent, t = torch.randn(1, 4, 96, 8), torch.randn(1, 192, 96, 8), torch.tensor([500])
+
+    def v(rows: slice) -> torch.Tensor:
+        given = predictors[:, :, rows], model.statics_at([(rows.start, 0)], rows.stop - rows.start, 8)
+        assert model.denoiser is not None
+        return model.denoiser(latent[:, :, rows], t, model.condition(*given).context)
+
+    whole, part = v(slice(0, 96)), v(slice(8, 88))
+    torch.testing.assert_close(part[:, :, 38:42], whole[:, :, 46:50], rtol=0, atol=1e-4)
+    assert (part[:, :, 0] - whole[:, :, 8]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mixer", [SpectralFilter, LocalFilter])
+def test_filters_without_weights_hand_on_their_input(mixer: type[nn.Module]) -> None:
+    layer = mixer(16)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    x = torch.randn(2, 8, 6, 16)
+    torch.testing.assert_close(layer(x), x)
+
+
+def test_sides_that_the_networks_divide() -> None:
+    model = checkpoint.build(CONFIG, NORMALIZATION, "ldm")
+    assert isinstance(model, Downscaler) and model.multiple == 2  # the denoiser halves once; the U-Net 4 of 8 cells
