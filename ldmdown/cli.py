@@ -12,6 +12,8 @@ import typer
 from ldmdown import __version__
 from ldmdown.errors import LdmdownError
 
+INTERRUPTED = 130  # the exit code of Ctrl-C
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -30,21 +32,21 @@ Moment = Annotated[str | None, typer.Option(metavar="TIME", help="Such as 2020-0
 def main() -> None:
     """Run a command; a user's error is a message and exit code 1, Ctrl-C is 130."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except LdmdownError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; finished work is kept (downscale and train go on with it under --resume)", file=sys.stderr)
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         show = getattr(error, "show", None)  # a mistake in the options, which Typer knows how to explain
         if show is None:
             raise
         show()
-        sys.exit(getattr(error, "exit_code", 1))
+        code = getattr(error, "exit_code", 1)
+    if code == INTERRUPTED:
+        print("stopped; finished work is kept (downscale and train go on with it under --resume)", file=sys.stderr)
+    sys.exit(code)
 
 
 def _version(asked: bool) -> None:

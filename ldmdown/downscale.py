@@ -197,7 +197,7 @@ def _period(dataset: xr.Dataset, options: Options) -> xr.Dataset:
     """The hours between --start and --end, both included."""
     try:
         chosen = dataset.sel(time=slice(options.start, options.end))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise LdmdownError("--start/--end", "is not a time", found=str(error), expected="2020-01-31T12") from None
     if not chosen.time.size:
         first, last = (str(dataset.time.values[place])[:13] for place in (0, -1))
@@ -311,7 +311,7 @@ def _card(checkpoint: Checkpoint, runner: Runner, dataset: xr.Dataset) -> dict[s
         "history": f"{now}: {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
         "source": f"ldmdown {version('ldmdown')}, checkpoint {header['name']} (stage {checkpoint.stage}, "
         f"sha256 {checkpoint.sha256}), {how}; input {', '.join(Path(f).name for f in dataset.attrs['source_files'])}",
-        "comment": header.get("description", ""),
+        "comment": checkpoint.config.description,
         "references": REFERENCES,
         "acknowledgement": ACKNOWLEDGEMENT,
     }

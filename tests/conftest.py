@@ -66,7 +66,7 @@ def era5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     folder = tmp_path_factory.mktemp("era5")
 
     def write(hours: range = range(24), west: float = 14.0, east: float = 17.5, **constant: float) -> Path:
-        lat, lon = np.arange(42.5, 39.9, -0.25), np.arange(west, east + 0.1, 0.25)
+        lat, lon = np.arange(43.25, 40.9, -0.25), np.arange(west, east + 0.1, 0.25)
         times = FIRST + np.array(hours, "timedelta64[h]")
         phase = np.array(hours)[:, None, None] / 4 + lat[:, None] + 2 * lon
         fields = {"t2m": 285 + 5 * np.sin(phase), "u10": 6 * np.cos(phase), "v10": 4 * np.sin(2 * phase)}

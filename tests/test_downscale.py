@@ -1,0 +1,212 @@
+"""The main job, with untrained networks: what matters is which numbers come out where, not how good they are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import ldmdown
+from ldmdown import checkpoint
+from ldmdown.downscale import Options, downscale
+from ldmdown.errors import LdmdownError
+
+Write = Callable[..., Path]
+COMMAND = [sys.executable, "-m", "ldmdown", "downscale"]
+
+
+def fields(path: Path) -> xr.Dataset:
+    with xr.open_dataset(path, engine="netcdf4") as dataset:
+        return dataset.load()
+
+
+def run(files: Path | list[Path], output: Path, file: Path, **options: object) -> xr.Dataset:
+    inputs = files if isinstance(files, list) else [files]
+    downscale([str(one) for one in inputs], output, Options(checkpoint=str(file), **options))
+    return fields(output)
+
+
+def fresh(file: Path, folder: Path) -> Path:
+    """The same system before any training: its mean interpolates, its denoiser says nothing."""
+    loaded = checkpoint.load(file)
+    model = checkpoint.build(loaded.config, loaded.normalization, loaded.stage)
+    header = checkpoint.header_of(loaded.config, loaded.normalization, loaded.stage)
+    checkpoint.save(folder / "fresh.safetensors", model, header)
+    return folder / "fresh.safetensors"
+
+
+def test_an_hour_is_the_same_whatever_surrounds_it(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    """From a file of 24 hours and of one, in batches of one and of four, alone and among members."""
+    day = run(era5(range(24)), tmp_path / "day.nc", tiny["ldm"])
+    hour = run(era5(range(7, 8)), tmp_path / "hour.nc", tiny["ldm"])
+    batch = run(era5(range(24)), tmp_path / "batch.nc", tiny["ldm"], batch_size=4)
+    members = run(era5(range(7, 8)), tmp_path / "members.nc", tiny["ldm"], members=3)
+    chosen = run(era5(range(24)), tmp_path / "c.nc", tiny["ldm"], start="2021-03-01T07", end="2021-03-01T07")
+    assert day.sizes == {"time": 24, "y": 64, "x": 64, "bnds": 2}
+    assert members.t2m.dims == ("time", "realization", "y", "x") and members.t2m.shape == (1, 3, 64, 64)
+    for name in ("t2m", "u10", "v10"):
+        expected = day[name][7]
+        for other in (hour[name][0], batch[name][7], members[name][0, 0], chosen[name][0]):
+            np.testing.assert_allclose(other, expected, atol=1e-3)
+        assert np.abs(members[name][0, 0] - members[name][0, 1]).max() > 0.1
+        assert np.abs(day[name][7] - day[name][8]).max() > 0.1
+
+
+def test_seeds_and_samplers_matter(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    file = era5(range(1))
+    one = run(file, tmp_path / "0.nc", tiny["ldm"])
+    same = run(file, tmp_path / "1.nc", tiny["ldm"], seed=0)
+    np.testing.assert_array_equal(one.t2m, same.t2m)
+    for number, options in enumerate(({"seed": 1}, {"sampler": "ddim"}, {"steps": 3}, {"temporal_correlation": 0.0})):
+        other = run(file, tmp_path / f"other{number}.nc", tiny["ldm"], **options)
+        assert np.abs(other.t2m - one.t2m).max() > 1e-3, options
+
+
+def test_winds_are_earth_relative(era5: Write, tmp_path: Path, tiny: dict[str, Path]) -> None:
+    """A wind due north stays due north, 4 degrees of convergence or not: an untrained mean only interpolates."""
+    output = run(era5(range(1), u10=0.0, v10=7.0), tmp_path / "out.nc", fresh(tiny["unet"], tmp_path))
+    np.testing.assert_allclose(output.u10, 0, atol=1e-3)
+    np.testing.assert_allclose(output.v10, 7, atol=2e-3)
+    assert output.v10.standard_name == "northward_wind"
+
+
+def test_speed_is_that_of_the_components(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    output = run(era5(range(1)), tmp_path / "out.nc", tiny["ldm"], variables=("u10", "v10", "ws10"), members=2)
+    assert set(output.data_vars) >= {"u10", "v10", "ws10"} and "t2m" not in output
+    np.testing.assert_allclose(output.ws10, np.hypot(output.u10, output.v10), rtol=1e-5)
+    assert output.ws10.standard_name == "wind_speed"
+
+
+def test_a_box_has_the_noise_of_its_place(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    """Fresh networks look at no neighbours, so that only the transform's overlap tells a box from the whole."""
+    file = fresh(tiny["ldm"], tmp_path)
+    whole = run(era5(range(1)), tmp_path / "whole.nc", file)
+    part = run(era5(range(1)), tmp_path / "part.nc", file, bbox=(15.1, 41.9, 15.7, 42.4))
+    assert 0 < part.y.size < 64 and part.y.size % 8 == 0 and part.x.size % 8 == 0
+    there, inner = whole.sel(y=part.y, x=part.x), slice(4, -4)
+    np.testing.assert_allclose(part.u10[0, inner, inner], there.u10[0, inner, inner], atol=1e-3)
+    assert np.abs(part.u10 - there.u10).max() > 0.01
+
+
+def test_the_covered_part(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    file = era5(range(1), east=15.25)
+    with pytest.raises(LdmdownError, match="covers too little of the domain\n  found: 14.00 to 15.25 E"):
+        run(file, tmp_path / "no.nc", tiny["ldm"])
+    part = run(file, tmp_path / "part.nc", tiny["ldm"], covered=True)
+    assert part.x.size < 64 and part.y.size == 64 and float(part.lon.max()) < 15.4
+    assert list(tmp_path.glob("no*")) == []
+
+
+def test_the_card_of_an_output(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    file = era5(range(1))
+    output = run(file, tmp_path / "out.nc", tiny["ldm"])
+    expected = f"checkpoint tiny (stage ldm, sha256 {checkpoint.load(tiny['ldm']).sha256}), dpmpp 4 steps, seed 0"
+    assert expected in output.source and file.name in output.source
+    assert output.comment == "Untrained, for tests." and "ERA5" in output.acknowledgement
+    assert "10.5194/gmd-18-2051-2025" in output.references and output.Conventions == "CF-1.11"
+
+
+def test_the_mean_alone(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    output = run(era5(range(2)), tmp_path / "out.nc", tiny["unet"])
+    assert "conditional mean" in output.source and output.t2m.shape == (2, 64, 64)
+    with pytest.raises(LdmdownError) as caught:
+        run(era5(range(1)), tmp_path / "two.nc", tiny["unet"], members=2)
+    assert str(caught.value) == (
+        f"{tiny['unet']}: gives one field an hour, the conditional mean\n"
+        "  found: --members 2\n  expected: a checkpoint of stage ldm\n"
+        "  cure: leave out --members, or train the stage ldm"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variables": ("t2m", "tp")}, "--variables: asks for what the checkpoint does not make\n  found: tp"),
+        ({"bbox": (30.0, 40.0, 31.0, 41.0)}, "--bbox: holds no cell of the domain\n  found: 30 40 31 41"),
+        ({"start": "2022-01-01"}, "--start/--end: leave no hour\n  found: 2022-01-01 to the last"),
+        ({"start": "yesterday"}, "--start/--end: is not a time"),
+        ({"overwrite": True, "resume": True}, "--overwrite and --resume: exclude each other"),
+        ({"device": "tpu"}, "--device: is not a device\n  found: tpu"),
+    ],
+)
+def test_options_that_do_not_serve(
+    tiny: dict[str, Path], era5: Write, tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(LdmdownError) as caught:
+        run(era5(range(1)), tmp_path / "out.nc", tiny["ldm"], **options)
+    assert str(caught.value).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def wait_for(folder: Path, hours: int) -> None:
+    for _ in range(600):
+        if len(list(folder.glob("*.nc"))) >= hours:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(folder)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_hours_are_kept_and_gone_on_with(
+    tiny: dict[str, Path], era5: Write, tmp_path: Path, sign: signal.Signals
+) -> None:
+    file, output = era5(range(24)), tmp_path / "out.nc"
+    command = [*COMMAND, str(file), "-o", str(output), "--checkpoint", str(tiny["ldm"]), "--steps", "100"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
+    wait_for(tmp_path / "out.nc.part", 3)
+    process.send_signal(sign)
+    _, said = process.communicate()
+    assert process.returncode == (130 if sign == signal.SIGINT else -signal.SIGKILL)
+    assert sign == signal.SIGKILL or "stopped; finished work is kept" in said
+    kept = sorted((tmp_path / "out.nc.part").glob("*.nc"))
+    assert 3 <= len(kept) < 24 and not output.exists()
+    before = fields(kept[0])
+    assert before.t2m.shape == (1, 64, 64) and np.isfinite(before.t2m).all()
+    with pytest.raises(LdmdownError, match="finished hours of a run that was stopped"):
+        run(file, output, tiny["ldm"], steps=100)
+    with pytest.raises(LdmdownError, match="was begun with other options\n  found: seed 0\n  expected: seed 5"):
+        run(file, output, tiny["ldm"], steps=100, resume=True, seed=5)
+    done = run(file, output, tiny["ldm"], steps=100, resume=True)
+    assert done.time.size == 24
+    np.testing.assert_array_equal(done.t2m[0], before.t2m[0])
+    with netCDF4.Dataset(output) as dataset:
+        assert len(dataset["time"]) == 24
+
+
+def test_from_python(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    file = era5(range(2))
+    with xr.open_dataset(file, engine="netcdf4") as dataset:
+        made = ldmdown.load(str(tiny["ldm"]), device="cpu").downscale(dataset, members=2)
+    expected = run(file, tmp_path / "out.nc", tiny["ldm"], members=2)
+    for name in ("t2m", "u10", "v10", "lat", "lon", "x", "y"):
+        np.testing.assert_allclose(made[name], expected[name], atol=1e-3)
+    assert made.t2m.attrs["grid_mapping"] == "crs" and made.crs.attrs["crs_wkt"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_device_does_not_matter(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    cpu = run(era5(range(2)), tmp_path / "cpu.nc", tiny["ldm"], device="cpu")
+    cuda = run(era5(range(2)), tmp_path / "cuda.nc", tiny["ldm"], device="cuda", precision="fp32")
+    np.testing.assert_allclose(cuda.t2m, cpu.t2m, atol=1e-2)
+
+
+@pytest.mark.skipif("LDMDOWN_TEST_DATA" not in os.environ, reason="LDMDOWN_TEST_DATA is not set")
+def test_a_real_file_without_winds_is_refused(tmp_path: Path) -> None:
+    file = Path(os.environ["LDMDOWN_TEST_DATA"]) / "data" / "era5" / "cdm_global_20170101T12_t2m.nc"
+    done = subprocess.run(
+        [*COMMAND, str(file), "-o", str(tmp_path / "out.nc")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "u10, v10 are missing" in done.stderr and "Traceback" not in done.stderr
