@@ -106,6 +106,8 @@ def card(name: str) -> str:
             "sha256": sha256(path),
             "name": header.pop("name"),
             "description": config["description"] or "none given",
+            "license": config["license"],
+            "provenance": config["provenance"] or "none given",
             "predictors": ", ".join(config["predictors"]),
             "targets": ", ".join(config["targets"]),
             "grid": f"{grid['rows']} x {grid['cols']} cells of {grid['spacing']:g} m, {grid['crs']}",

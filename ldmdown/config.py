@@ -193,6 +193,8 @@ class Config(Section):
 
     name: str
     description: str = ""
+    license: str = "none given"  # of the checkpoint
+    provenance: str = ""  # whose data it was trained on
     grid: GridConfig = GridConfig()
     predictors: tuple[str, ...] = ("t2m", "u10", "v10", "cossza")
     targets: tuple[str, ...] = ("t2m", "u10", "v10")

@@ -114,12 +114,14 @@ class Runner:
         return torch.cat(draws).unflatten(0, (len(hours), self.draw.members))
 
     def _sample(self, mean: Tensor, condition: Condition, index: list[int], noise: Tensor) -> Tensor:
-        sampler, log_scale = self.draw.sampler, condition.log_scale
-        chosen = Condition(
-            [part[index] for part in condition.context], log_scale[index] if log_scale.ndim else log_scale
-        )
+        sampler = self.draw.sampler
         return self.model.sample(
-            mean[index], chosen, noise, sampler=sampler.name, steps=sampler.steps, spacing=sampler.spacing
+            mean[index],
+            condition.take(index),
+            noise,
+            sampler=sampler.name,
+            steps=sampler.steps,
+            spacing=sampler.spacing,
         )
 
     def _noise(self, hour: int, member: int) -> Tensor:

@@ -34,6 +34,7 @@ from torch.nn import functional
 from ldmdown import checkpoint, metrics, runtime
 from ldmdown.config import Config, StageConfig, load_config
 from ldmdown.data.archive import PRECISION, Archive
+from ldmdown.data.twin import RECIPE
 from ldmdown.errors import LdmdownError
 from ldmdown.models.vae import VAE
 
@@ -395,7 +396,9 @@ class Training:
         model.load_state_dict({key: weights[key] for key in model.state_dict()})
         done = self.order[: self.order.index(name) + 1]
         states = {stage: self.load_state(stage) or {} for stage in done}
+        twin = {"twin": f"synthetic, recipe {RECIPE}, seed {config.twin.seed}"} if config.twin else {}
         training = {
+            **twin,
             "periods": config.model_dump(mode="json")["data"]["split"]["train"],
             "hours": len(self.indices["train"]),
             "steps": {stage: state["best_step"] for stage, state in states.items()},
@@ -445,7 +448,7 @@ class Training:
         members, noises = [], []
         for crop in range(SCORED_CROPS):
             part = slice(crop, crop + 1)
-            condition = model.condition(batch["predictors"][part], statics[part])
+            condition = model.condition(batch["predictors"][part], statics[part]).take([0] * SCORED_MEMBERS)
             h, w = batch["predictors"].shape[-2:]
             shape = (SCORED_MEMBERS, model.autoencoder.latent_channels, h, w)
             noise = self._noise(shape, {"seed": batch["seed"] + crop})

@@ -114,7 +114,7 @@ def test_predictors_are_bilinear_and_know_the_sun(new: xr.Dataset, tmp_path: Pat
 
 
 def test_the_sun_of_an_almanac() -> None:
-    """At the March equinox of 2021 (20th, 09:37 UTC) it is overhead on the equator at solar noon, 12:07:27 UTC at 0 E."""
+    """On the day of the March equinox it is overhead on the equator, at 12 UTC 1.9 degrees east of Greenwich."""
     noon = np.datetime64("2021-03-20T12", "h").astype(int)
     assert cos_zenith(noon, np.array(0.0), np.array(1.9)) == pytest.approx(1, abs=1e-3)
     assert cos_zenith(noon, np.array(45.0), np.array(1.9)) == pytest.approx(np.sqrt(0.5), abs=0.01)
@@ -219,7 +219,7 @@ def test_temperature_alone_names_the_missing_winds() -> None:
 @real
 def test_the_globe_at_one_degree() -> None:
     dataset = open_era5([data("legacy_global_1deg_lon360_pressure_levels.nc")], ("t850",))
-    assert source_grid(dataset).turns and 200 < float(dataset.t850.min()) and float(dataset.t850.max()) < 320
+    assert source_grid(dataset).turns and float(dataset.t850.min()) > 200 and float(dataset.t850.max()) < 320
 
 
 @real

@@ -31,7 +31,7 @@ def test_the_papers_grid() -> None:
 
 
 def test_north_of_epsg_3035_is_its_meridian_convergence() -> None:
-    """0 at 10 E, growing eastwards. Meridian and grid north part by a tenth of a degree, the map not being conformal."""
+    """0 at 10 E, growing eastwards. They part by a tenth of a degree: the map is not conformal."""
     grid = ITALY.coarse
     angle = np.degrees(grid_north(SourceGrid(grid.y, grid.x, grid.projection)))
     convergence = pyproj.Proj(grid.projection).get_factors(grid.lon, grid.lat).meridian_convergence

@@ -50,6 +50,11 @@ class Condition(NamedTuple):
     context: list[Tensor]
     log_scale: Tensor
 
+    def take(self, index: list[int]) -> Condition:
+        """Of these samples of the batch, as often as each is named."""
+        log_scale = self.log_scale[index] if self.log_scale.ndim else self.log_scale
+        return Condition([part[index] for part in self.context], log_scale)
+
 
 class Scale(nn.Module):
     """The log-deviation of each latent channel: one for all cells, and what the context adds to it."""

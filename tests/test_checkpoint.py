@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIG, NORMALIZATION, untrained
+from safetensors.torch import load_file, save_file
+
+from ldmdown import card, checkpoint
+from ldmdown.errors import LdmdownError
+
+
+@pytest.mark.parametrize("stage", ["unet", "ldm"])
+def test_weights_come_back_as_half_precision_holds_them(tiny: dict[str, Path], stage: checkpoint.Stage) -> None:
+    loaded = checkpoint.load(tiny[stage])
+    assert (loaded.stage, loaded.config, loaded.normalization) == (stage, CONFIG, NORMALIZATION)
+    expected = untrained(stage).state_dict()
+    assert set(loaded.model.state_dict()) == set(expected)
+    for name, tensor in loaded.model.state_dict().items():
+        if tensor.is_floating_point() and tensor.ndim > 1:
+            torch.testing.assert_close(tensor, expected[name].half().float(), rtol=0, atol=0)
+        else:
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+        assert not tensor.requires_grad
+    assert not loaded.model.training
+
+
+def test_the_card_names_what_matters(tiny: dict[str, Path]) -> None:
+    text = card.card(str(tiny["ldm"]))
+    for part in ("tiny", "Untrained, for tests.", "64 x 64 cells of 2000 m, EPSG:3035", "lapped", "dpmpp"):
+        assert part in text
+    assert card.sha256(tiny["ldm"]) in text
+
+
+def altered(source: Path, target: Path, header: dict | None = None, **tensors: torch.Tensor | None) -> Path:
+    weights = load_file(source) | tensors
+    content = card.read_header(source) | (header or {})
+    kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
+    save_file(kept, target, {card.KEY: json.dumps(content)})
+    return target
+
+
+def test_weights_that_do_not_fit(tiny: dict[str, Path], tmp_path: Path) -> None:
+    file = altered(
+        tiny["ldm"], tmp_path / "x.safetensors", **{"denoiser.out.2.bias": None, "statics": torch.zeros(3, 1)}
+    )
+    with pytest.raises(LdmdownError) as caught:
+        checkpoint.load(file)
+    assert str(caught.value) == (
+        f"{file}: its weights do not fit its configuration\n"
+        "  found: denoiser.out.2.bias is missing, not (192,); statics is (3, 1), not (2, 64, 64)"
+    )
+
+
+def test_a_later_format_and_a_stranger(tiny: dict[str, Path], tmp_path: Path) -> None:
+    later = altered(tiny["unet"], tmp_path / "later.safetensors", {"format": 99})
+    with pytest.raises(LdmdownError, match="was written by a later version of ldmdown\n  found: format 99"):
+        checkpoint.load(later)
+    save_file({"w": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(LdmdownError, match="holds weights, but no ldmdown header"):
+        checkpoint.load(tmp_path / "other.safetensors")
+    (tmp_path / "evil.safetensors").write_bytes(b"cos\nsystem\n(S'touch evil'\ntR.")
+    with pytest.raises(LdmdownError, match="is not a checkpoint"):
+        checkpoint.load(tmp_path / "evil.safetensors")
+
+
+def test_a_baseline_needs_its_predictors() -> None:
+    config = CONFIG.model_copy(update={"predictors": ("t2m", "cossza")})
+    with pytest.raises(LdmdownError, match="the baseline of u10, v10 is not among the predictors"):
+        checkpoint.build(config, NORMALIZATION, "unet")
+
+
+def test_a_name_is_looked_up_here_before_the_bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundled = card.find("italy")
+    assert bundled.is_file()
+    (tmp_path / "checkpoints").mkdir()
+    own = tmp_path / "checkpoints" / "italy.safetensors"
+    own.write_bytes(bundled.read_bytes())
+    assert card.find("italy").resolve() == own
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_bundled_checkpoint(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(root)], check=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 30e6
+    place = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(place), str(wheel)], check=True
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", "from ldmdown.card import find; print(find('italy'))"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(place)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(found.stdout.strip()) == place / "ldmdown" / "checkpoints" / "italy.safetensors"
+
+
+def test_the_bundled_checkpoint_makes_plausible_air() -> None:
+    """Half a domain of a mild day: near its input at large, and with structure that the input has not."""
+    loaded = checkpoint.load("italy")
+    coarse = np.zeros((1, 4, 16, 16), np.float32)
+    model = loaded.model
+    with torch.no_grad():
+        mean = model.mean(torch.from_numpy(coarse), model.statics_at([(8, 8)], 16, 16))
+    field = loaded.normalization["target"].denormalize(mean.numpy(), loaded.config.targets)[0, 0]
+    expected = loaded.normalization["predictors"].mean["t2m"]
+    assert abs(field.mean() - expected) < 6 and field.std() > 0.5
