@@ -2,7 +2,8 @@
 
 A checkpoint is a `.safetensors` file whose metadata hold the header under the key `ldmdown`: format, name,
 stage, configuration, normalisation, how strongly hours hang together, what it was trained on, scores,
-licence. Matrices are stored in float16, vectors (biases, norms, running statistics) in float32.
+licence. Matrices are stored in float16, vectors (biases, norms, running statistics) in float32; converted
+weights of others are all stored in float32, so that they give what they gave their authors.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ldmdown.models.vae import VAE
 
 SHOWN = 3  # tensors that an error names
 
-Stage = Literal["unet", "ldm"]
+Stage = Literal["unet", "gan", "ldm"]
 Normalizations = Mapping[Literal["predictors", "target"], Normalization]
 
 
@@ -50,7 +51,7 @@ class Checkpoint:
 
     @property
     def stage(self) -> Stage:
-        """unet: the conditional mean only; ldm: members can be drawn."""
+        """unet: the conditional mean only; gan: one sharp field; ldm: members can be drawn."""
         return self.header["stage"]
 
     @cached_property
@@ -63,23 +64,24 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
     """The networks of a configuration as far as a stage needs them, with fresh weights."""
     levels = len(config.denoiser.multipliers)
     targets, predictors = len(config.targets), len(config.predictors)
-    embedding = config.statics.embedding
+    learned = not config.statics.given
+    grounds = config.statics.embedding if learned else len(config.statics.given)
     grid = config.grid
-    statics = 0.1 * torch.randn(embedding, grid.rows, grid.cols)
+    statics = 0.1 * torch.randn(grounds, grid.rows, grid.cols)
     unet = UNet(
-        predictors + embedding,
+        predictors + grounds,
         targets,
         config.unet.features,
         config.unet.bottleneck,
         config.unet.stem,
     )
     baseline = _baseline(config, normalization) if config.unet.baseline == "bilinear" else None
-    if stage == "unet":
-        return Downscaler(unet, statics, learned=True, factor=grid.factor, baseline=baseline)
+    if stage != "ldm":
+        return Downscaler(unet, statics, learned=learned, factor=grid.factor, baseline=baseline)
 
     def conditioner(settings: ConditionerConfig, levels: int) -> Conditioner:
         static_levels = config.autoencoder.levels
-        return Conditioner(predictors, embedding, levels=levels, static_levels=static_levels, **settings.model_dump())
+        return Conditioner(predictors, grounds, levels=levels, static_levels=static_levels, **settings.model_dump())
 
     autoencoder: Autoencoder
     if config.autoencoder.kind == "lapped":
@@ -91,7 +93,7 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
     return Downscaler(
         unet,
         statics,
-        learned=True,
+        learned=learned,
         factor=grid.factor,
         baseline=baseline,
         autoencoder=autoencoder,
@@ -110,15 +112,16 @@ def header_of(config: Config, normalization: Normalizations, stage: Stage, **car
         "stage": stage,
         "config": config.model_dump(mode="json"),
         "normalization": {kind: asdict(values) for kind, values in normalization.items()},
-        "wind": "earth",
+        "wind": "earth",  # which way its components point, and how ERA5 is brought to its coarse grid
+        "regridding": "bilinear",
         **card,
     }
 
 
-def save(path: Path, model: Downscaler, header: Mapping[str, Any]) -> None:
-    """Write a checkpoint, beside and renamed."""
+def save(path: Path, model: Downscaler, header: Mapping[str, Any], *, half: bool = True) -> None:
+    """Write a checkpoint, beside and renamed; without `half` every weight keeps its 32 bits."""
     tensors = {
-        name: tensor.half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
+        name: tensor.half() if half and tensor.ndim > 1 and tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
     beside = path.with_name(path.name + ".tmp")

@@ -217,6 +217,31 @@ def _moment(name: str, text: str) -> datetime:
 
 
 @app.command()
+def convert(
+    files: Annotated[list[Path], typer.Argument(help="UNET_*.ckpt, VAE_*.ckpt and LDM_*.ckpt, or GAN_*.ckpt alone.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],
+    statistics: Annotated[Path, typer.Option(help="normalization_data.pkl, or its numbers as JSON.")],
+    statics: Annotated[Path, typer.Option(help="The folder static_var.")],
+    wind: Annotated[
+        Literal["unknown", "earth", "rotated"],
+        typer.Option(help="Which way their wind points: not known, to true north, along VHR-REA_IT's rotated grid."),
+    ] = "unknown",
+    regridding: Annotated[
+        Literal["bilinear", "nearest"], typer.Option(help="Of ERA5 to their coarse grid, which is not published.")
+    ] = "bilinear",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+) -> None:
+    """Turn the weights that the paper's authors published into a checkpoint; nothing in them is executed.
+
+    ldmdown convert UNET_2mT.ckpt VAE_residual_2mT.ckpt LDM_residual_2mT.ckpt --statistics normalization_data.pkl
+    --statics static_var -o checkpoints/paper-t2m.safetensors
+    """
+    from ldmdown.convert import convert as run
+
+    run(files, output, statistics=statistics, statics=statics, wind=wind, regridding=regridding, overwrite=overwrite)
+
+
+@app.command()
 def info(
     file: Annotated[str, typer.Argument(help="A checkpoint, by file or name, or an output of downscale.")],
 ) -> None:

@@ -20,6 +20,7 @@ from ldmdown.errors import LdmdownError
 
 BUNDLED = Path(__file__).with_name("twin.yaml")
 DEFAULT = Path("ldmdown.yaml")
+PRESETS = ("paper-t2m", "paper-uv")  # YAML files in this folder, for `preset: NAME`
 
 Period = tuple[date, date]
 """First and last day, both included."""
@@ -85,6 +86,7 @@ class DataConfig(Section):
 
     era5: tuple[str, ...] = ("era5/*.nc",)
     reference: tuple[str, ...] = ("reference/*.nc",)
+    published: str | None = None  # instead of both: the folder of the archive that the paper published
     archive: str = "archive.zarr"
     split: Split
 
@@ -92,6 +94,7 @@ class DataConfig(Section):
 class StaticsConfig(Section):
     """What the networks are told about the ground."""
 
+    given: tuple[str, ...] = ()  # fields of the ground, in the order of the channels; none: learn an embedding
     embedding: int = 8  # channels of a learned fine-grid field
     rate: float = 1e-2  # at which it is learned, without weight decay
 
@@ -228,8 +231,25 @@ def load_config(path: Path | None) -> tuple[Config, Path]:
     return parse_config(path), path.parent
 
 
-def parse_config(path: Path) -> Config:
-    """Read and check one YAML file; see `load_config`."""
+def preset(name: str) -> Config:
+    """A configuration that comes with ldmdown.
+
+    Raises
+    ------
+    LdmdownError
+        if there is none of this name.
+    """
+    return Config.model_validate(_preset(name, Path(name)))
+
+
+def _preset(name: str, path: Path) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise LdmdownError(path, "names no preset", found=name, expected=", ".join(PRESETS))
+    return _read(Path(__file__).with_name(f"{name}.yaml"))
+
+
+def _read(path: Path) -> Any:
+    """The content of a YAML file, laid over that of the preset that it names."""
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -238,6 +258,22 @@ def parse_config(path: Path) -> Config:
         ) from None
     except yaml.YAMLError as error:
         raise LdmdownError(path, "is not readable as YAML", found=str(error)) from None
+    if isinstance(content, dict) and "preset" in content:
+        return _overlay(_preset(content.pop("preset"), path), content)
+    return content
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = _overlay(below[key], value) if both else value
+    return merged
+
+
+def parse_config(path: Path) -> Config:
+    """Read and check one YAML file; see `load_config`."""
+    content = _read(path)
     try:
         return Config.model_validate(content)
     except ValidationError as error:

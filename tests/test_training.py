@@ -179,7 +179,7 @@ def test_a_whole_system(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     written = folder / "checkpoints" / "small.safetensors"
     loaded = checkpoint.load(written)
     assert loaded.stage == "ldm" and loaded.header["training"]["hours"] == 48
-    assert loaded.header["training"]["twin"] == "synthetic, recipe 1, seed 0"
+    assert loaded.header["training"]["twin"] == "synthetic, recipe 2, seed 0"
     assert 0 < loaded.header["temporal_correlation"] < 1
     for name in ("t2m", "u10", "v10"):
         scores = loaded.header["scores"][name]
