@@ -66,7 +66,8 @@ def downscale(
     files: Annotated[list[str], typer.Argument(help="ERA5 files: NetCDF old or new, GRIB, globs.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The NetCDF file to write.")],
     checkpoint: Annotated[
-        str | None, typer.Option(help="A file, or a name in ./checkpoints or bundled. [default: italy]")
+        str | None,
+        typer.Option(help="A file, or a name in ./checkpoints or bundled; a comma joins two. [default: italy]"),
     ] = None,
     members: Annotated[
         int | None, typer.Option(min=1, help="Members of an ensemble; without it one field, no dimension.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,7 +36,7 @@ from ldmdown.data.era5 import (
     open_era5,
     source_grid,
 )
-from ldmdown.data.grid import Window
+from ldmdown.data.grid import Grid, Window
 from ldmdown.data.netcdf import FieldWriter
 from ldmdown.data.variables import attributes
 from ldmdown.errors import LdmdownError
@@ -50,6 +50,7 @@ ACKNOWLEDGEMENT = (
 )
 REFERENCES = "doi:10.5194/gmd-18-2051-2025 (method); doi:10.1002/qj.3803 (ERA5)"
 MOST_CORRELATED = 0.95
+MADE = {"unet": "the conditional mean", "gan": "the generator's field"}  # by stages that draw no members
 BATCH = {"cpu": 1, "cuda": 16}  # members of hours at once
 
 
@@ -88,30 +89,32 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
         _say(f"{output} is finished already; --overwrite makes it anew")
         return
     device = choose_device(options.device)
-    checkpoint = load(options.checkpoint or _default_checkpoint(), device)
-    dataset = _period(open_era5(files, checkpoint.config.predictors), options)
-    window = _window(dataset, checkpoint, options)
-    runner = _runner(checkpoint, window, options, device)
-    names = _variables(checkpoint, options)
+    checkpoints = _system(options.checkpoint or _default_checkpoint(), device)
+    dataset = _period(open_era5(files, _predictors(checkpoints)), options)
+    grid = checkpoints[0].grid
+    window = _window(dataset, grid, options)
+    runners = [_runner(checkpoint, window, options, device) for checkpoint in checkpoints]
+    targets = _targets(checkpoints)
+    names = _variables(targets, options)
     hours = hours_of(dataset)
     writer = FieldWriter(
         output,
-        checkpoint.grid.window(window),
+        grid.window(window),
         names,
         hours,
         options.members,
-        _card(checkpoint, runner, dataset),
-        _run(checkpoint, runner, options, hours.tolist(), names),
+        _card(runners, dataset),
+        _run(runners, options, hours.tolist(), names),
+        earth=_earth(checkpoints),
         resume=options.resume,
         overwrite=options.overwrite,
     )
     left = [index for index in range(len(hours)) if not writer.done(index)]
-    _say(_what(checkpoint, runner, dataset, len(hours) - len(left)))
-    predictors = runner.predictors(dataset)
+    _say(_what(runners, dataset, len(hours) - len(left)))
     with _progress() as progress:
         task = progress.add_task("downscaling", total=len(hours), completed=len(hours) - len(left))
-        for index, fields in runner.run(predictors, left):
-            writer.write(index, _select(fields, checkpoint.config.targets, names))
+        for index, fields in _fields(runners, dataset, left):
+            writer.write(index, _select(fields, targets, names))
             progress.advance(task)
     writer.close()
     _say(f"wrote {output}: {_count(len(hours), 'hour')} of {', '.join(names)}; look at it with ncview, QGIS or xarray")
@@ -122,7 +125,7 @@ class System:
 
     def __init__(self, checkpoint: str, device: str) -> None:
         self.device = choose_device(device)
-        self.checkpoint = load(checkpoint, self.device)
+        self.checkpoints = _system(checkpoint, self.device)
 
     def downscale(
         self,
@@ -147,23 +150,22 @@ class System:
         LdmdownError
             if the dataset lacks a variable or covers too little.
         """
-        config, grid = self.checkpoint.config, self.checkpoint.grid
         options = Options(members=members, seed=seed, bbox=bbox, covered=bbox is None)
-        dataset = as_era5({Path("the dataset"): era5}, config.predictors)
-        window = _window(dataset, self.checkpoint, options)
-        runner = _runner(self.checkpoint, window, options, self.device)
-        predictors = runner.predictors(dataset)
-        fields = [one for _, one in runner.run(predictors, range(len(predictors)))]
+        dataset = as_era5({Path("the dataset"): era5}, _predictors(self.checkpoints))
+        grid = self.checkpoints[0].grid
+        window = _window(dataset, grid, options)
+        runners = [_runner(checkpoint, window, options, self.device) for checkpoint in self.checkpoints]
+        fields = [one for _, one in _fields(runners, dataset, range(dataset.time.size))]
         stacked = np.stack(fields)  # (time, member, variable, y, x)
-        cut = grid.window(window)
+        cut, earth = grid.window(window), _earth(self.checkpoints)
         dims = ("time", "realization", "y", "x")
         return xr.Dataset(
             {
-                name: (dims, stacked[:, :, i], attributes(name) | {"grid_mapping": "crs"})
-                for i, name in enumerate(config.targets)
+                name: (dims, stacked[:, :, i], attributes(name, earth=earth) | {"grid_mapping": "crs"})
+                for i, name in enumerate(_targets(self.checkpoints))
             },
             {
-                "time": predictors.times,
+                "time": dataset.time.values,
                 "realization": np.arange(stacked.shape[1]),
                 "y": cut.y,
                 "x": cut.x,
@@ -184,6 +186,46 @@ def _check(output: Path, options: Options) -> None:
     ):
         if both:
             raise LdmdownError(f"{one} and {other}", "exclude each other", cure=f"leave out {one} or {other}")
+
+
+def _system(names: str, device: torch.device) -> list[Checkpoint]:
+    """The checkpoints of a comma-joined name, which make different variables on one grid."""
+    checkpoints = [load(name, device) for name in names.split(",")]
+    first = checkpoints[0]
+    for one in checkpoints[1:]:
+        if one.grid != first.grid:
+            raise LdmdownError(
+                one.path, f"is on another grid than {first.path}", found=f"{one.grid}", expected=f"{first.grid}"
+            )
+    targets = _targets(checkpoints)
+    if len(set(targets)) < len(targets):
+        raise LdmdownError(
+            names, "make the same variable", found=", ".join(targets), cure="join checkpoints of different ones"
+        )
+    return checkpoints
+
+
+def _predictors(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """What all of them need, each once."""
+    return tuple(dict.fromkeys(name for one in checkpoints for name in one.config.predictors))
+
+
+def _targets(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """What they make, in their order."""
+    return tuple(name for one in checkpoints for name in one.config.targets)
+
+
+def _earth(checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether wind is known to be written towards true east and north."""
+    return all(one.header["wind"] in ("earth", "rotated") for one in checkpoints if "u10" in one.config.targets)
+
+
+def _fields(runners: Sequence[Runner], dataset: xr.Dataset, indices: Sequence[int]) -> Iterator[tuple[int, Fields]]:
+    """(index, (member, variable, rows, cols)) of each hour, the variables of all checkpoints together."""
+    running = [runner.run(runner.predictors(dataset), indices) for runner in runners]
+    for parts in zip(*running, strict=True):
+        index, _ = parts[0]
+        yield index, np.concatenate([fields for _, fields in parts], axis=1)
 
 
 def _default_checkpoint() -> str:
@@ -210,9 +252,8 @@ def _period(dataset: xr.Dataset, options: Options) -> xr.Dataset:
     return chosen
 
 
-def _window(dataset: xr.Dataset, checkpoint: Checkpoint, options: Options) -> Window:
+def _window(dataset: xr.Dataset, grid: Grid, options: Options) -> Window:
     """The coarse cells to downscale."""
-    grid = checkpoint.grid
     spacing = max(source_grid(dataset).spacing)
     if spacing > 2 * NATIVE_SPACING:
         _say(f"warning: the input's cells are {spacing:g} degrees wide; the checkpoint knows ERA5's {NATIVE_SPACING}")
@@ -235,10 +276,10 @@ def _window(dataset: xr.Dataset, checkpoint: Checkpoint, options: Options) -> Wi
 
 
 def _runner(checkpoint: Checkpoint, window: Window, options: Options, device: torch.device) -> Runner:
-    if options.members is not None and options.members > 1 and checkpoint.stage == "unet":
+    if options.members is not None and options.members > 1 and checkpoint.stage != "ldm":
         raise LdmdownError(
             checkpoint.path,
-            "gives one field an hour, the conditional mean",
+            f"gives one field an hour, {MADE[checkpoint.stage]}",
             found=f"--members {options.members}",
             expected="a checkpoint of stage ldm",
             cure="leave out --members, or train the stage ldm",
@@ -254,11 +295,11 @@ def _runner(checkpoint: Checkpoint, window: Window, options: Options, device: to
     return Runner(checkpoint, window, draw, options.precision, options.batch_size or BATCH[device.type])
 
 
-def _variables(checkpoint: Checkpoint, options: Options) -> tuple[str, ...]:
-    known = checkpoint.config.targets
+def _variables(targets: tuple[str, ...], options: Options) -> tuple[str, ...]:
+    known = targets
     if {"u10", "v10"} <= set(known):
         known = (*known, "ws10")
-    chosen = options.variables or checkpoint.config.targets
+    chosen = options.variables or targets
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise LdmdownError(
@@ -281,49 +322,61 @@ def _select(fields: Fields, targets: Sequence[str], names: Sequence[str]) -> Fie
     return np.stack([field(name) for name in names], axis=1)
 
 
-def _run(
-    checkpoint: Checkpoint, runner: Runner, options: Options, hours: list[int], names: Sequence[str]
-) -> dict[str, object]:
+def _run(runners: Sequence[Runner], options: Options, hours: list[int], names: Sequence[str]) -> dict[str, object]:
     """What decides the numbers and their layout: a resumed run must agree with it."""
     return {
-        "checkpoint": checkpoint.sha256,
+        "checkpoint": ",".join(runner.checkpoint.sha256 for runner in runners),
         "members": options.members,
-        "seed": runner.draw.seed,
-        "sampler": runner.draw.sampler.model_dump(),
-        "temporal correlation": runner.draw.correlation,
-        "precision": runner.precision,
+        "seed": options.seed,
+        "sampler": [runner.draw.sampler.model_dump() for runner in runners],
+        "temporal correlation": [runner.draw.correlation for runner in runners],
+        "precision": options.precision,
         "hours": hours,
-        "window": runner.asked,
+        "window": runners[0].asked,
         "variables": names,
     }
 
 
-def _card(checkpoint: Checkpoint, runner: Runner, dataset: xr.Dataset) -> dict[str, str]:
+def _card(runners: Sequence[Runner], dataset: xr.Dataset) -> dict[str, str]:
     """Global attributes."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    draw, header = runner.draw, checkpoint.header
-    sampler, seed = f"{draw.sampler.name} {draw.sampler.steps} steps", f"seed {draw.seed}"
-    how = f"{sampler}, {seed}, temporal correlation {draw.correlation:g}"
-    if checkpoint.stage == "unet":
-        how = "conditional mean"
+    made = "; ".join(_source(runner) for runner in runners)
+    files = ", ".join(Path(file).name for file in dataset.attrs["source_files"])
     return {
-        "title": f"ERA5 downscaled to {checkpoint.grid.spacing / 1000:g} km by ldmdown",
+        "title": f"ERA5 downscaled to {runners[0].checkpoint.grid.spacing / 1000:g} km by ldmdown",
         "history": f"{now}: {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
-        "source": f"ldmdown {version('ldmdown')}, checkpoint {header['name']} (stage {checkpoint.stage}, "
-        f"sha256 {checkpoint.sha256}), {how}; input {', '.join(Path(f).name for f in dataset.attrs['source_files'])}",
-        "comment": checkpoint.config.description,
+        "source": f"ldmdown {version('ldmdown')}, {made}; input {files}",
+        "comment": " ".join(runner.checkpoint.config.description for runner in runners),
         "references": REFERENCES,
         "acknowledgement": ACKNOWLEDGEMENT,
     }
 
 
-def _what(checkpoint: Checkpoint, runner: Runner, dataset: xr.Dataset, done: int) -> str:
+def _source(runner: Runner) -> str:
+    """A checkpoint, and how it was used."""
+    checkpoint, draw, header = runner.checkpoint, runner.draw, runner.checkpoint.header
+    if checkpoint.stage == "ldm":
+        sampler = f"{draw.sampler.name} {draw.sampler.steps} steps, seed {draw.seed}"
+        how = f"{sampler}, temporal correlation {draw.correlation:g}"
+    else:
+        how = MADE[checkpoint.stage]
+    assumed = ""
+    if (header["wind"], header["regridding"]) != ("earth", "bilinear"):
+        assumed = f", its wind taken as {header['wind']}, its regridding as {header['regridding']}"
+    return f"checkpoint {header['name']} (stage {checkpoint.stage}, sha256 {checkpoint.sha256}), {how}{assumed}"
+
+
+def _what(runners: Sequence[Runner], dataset: xr.Dataset, done: int) -> str:
     first, last = (str(dataset.time.values[place])[:16] for place in (0, -1))
-    rows, cols = (size * checkpoint.grid.factor for size in runner.asked[2:])
+    one = runners[0]
+    rows, cols = (size * one.checkpoint.grid.factor for size in one.asked[2:])
     kept = f", {done} of them finished before" if done else ""
-    made = "their mean" if checkpoint.stage == "unet" else _count(runner.draw.members, "member")
+    made = _count(one.draw.members, "member") if one.checkpoint.stage == "ldm" else MADE[one.checkpoint.stage]
+    used = [
+        f"checkpoint {c.path} ({c.stage}, sha256 {c.sha256[:12]})" for c in (runner.checkpoint for runner in runners)
+    ]
     return (
-        f"checkpoint {checkpoint.path} ({checkpoint.stage}, sha256 {checkpoint.sha256[:12]}) on {runner.device}\n"
+        f"{', '.join(used)} on {one.device}\n"
         f"{rows} x {cols} cells, {_count(dataset.time.size, 'hour')} from {first} to {last}{kept}, {made}"
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyproj
 import torch
 import xarray as xr
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from torch import Tensor
 from ldmdown.checkpoint import Checkpoint
 from ldmdown.config import SamplerConfig
 from ldmdown.data.era5 import CoarsePredictors
-from ldmdown.data.grid import Window
+from ldmdown.data.grid import LONLAT, VHR_REA_IT, Array, Window, grid_north, rotate_to_earth
 from ldmdown.models.downscaler import Condition
 from ldmdown.models.sampling import coherent_noise
 from ldmdown.runtime import Precision, autocast
@@ -57,7 +58,7 @@ class Runner:
     window
         (row, col, rows, cols) of coarse cells.
     draw
-        how members are drawn; a checkpoint of stage unet gives its mean instead.
+        how members are drawn; a checkpoint of stage unet gives its mean instead, one of stage gan its field.
     """
 
     def __init__(
@@ -70,13 +71,21 @@ class Runner:
         self.window, self.inner = checkpoint.grid.grow(window, self.model.multiple)
         row, col, rows, cols = self.window
         self.device = self.model.statics.device
+        self.turn = self._turn() if checkpoint.header["wind"] == "rotated" else None
         with torch.no_grad():
             self.statics = self.model.statics_at([(row, col)], rows, cols)
 
     def predictors(self, dataset: xr.Dataset) -> CoarsePredictors:
         """What `run` reads, from a dataset of `open_era5`."""
-        config = self.checkpoint.config
-        return CoarsePredictors(dataset, self.checkpoint.grid, self.window, config.predictors)
+        checkpoint = self.checkpoint
+        nearest = checkpoint.header["regridding"] == "nearest"
+        return CoarsePredictors(dataset, checkpoint.grid, self.window, checkpoint.config.predictors, nearest=nearest)
+
+    def _turn(self) -> Array:
+        """Direction of the north of VHR-REA_IT's rotated grid, in which some weights were trained."""
+        cells = self.checkpoint.grid.window(self.asked)
+        points = pyproj.Transformer.from_crs(LONLAT, VHR_REA_IT, always_xy=True).transform(cells.lon, cells.lat)
+        return grid_north(VHR_REA_IT, *points)
 
     @torch.inference_mode()
     def run(self, predictors: CoarsePredictors, indices: Sequence[int]) -> Iterator[tuple[int, Fields]]:
@@ -95,6 +104,9 @@ class Runner:
             hours = [int(predictors.hours[index]) for index in block]
             fields = self._fields(torch.from_numpy(coarse).to(self.device), hours)[..., rows, cols]
             physical = normalization["target"].denormalize(fields.cpu().numpy(), config.targets)
+            if self.turn is not None and {"u10", "v10"} <= set(config.targets):
+                u, v = (config.targets.index(name) for name in ("u10", "v10"))
+                physical[:, :, u], physical[:, :, v] = rotate_to_earth(physical[:, :, u], physical[:, :, v], self.turn)
             yield from zip(block, physical, strict=True)
 
     def _fields(self, predictors: Tensor, hours: Sequence[int]) -> Tensor:
@@ -102,7 +114,7 @@ class Runner:
         with autocast(self.device, self.precision):
             statics = self.statics.expand(len(hours), -1, -1, -1)
             mean = self.model.mean(predictors, statics)
-            if self.checkpoint.stage == "unet":
+            if self.checkpoint.stage != "ldm":
                 return mean[:, None]
             condition = self.model.condition(predictors, statics)
             pairs = [(index, member) for index in range(len(hours)) for member in range(self.draw.members)]

@@ -210,3 +210,44 @@ def test_a_real_file_without_winds_is_refused(tmp_path: Path) -> None:
         [*COMMAND, str(file), "-o", str(tmp_path / "out.nc")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and "u10, v10 are missing" in done.stderr and "Traceback" not in done.stderr
+
+
+def split_system(tiny: dict[str, Path], folder: Path, **header: str) -> tuple[Path, Path]:
+    """The untrained mean as two checkpoints, of temperature and of wind."""
+    loaded = checkpoint.load(tiny["unet"])
+    files = []
+    for name, targets in (("t", ("t2m",)), ("uv", ("u10", "v10"))):
+        config = loaded.config.model_copy(update={"targets": targets, "name": name})
+        model = checkpoint.build(config, loaded.normalization, "unet")
+        file = folder / f"{name}.safetensors"
+        checkpoint.save(file, model, checkpoint.header_of(config, loaded.normalization, "unet", **header))
+        files.append(file)
+    return files[0], files[1]
+
+
+def test_two_checkpoints_make_one_file(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    first, second = split_system(tiny, tmp_path)
+    joined = run(era5(range(2)), tmp_path / "joined.nc", Path(f"{first},{second}"))
+    whole = run(era5(range(2)), tmp_path / "whole.nc", fresh(tiny["unet"], tmp_path))
+    for name in ("t2m", "u10", "v10"):
+        np.testing.assert_allclose(joined[name], whole[name], atol=1e-3)
+    assert "checkpoint t (stage unet" in joined.source and "checkpoint uv (stage unet" in joined.source
+    with pytest.raises(LdmdownError, match="make the same variable\n  found: t2m, t2m\n"):
+        run(era5(range(1)), tmp_path / "same.nc", Path(f"{first},{first}"))
+
+
+@pytest.mark.parametrize(("wind", "proved"), [("unknown", False), ("earth", True), ("rotated", True)])
+def test_no_direction_is_claimed_that_is_not_known(
+    tiny: dict[str, Path], era5: Write, tmp_path: Path, wind: str, proved: bool
+) -> None:
+    _, file = split_system(tiny, tmp_path, wind=wind)
+    output = run(era5(range(1), u10=3.0, v10=4.0), tmp_path / "out.nc", file)
+    assert (output.u10.attrs.get("standard_name") == "eastward_wind") is proved
+    assert ("taken as" in output.source) is (wind != "earth")
+    np.testing.assert_allclose(np.hypot(output.u10, output.v10), 5, atol=1e-3)
+    turned = np.degrees(np.arctan2(output.u10, output.v10) - np.arctan2(3, 4))[0]
+    if wind != "rotated":
+        np.testing.assert_allclose(turned, 0, atol=0.01)
+    else:  # from spherical trigonometry, east of the central meridian of 12 E
+        angle = np.degrees(np.arcsin(np.sin(np.radians(output.lon - 12)) * np.cos(np.radians(47)) / 1.0))
+        np.testing.assert_allclose(turned, angle, atol=0.15)

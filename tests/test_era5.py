@@ -113,6 +113,17 @@ def test_predictors_are_bilinear_and_know_the_sun(new: xr.Dataset, tmp_path: Pat
     np.testing.assert_allclose(field[3], cos_zenith(int(predictors.hours[2]), lat, lon), atol=1e-6)
 
 
+def test_the_nearest_value_instead_of_interpolation(new: xr.Dataset, tmp_path: Path) -> None:
+    dataset = open_era5([written(new, tmp_path / "new.nc")], ("t2m",))
+    window = covered_window(dataset, ITALY)
+    assert window is not None
+    field = CoarsePredictors(dataset, ITALY, window, ("t2m",), nearest=True).read(2)[0]
+    row, col, rows, cols = window
+    lat, lon = (part[row : row + rows, col : col + cols] for part in (ITALY.coarse.lat, ITALY.coarse.lon))
+    for i, j in ((0, 0), (3, 2), (rows - 1, cols - 1)):
+        assert field[i, j] == new.t2m[2].sel(latitude=lat[i, j], longitude=lon[i, j], method="nearest")
+
+
 def test_the_sun_of_an_almanac() -> None:
     """On the day of the March equinox it is overhead on the equator, at 12 UTC 1.9 degrees east of Greenwich."""
     noon = np.datetime64("2021-03-20T12", "h").astype(int)

@@ -9,8 +9,7 @@ import pyproj
 import pytest
 import xarray as xr
 
-from ldmdown.data.grid import LONLAT, Grid, SourceGrid, regrid, rotate_to_earth
-from ldmdown.data.reference import grid_north
+from ldmdown.data.grid import LONLAT, Grid, SourceGrid, grid_north, regrid, rotate_to_earth
 
 ITALY = Grid()
 ROTATED = pyproj.CRS.from_cf(
@@ -33,7 +32,7 @@ def test_the_papers_grid() -> None:
 def test_north_of_epsg_3035_is_its_meridian_convergence() -> None:
     """0 at 10 E, growing eastwards. They part by a tenth of a degree: the map is not conformal."""
     grid = ITALY.coarse
-    angle = np.degrees(grid_north(SourceGrid(grid.y, grid.x, grid.projection)))
+    angle = np.degrees(grid_north(grid.projection, *np.meshgrid(grid.x, grid.y)))
     convergence = pyproj.Proj(grid.projection).get_factors(grid.lon, grid.lat).meridian_convergence
     np.testing.assert_allclose(angle, convergence, atol=0.2)
     column = np.abs(grid.lon[0] - 10).argmin()
@@ -48,11 +47,12 @@ def test_a_wind_from_the_west_by_hand() -> None:
 
 def test_north_of_the_rotated_pole_by_spherical_trigonometry() -> None:
     """sin(angle) = sin(lon_pole - lon) cos(lat_pole) / cos(rlat), as the COSMO documentation has it."""
-    source = SourceGrid(np.linspace(-8, 3, 12), np.linspace(-6, 6, 13), ROTATED)
-    rlon, rlat = np.meshgrid(source.x, source.y)
+    rlon, rlat = np.meshgrid(np.linspace(-6, 6, 13), np.linspace(-8, 3, 12))
     lon, _ = pyproj.Transformer.from_crs(ROTATED, LONLAT, always_xy=True).transform(rlon, rlat)
     expected = np.arcsin(np.sin(np.radians(lon - 12)) * np.cos(np.radians(47)) / np.cos(np.radians(rlat)))
-    np.testing.assert_allclose(grid_north(source), expected, atol=2e-3)  # the sphere beside WGS84's latitudes
+    np.testing.assert_allclose(
+        grid_north(ROTATED, rlon, rlat), expected, atol=2e-3
+    )  # the sphere beside WGS84's latitudes
 
 
 def test_bilinear_is_exact_for_a_linear_field() -> None:

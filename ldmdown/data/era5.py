@@ -159,9 +159,13 @@ class CoarsePredictors:
         (row, col, rows, cols) of coarse cells.
     names
         the predictors in the order of the channels, derived ones included.
+    nearest
+        take the nearest value instead of interpolating bilinearly.
     """
 
-    def __init__(self, dataset: xr.Dataset, grid: Grid, window: Window, names: Sequence[str]) -> None:
+    def __init__(
+        self, dataset: xr.Dataset, grid: Grid, window: Window, names: Sequence[str], *, nearest: bool = False
+    ) -> None:
         self.dataset = dataset
         self.variables = [variable(name) for name in names]
         self.times = dataset.time.values
@@ -172,7 +176,7 @@ class CoarsePredictors:
         source = source_grid(dataset)
         lat = np.clip(self.lat, source.y.min(), source.y.max())
         lon = np.clip(self.lon, source.x.min(), source.x.max()) if not source.turns else self.lon
-        weights = source.weights(lat, lon)
+        weights = source.weights(lat, lon, nearest=nearest)
         used = np.unique(weights.indices)
         y, x = np.unravel_index(used, source.shape)
         self.rows, self.cols = (slice(part.min(), part.max() + 1) for part in (y, x))

@@ -19,6 +19,15 @@ Array = NDArray[np.floating]
 Window = tuple[int, int, int, int]
 
 LONLAT = pyproj.CRS.from_epsg(4326)
+VHR_REA_IT = pyproj.CRS.from_cf(
+    {
+        "grid_mapping_name": "rotated_latitude_longitude",
+        "grid_north_pole_latitude": 47.0,
+        "grid_north_pole_longitude": -168.0,
+        "north_pole_grid_longitude": 0.0,
+    }
+)
+"""The rotated pole of COSMO-CLM's downscaled ERA5 over Italy (doi:10.25424/cmcc/era5-2km_italy)."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +209,14 @@ class SourceGrid:
         rows, cols = self.positions(lat, lon)
         return np.isfinite(rows) & np.isfinite(cols)
 
-    def weights(self, lat: Array, lon: Array) -> scipy.sparse.csr_array:
-        """Bilinear weights (points, cells) to points [degrees]; the rows of points outside are empty."""
+    def weights(self, lat: Array, lon: Array, *, nearest: bool = False) -> scipy.sparse.csr_array:
+        """Bilinear weights (points, cells) to points [degrees]; the rows of points outside are empty.
+
+        With `nearest` the whole weight lies on the nearest cell along each axis.
+        """
         rows, cols = (part.ravel() for part in self.positions(lat, lon))
+        if nearest:
+            rows, cols = np.rint(rows), np.rint(cols)
         points = np.flatnonzero(np.isfinite(rows) & np.isfinite(cols))
         (row, down), (col, right) = (
             _split(part[points], size) for part, size in ((rows, len(self.y)), (cols, len(self.x) + self.turns))
@@ -232,6 +246,19 @@ def regrid(weights: scipy.sparse.csr_array, field: Array, shape: tuple[int, int]
         total = weights @ valid.astype(np.float32)
         result = (weights @ np.where(valid, flat, 0)) / np.where(total > 1e-6, total, np.nan)
     return result.T.reshape(*field.shape[:-2], *shape)
+
+
+def grid_north(crs: pyproj.CRS, x: Array, y: Array) -> Array:
+    """Direction of a projection's second axis at points of it, clockwise from true north [radians].
+
+    From the bearing of a short step along the axis, on the sphere.
+    """
+    back = pyproj.Transformer.from_crs(crs, LONLAT, always_xy=True)
+    step = 1e-5 if crs.is_geographic else 1.0  # [degrees or metres]
+    lon, lat = back.transform(x, y - step)
+    lon_north, lat_north = back.transform(x, y + step)
+    bearing, _, _ = pyproj.Geod(ellps="sphere").inv(lon, lat, lon_north, lat_north)
+    return np.radians(bearing)
 
 
 def rotate_to_earth(u: Array, v: Array, angle: Array) -> tuple[Array, Array]:

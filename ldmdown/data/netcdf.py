@@ -44,6 +44,8 @@ class FieldWriter:
         None: one field an hour, without the dimension `realization`.
     card
         global attributes.
+    earth
+        whether wind components are known to point to true east and north.
     run
         what makes a run this one (checkpoint, seed, steps ...); a resumed run must agree with it.
     resume, overwrite
@@ -65,11 +67,12 @@ class FieldWriter:
         card: Mapping[str, str],
         run: Mapping[str, Any],
         *,
+        earth: bool = True,
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.path, self.grid, self.names, self.hours = path, grid, tuple(names), hours
-        self.members, self.card = members, dict(card)
+        self.members, self.card, self.earth = members, dict(card), earth
         self.part = self.part_of(path)
         self._claim(json.loads(json.dumps(run)), resume, overwrite)
 
@@ -195,7 +198,7 @@ class FieldWriter:
         for name in self.names:
             height = variable(name).height
             place = "lat lon" + (f" height_{height:g}m" if height else "")
-            meaning = attributes(name) | {"grid_mapping": "crs", "coordinates": place}
+            meaning = attributes(name, earth=self.earth) | {"grid_mapping": "crs", "coordinates": place}
             _variable(dataset, name, "f4", dims, meaning, chunks=(*[1] * (len(dims) - 2), *grid.shape))
 
 

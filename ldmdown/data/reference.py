@@ -14,7 +14,7 @@ import pyproj
 import xarray as xr
 from numpy.typing import NDArray
 
-from ldmdown.data.grid import LONLAT, Array, Grid, SourceGrid, regrid, rotate_to_earth
+from ldmdown.data.grid import LONLAT, Grid, SourceGrid, grid_north, regrid, rotate_to_earth
 from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
 
@@ -41,7 +41,7 @@ class Reference:
         self.source = source
         self.file = file
         self.times = dataset.time.values
-        self._angle = grid_north(source) if source.crs != LONLAT else None
+        self._angle = grid_north(source.crs, *np.meshgrid(source.x, source.y)) if source.crs != LONLAT else None
 
     def read(self, index: int) -> NDArray[np.float32]:
         """(T, rows, cols) of one hour on the model's grid, winds towards east and north.
@@ -126,20 +126,6 @@ def open_reference(files: Sequence[str | Path], names: Sequence[str]) -> Referen
         common = np.intersect1d(common, field.time.values)
     dataset = xr.Dataset({name: field.sel(time=common) for name, field in series.items()})
     return Reference(dataset, names, source, first)
-
-
-def grid_north(source: SourceGrid) -> Array:
-    """Direction of the grid's second axis, clockwise from true north (rows, cols) [radians].
-
-    From the bearing of a step of a thousandth of a cell along the axis, on the sphere.
-    """
-    back = pyproj.Transformer.from_crs(source.crs, LONLAT, always_xy=True)
-    x, y = np.meshgrid(source.x, source.y)
-    step = source.spacing[0] * 1e-3
-    lon, lat = back.transform(x, y - step)
-    lon_north, lat_north = back.transform(x, y + step)
-    bearing, _, _ = pyproj.Geod(ellps="sphere").inv(lon, lat, lon_north, lat_north)
-    return np.radians(bearing)
 
 
 def _series(contents: list[xr.Dataset], name: str, first: Path) -> xr.DataArray:

@@ -184,10 +184,12 @@ def variable(name: str) -> Variable:
     )
 
 
-def attributes(name: str) -> dict[str, str]:
-    """CF attributes of an output field."""
+def attributes(name: str, *, earth: bool = True) -> dict[str, str]:
+    """CF attributes of an output field; without `earth` no direction is claimed for a wind component."""
     known = variable(name)
     standard = {"standard_name": known.standard_name} if known.standard_name else {}
+    if not earth and known.standard_name in ("eastward_wind", "northward_wind"):
+        standard = {"comment": "it is not known whether this points along a parallel or along a rotated grid"}
     method = "time: sum" if known.accumulated else "time: point"
     scale = {"units_metadata": "temperature: on_scale"} if known.units == "K" else {}
     return {**standard, "long_name": known.long_name, "units": known.units, **scale, "cell_methods": method}
