@@ -96,6 +96,7 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
         learned=learned,
         factor=grid.factor,
         baseline=baseline,
+        residual=config.residual,
         autoencoder=autoencoder,
         conditioner=context,
         denoiser=Denoiser(latents, context.channels, **config.denoiser.model_dump()),

@@ -158,7 +158,7 @@ def prepare(config: Config = None) -> None:
 def train(
     config: Config = None,
     stage: Annotated[
-        Literal["all", "unet", "vae", "ldm"], typer.Option(help="all: those that are not finished, in order.")
+        Literal["all", "unet", "vae", "ldm", "gan"], typer.Option(help="all: those that are not finished, in order.")
     ] = "all",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run ended.")] = False,
 ) -> None:

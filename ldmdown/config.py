@@ -148,6 +148,14 @@ class DenoiserConfig(Section):
     norm: Literal["none", "layer"] = "layer"
 
 
+class GanConfig(Section):
+    """The discriminator that the stage `gan` sets against a U-Net of its own."""
+
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    weight: float = 0.2  # of its judgement beside the absolute error
+    start: float = 0.25  # of the stage's steps, after which it joins
+
+
 class DiffusionConfig(Section):
     """beta = linspace(sqrt(first), sqrt(last), steps)^2; the network predicts v (arXiv 2202.00512)."""
 
@@ -186,6 +194,7 @@ class TrainConfig(Section):
     run: str = "run"
     seed: int = 0
     unet: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)
+    gan: StageConfig = StageConfig(steps=4000, rate=2e-4, batch=16, betas=(0.5, 0.9), ema=0.99)
     vae: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)
     scale: StageConfig = StageConfig(steps=1000, rate=1e-3, batch=32, ema=0.99)
     ldm: StageConfig = StageConfig(steps=10000, rate=8e-4, batch=32)
@@ -207,7 +216,9 @@ class Config(Section):
     unet: UNetConfig = UNetConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     conditioner: ConditionerConfig = ConditionerConfig()
+    residual: bool = True  # latents are those of target - mean; false: of the target itself
     scale: ScaleConfig | None = ScaleConfig()
+    gan: GanConfig | None = None
     denoiser: DenoiserConfig = DenoiserConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     sampler: SamplerConfig = SamplerConfig()

@@ -113,22 +113,22 @@ class Runner:
         """Normalised fields (hour, member, T, H, W)."""
         with autocast(self.device, self.precision):
             statics = self.statics.expand(len(hours), -1, -1, -1)
-            mean = self.model.mean(predictors, statics)
             if self.checkpoint.stage != "ldm":
-                return mean[:, None]
+                return self.model.mean(predictors, statics)[:, None]
+            base = self.model.base(predictors, statics)
             condition = self.model.condition(predictors, statics)
             pairs = [(index, member) for index in range(len(hours)) for member in range(self.draw.members)]
             draws = []
             for start in range(0, len(pairs), self.batch_size):
                 batch = pairs[start : start + self.batch_size]
                 noise = torch.stack([self._noise(hours[index], member) for index, member in batch])
-                draws.append(self._sample(mean, condition, [index for index, _ in batch], noise))
+                draws.append(self._sample(base, condition, [index for index, _ in batch], noise))
         return torch.cat(draws).unflatten(0, (len(hours), self.draw.members))
 
-    def _sample(self, mean: Tensor, condition: Condition, index: list[int], noise: Tensor) -> Tensor:
+    def _sample(self, base: Tensor, condition: Condition, index: list[int], noise: Tensor) -> Tensor:
         sampler = self.draw.sampler
         return self.model.sample(
-            mean[index],
+            base[index],
             condition.take(index),
             noise,
             sampler=sampler.name,

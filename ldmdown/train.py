@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ldmdown import checkpoint, metrics, runtime
@@ -36,18 +36,20 @@ from ldmdown.config import Config, StageConfig, load_config
 from ldmdown.data.archive import PRECISION, Archive
 from ldmdown.data.twin import RECIPE
 from ldmdown.errors import LdmdownError
+from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
 from ldmdown.models.vae import VAE
 
-StageName = Literal["all", "unet", "vae", "ldm"]
+StageName = Literal["all", "unet", "vae", "ldm", "gan"]
 Batch = dict[str, Any]
-"""Tensors "predictors" and "target" or "latents"; "corners", the (row, col) of each crop; "seed" of the noise."""
+"""Tensors "predictors" and "target" or "latents"; "corners", the (row, col) of each crop; the "step" and the "seed"."""
 
-COMMANDS = {"unet": "unet", "vae": "vae", "scale": "ldm", "ldm": "ldm"}  # the --stage that trains a stage
+COMMANDS = {"unet": "unet", "vae": "vae", "scale": "ldm", "ldm": "ldm", "gan": "gan"}  # the --stage that trains a stage
 SECTIONS = {  # of the configuration, that a stage adds to what its weights depend on
     "unet": ("statics", "unet"),
-    "vae": ("autoencoder",),
-    "scale": ("autoencoder", "scale"),
-    "ldm": ("autoencoder", "conditioner", "denoiser", "diffusion"),
+    "vae": ("autoencoder", "residual"),
+    "scale": ("autoencoder", "residual", "scale"),
+    "ldm": ("autoencoder", "residual", "conditioner", "denoiser", "diffusion"),
+    "gan": ("gan",),
 }
 AHEAD = 3  # batches made while the device works
 LOG_EVERY = 20  # steps between readings of the losses, each of which waits for the device
@@ -69,7 +71,7 @@ def train(config_path: Path | None = None, stage: StageName = "all", resume: boo
     training = Training(config, root, config_path or root)
     wanted = training.wanted(stage)
     with _progress() as progress:
-        for name in training.order[: training.order.index(wanted[-1]) + 1]:
+        for name in training.up_to(wanted):
             if training.load_finished(name):
                 _say(f"{name}: finished before, kept ({training.state_path(name)})")
             elif name in wanted:
@@ -80,11 +82,10 @@ def train(config_path: Path | None = None, stage: StageName = "all", resume: boo
                     f"the {name} stage comes first and is not finished",
                     cure=f"run `ldmdown train --stage {COMMANDS[name]}`, or without --stage",
                 )
-            if name in ("unet", "ldm"):
-                training.save(name, progress)
-    shown = config.name if root == Path() else training.checkpoint_path
-    _say(f"wrote {training.checkpoint_path}; use it so:")
-    _say(f"ldmdown downscale era5.nc -o out.nc --checkpoint {shown}")
+            if name in ("unet", "ldm", "gan"):
+                written = training.save(name, progress)
+    _say(f"wrote {written}; use it so:")
+    _say(f"ldmdown downscale era5.nc -o out.nc --checkpoint {written.stem if root == Path() else written}")
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,16 @@ class Training:
         self.device = runtime.choose_device("auto")
         self.archive = Archive(root / config.data.archive)
         self.folder = root / config.train.run
-        self.checkpoint_path = root / "checkpoints" / f"{config.name}.safetensors"
+        self.checkpoints = root / "checkpoints"
         vae = ["vae"] if config.autoencoder.kind == "kl" else []
         scale = ["scale"] if config.scale is not None else []
-        self.order = ["unet", *vae, *scale, "ldm"]
+        gan = ["gan"] if config.gan is not None else []
+        self.order = ["unet", *vae, *scale, "ldm", *gan]
         torch.manual_seed(config.train.seed)
         model = checkpoint.build(config, self.archive.normalization, "ldm")
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model.to(self.device).eval().requires_grad_(False)
+        self.discriminator = self._discriminator()
         self._check(label)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.indices = {use: self.archive.split(use) for use in ("train", "validation")}
@@ -178,18 +181,31 @@ class Training:
         """Of a stage."""
         return getattr(self.config.train, name)
 
+    def _discriminator(self) -> PatchDiscriminator | None:
+        if self.config.gan is None:
+            return None
+        return PatchDiscriminator(len(self.config.targets), self.config.gan.widths).to(self.device)
+
+    def before(self, name: str) -> list[str]:
+        """The stages on which a stage builds: the GAN's U-Net takes only the ground from the first."""
+        return self.order[: min(self.order.index(name), 1 if name == "gan" else len(self.order))]
+
+    def up_to(self, wanted: Sequence[str]) -> list[str]:
+        """Those wanted and those that they build on, in their order."""
+        needed = {*wanted, *(one for name in wanted for one in self.before(name))}
+        return [name for name in self.order if name in needed]
+
     def wanted(self, stage: StageName) -> list[str]:
         """The stages that a --stage asks for."""
         if stage == "all":
             return self.order
         wanted = [name for name in self.order if COMMANDS[name] == stage]
         if not wanted:
-            raise LdmdownError(
-                "--stage",
-                "the lapped transform needs no training",
-                found=stage,
-                cure="leave --stage out, or set autoencoder.kind to kl",
-            )
+            why, cure = {
+                "vae": ("the lapped transform needs no training", "set autoencoder.kind to kl"),
+                "gan": ("the configuration has no GAN", "add `gan: {}` to it"),
+            }[stage]
+            raise LdmdownError("--stage", why, found=stage, cure=f"leave --stage out, or {cure}")
         return wanted
 
     def state_path(self, name: str) -> Path:
@@ -204,7 +220,7 @@ class Training:
             {kind: asdict(values) for kind, values in self.archive.normalization.items()},
             content["train"]["seed"],
         ]
-        for before in self.order[: self.order.index(name) + 1]:
+        for before in [*self.before(name), name]:
             parts += [{key: content[key] for key in SECTIONS[before]}, content["train"][before]]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -238,7 +254,7 @@ class Training:
 
     def stage(self, name: str, progress: Progress) -> Stage:
         """A stage, ready to fit."""
-        if name in ("unet", "vae"):
+        if name in ("unet", "vae", "gan"):
             sources = {use: self._fields(use) for use in self.indices}
         else:
             latents = self._latents(progress)
@@ -248,7 +264,10 @@ class Training:
             "vae": ("autoencoder",),
             "scale": ("scale",),
             "ldm": ("conditioner", "denoiser"),
+            "gan": ("unet", "discriminator"),
         }
+        if name == "gan":
+            self._start_gan()
         if name == "scale":
             self._start_scale(latents[: len(self.indices["train"])])
         return Stage(name, self.settings(name), parts[name], sources, getattr(self, f"_{name}_loss"))
@@ -266,10 +285,20 @@ class Training:
         vae = self.model.autoencoder
         assert isinstance(vae, VAE)
         with torch.no_grad():
-            residual = batch["target"] - self.model.mean(batch["predictors"], self._statics(batch))
+            residual = batch["target"] - self.model.base(batch["predictors"], self._statics(batch))
         *_, h, w = batch["predictors"].shape
         noise = self._noise((len(residual), vae.latent_channels, h, w), batch)
         return vae.loss(residual, noise, self.config.autoencoder.kl_weight)
+
+    def _gan_loss(self, batch: Batch) -> Tensor:
+        """The absolute error, and in time the judgement of a discriminator that learns beside."""
+        assert self.config.gan is not None and self.discriminator is not None
+        field = self.model.mean(batch["predictors"], self._statics(batch))
+        begun = batch["step"] >= self.config.gan.start * self.config.train.gan.steps
+        if not begun or not torch.is_grad_enabled():
+            return (field - batch["target"]).abs().mean()
+        last = self.model.unet.outputs.weight
+        return adversarial_loss(self.discriminator, field, batch["target"], last, self.config.gan.weight)
 
     def _scale_loss(self, batch: Batch) -> Tensor:
         """Negative log-likelihood of independent Gaussians, without its constant."""
@@ -364,7 +393,7 @@ class Training:
         for place in range(len(indices)):
             predictors, target = self._hour(int(indices[place]))
             with runtime.autocast(self.device, _precision(self.device)):
-                latent = autoencoder.encode(target - self.model.mean(predictors, statics))
+                latent = autoencoder.encode(target - self.model.base(predictors, statics))
             latents[place] = latent[0].float().cpu().numpy()
             progress.advance(task)
         latents.flush()
@@ -385,16 +414,25 @@ class Training:
         squares = sum(hour.float().square().mean((-2, -1)) for hour in latents)
         self.model.scale.log_deviation.copy_(0.5 * (squares / len(latents)).log())
 
+    def _start_gan(self) -> None:
+        """A U-Net and a discriminator that have learned nothing; the ground stays."""
+        torch.manual_seed(self.config.train.seed + 1)
+        fresh = checkpoint.build(self.config, self.archive.normalization, "gan").unet
+        self.model.unet.load_state_dict(fresh.state_dict())
+        discriminator = self._discriminator()
+        assert self.discriminator is not None and discriminator is not None
+        self.discriminator.load_state_dict(discriminator.state_dict())
+
     # Results
 
-    def save(self, name: str, progress: Progress) -> None:
-        """Write the checkpoint of all that is trained up to a stage."""
+    def save(self, name: str, progress: Progress) -> Path:
+        """Write the checkpoint of all that is trained up to a stage, and say where."""
         config, archive = self.config, self.archive
-        stage: Literal["unet", "ldm"] = "ldm" if name == "ldm" else "unet"
+        stage: checkpoint.Stage = name if name in ("ldm", "gan") else "unet"  # type: ignore[assignment]
         model = checkpoint.build(config, archive.normalization, stage)
         weights = self.model.state_dict()
         model.load_state_dict({key: weights[key] for key in model.state_dict()})
-        done = self.order[: self.order.index(name) + 1]
+        done = [*self.before(name), name]
         states = {stage: self.load_state(stage) or {} for stage in done}
         twin = {"twin": f"synthetic, recipe {RECIPE}, seed {config.twin.seed}"} if config.twin else {}
         training = {
@@ -406,7 +444,9 @@ class Training:
         }
         card = self._measured(progress) if stage == "ldm" else {}
         header = checkpoint.header_of(config, archive.normalization, stage, training=training, **card)
-        checkpoint.save(self.checkpoint_path, model, header)
+        path = self.checkpoints / f"{config.name}{'-gan' if stage == 'gan' else ''}.safetensors"
+        checkpoint.save(path, model, header)
+        return path
 
     def _measured(self, progress: Progress) -> dict[str, Any]:
         """Coherence in time and scores on validation crops; kept beside the state they belong to."""
@@ -441,7 +481,7 @@ class Training:
         settings = config.train.ldm.model_copy(update={"batch": SCORED_CROPS})
         batch = draw(self, "score ldm", source, settings, 0)
         statics = self._statics(batch)
-        mean = model.mean(batch["predictors"], statics)
+        mean, base = model.mean(batch["predictors"], statics), model.base(batch["predictors"], statics)
         sampler: dict[str, Any] = config.sampler.model_dump()
         sampler["sampler"] = sampler.pop("name")
         assert model.autoencoder is not None
@@ -452,8 +492,8 @@ class Training:
             h, w = batch["predictors"].shape[-2:]
             shape = (SCORED_MEMBERS, model.autoencoder.latent_channels, h, w)
             noise = self._noise(shape, {"seed": batch["seed"] + crop})
-            members.append(model.sample(mean[part], condition, noise, **sampler))
-            noises.append(model.decode(mean[part], condition, noise))
+            members.append(model.sample(base[part], condition, noise, **sampler))
+            noises.append(model.decode(base[part], condition, noise))
         fields = [torch.stack(part, dim=1) for part in (members, noises)]  # (member, crop, T, H, W)
         deviation = self.archive.normalization["target"].deviation
         scores: dict[str, Any] = {"on": f"{SCORED_CROPS} validation crops, {SCORED_MEMBERS} members"}
@@ -473,9 +513,11 @@ class Training:
 def fit(training: Training, stage: Stage, resume: bool, progress: Progress) -> None:
     """Train a stage to its end and leave its best averaged weights in the model."""
     settings, model = stage.settings, training.model
-    tensors = {
-        name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name.split(".")[0] in stage.parts
-    }
+    modules = nn.ModuleDict()
+    if stage.name == "gan" and training.discriminator is not None:
+        modules["discriminator"] = training.discriminator
+    held = {**model.state_dict(keep_vars=True), **modules.state_dict(keep_vars=True)}
+    tensors = {name: tensor for name, tensor in held.items() if name.split(".")[0] in stage.parts}
     optimizer = _optimizer(tensors, settings, training.config.statics.rate)
     average = Average(tensors, settings.ema)
     state = _begin(training, stage, resume)
@@ -487,7 +529,7 @@ def fit(training: Training, stage: Stage, resume: bool, progress: Progress) -> N
         optimizer.load_state_dict(state["optimizer"])
     losses = Losses(training.folder / f"{stage.name}.csv", state["step"])
     task = progress.add_task(stage.name, total=settings.steps, completed=state["step"], note="")
-    parts = [getattr(model, part) for part in stage.parts if part != "statics"]
+    parts = [modules[part] if part in modules else getattr(model, part) for part in stage.parts if part != "statics"]
     steps = range(state["step"], settings.steps)
     for step, batch in ahead(lambda k: draw(training, stage.name, stage.sources["train"], settings, k), steps):
         for part in parts:
@@ -522,7 +564,7 @@ def fit(training: Training, stage: Stage, resume: bool, progress: Progress) -> N
         with average.in_place(tensors):
             value = _validate(training, stage)
         losses.write(value)
-        better = value < state["best_loss"]
+        better = value < state["best_loss"] or stage.name == "gan"  # whose error grows as its fields sharpen
         if better:
             state |= {"best_step": done, "best_loss": value, "best": _clone(average.tensors)}
         state["stale"] = 0 if better else state["stale"] + 1
@@ -533,7 +575,8 @@ def fit(training: Training, stage: Stage, resume: bool, progress: Progress) -> N
         if state["finished"]:
             break
     _copy(tensors, state["best"])
-    model.requires_grad_(False)
+    for tensor in tensors.values():
+        tensor.requires_grad_(False)
     progress.update(task, total=state["step"], completed=state["step"])
 
 
@@ -546,7 +589,7 @@ def draw(training: Training, stream: str, source: Source, settings: StageConfig,
     hours = random.integers(len(source.predictors), size=settings.batch)
     corners = [random.integers(side - part + 1, size=settings.batch) for side, part in zip(sides, size, strict=True)]
     batch = source.batch(hours, np.stack(corners, axis=1), size)
-    return batch | {"seed": int(random.integers(2**62))}
+    return batch | {"seed": int(random.integers(2**62)), "step": step}
 
 
 def ahead(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, Batch]]:

@@ -204,6 +204,42 @@ def test_the_papers_latent_space(folder: Path) -> None:
     assert (folder / "run" / "vae.csv").exists() and not (folder / "run" / "scale.csv").exists()
 
 
+def test_a_gan_learns_beside_and_goes_on_after_a_kill(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its own U-Net, and a discriminator from half of the way; its checkpoint has a name of its own."""
+    settings = SMALL["train"] | {"gan": STAGE | {"steps": 40, "rate": 0.005}}
+    path = write(folder, gan={"widths": [4, 8, 8, 8], "start": 0.5}, train=settings)
+    train(path, "unet")
+    other = tmp_path_factory.mktemp("gan") / "copy"
+    shutil.copytree(folder, other)
+    train(path, "gan")
+    rows = [float(loss) for _, loss, _ in losses(folder, "gan")]
+    assert max(rows[:20]) < min(rows[20:])  # the hinge loss, about 1, comes on top
+    loaded = checkpoint.load(folder / "checkpoints" / "small-gan.safetensors")
+    assert loaded.stage == "gan" and loaded.header["training"]["steps"]["gan"] == 40
+    mean = checkpoint.load(folder / "checkpoints" / "small.safetensors")
+    torch.testing.assert_close(loaded.model.statics, mean.model.statics)
+    assert (loaded.model.unet.outputs.weight - mean.model.unet.outputs.weight).abs().max() > 1e-3
+    process = subprocess.Popen([sys.executable, "-m", "ldmdown", "train", "small.yaml", "--stage", "gan"], cwd=other)
+    wait_for_row(other, "gan", 25, process)
+    command = [sys.executable, "-m", "ldmdown", "train", "small.yaml", "--stage", "gan", "--resume"]
+    subprocess.run(command, cwd=other, check=True, capture_output=True)
+    assert losses(other, "gan") == losses(folder, "gan")
+
+
+def test_latents_of_the_target_itself(folder: Path) -> None:
+    """The paper's LDM without the residual, by one switch: its members do not need the mean."""
+    train(write(folder, residual=False))
+    loaded = checkpoint.load(folder / "checkpoints" / "small.safetensors")
+    model = loaded.model
+    predictors, statics = torch.randn(1, 4, 8, 8), model.statics_at([(0, 0)], 8, 8)
+    assert not model.residual and not model.base(predictors, statics).any()
+    latents = np.load(next((folder / "run").glob("latents-*")))
+    archive = Archive(folder / "archive.zarr")
+    target = archive.normalization["target"].normalize(archive.read(5)["target"], archive.targets)
+    decoded = model.autoencoder.decode(torch.from_numpy(latents[5:6]).float())
+    np.testing.assert_allclose(decoded[0], target, atol=0.02)
+
+
 def test_stages_come_in_order(folder: Path) -> None:
     with pytest.raises(LdmdownError) as caught:
         train(folder / "small.yaml", "ldm")
@@ -221,8 +257,12 @@ def test_stages_come_in_order(folder: Path) -> None:
 
 
 def kill_when(folder: Path, stage: str, step: int) -> None:
-    """Train in a process of its own, and kill it when a stage's state has reached a step."""
+    """Train in a process of its own, and kill it when a stage has reached a step."""
     process = subprocess.Popen([sys.executable, "-m", "ldmdown", "train", "small.yaml", "--resume"], cwd=folder)
+    wait_for_row(folder, stage, step, process)
+
+
+def wait_for_row(folder: Path, stage: str, step: int, process: subprocess.Popen[bytes]) -> None:
     path = folder / "run" / f"{stage}.csv"
     for _ in range(3000):
         if path.exists() and path.read_text().count("\n") > step:

@@ -89,6 +89,8 @@ class Downscaler(nn.Module):
     baseline
         None: the U-Net predicts the target from repeated predictors, as the paper's. Otherwise it corrects
         the bilinear interpolation.
+    residual
+        whether latents are added to the mean; otherwise they are all of the target.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Downscaler(nn.Module):
         learned: bool,
         factor: int,
         baseline: Baseline | None = None,
+        residual: bool = True,
         autoencoder: Autoencoder | None = None,
         conditioner: Conditioner | None = None,
         denoiser: Denoiser | None = None,
@@ -110,6 +113,7 @@ class Downscaler(nn.Module):
         self.factor = factor
         self.statics = nn.Parameter(statics, requires_grad=learned)
         self.baseline = baseline
+        self.residual = residual
         self.autoencoder = autoencoder
         self.conditioner = conditioner
         self.denoiser = denoiser
@@ -146,6 +150,13 @@ class Downscaler(nn.Module):
         start = gain * fine[:, list(self.baseline.channel)] + offset
         return start + self.unet(torch.cat([fine, statics], dim=1)).float()
 
+    def base(self, predictors: Tensor, statics: Tensor) -> Tensor:
+        """What decoded latents are added to: the mean, or zero where they are all of the target."""
+        if self.residual:
+            return self.mean(predictors, statics)
+        targets = self.unet.outputs.out_channels // self.unet.stem**2
+        return statics.new_zeros((len(predictors), targets, *statics.shape[-2:]))
+
     def condition(self, predictors: Tensor, statics: Tensor) -> Condition:
         """Context and scale; once for an hour, whatever the number of members and steps."""
         assert self.conditioner is not None
@@ -166,7 +177,7 @@ class Downscaler(nn.Module):
 
     def sample(
         self,
-        mean: Tensor,
+        base: Tensor,
         condition: Condition,
         noise: Tensor,
         *,
@@ -184,9 +195,9 @@ class Downscaler(nn.Module):
             latent = sampling.ddim(denoise, noise, self.diffusion, steps)
         else:
             latent = sampling.dpmpp(denoise, noise, self.diffusion, steps, spacing)
-        return self.decode(mean, condition, latent)
+        return self.decode(base, condition, latent)
 
-    def decode(self, mean: Tensor, condition: Condition, latent: Tensor) -> Tensor:
-        """Mean plus the residual of scaled latents. White noise as the latent gives the scaled-white-noise draw."""
+    def decode(self, base: Tensor, condition: Condition, latent: Tensor) -> Tensor:
+        """`base` plus the field of scaled latents. White noise as the latent gives the scaled-white-noise draw."""
         assert self.autoencoder is not None
-        return mean + self.autoencoder.decode(latent * condition.log_scale.exp()).float()
+        return base + self.autoencoder.decode(latent * condition.log_scale.exp()).float()
