@@ -6,7 +6,6 @@ What the networks' sizes are is read off the tensors; every tensor of theirs mus
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ from ldmdown import checkpoint
 from ldmdown.card import sha256
 from ldmdown.config import Config, preset
 from ldmdown.data import foreign
-from ldmdown.data.normalization import Normalization
+from ldmdown.data.published import read_statistics
 from ldmdown.data.statics import read_published
-from ldmdown.data.variables import VARIABLES
 from ldmdown.errors import LdmdownError
 from ldmdown.models.diffusion import Diffusion
 
@@ -212,31 +210,10 @@ def _config(
 
 def _normalization(path: Path, config: Config) -> checkpoint.Normalizations:
     """Of ERA5 and of the reference, by our names."""
-    content = json.loads(path.read_text()) if path.suffix == ".json" else foreign.read_pickle(path)
-
-    def of(source: str, names: Sequence[str]) -> Normalization:
-        values: dict[str, dict[str, float]] = {"mean": {}, "std": {}}
-        for kind, found in values.items():
-            try:
-                table = {_ours(key): value for key, value in content[source][kind].items()}
-            except (KeyError, TypeError, AttributeError):
-                raise LdmdownError(
-                    path, f"has no [{source!r}][{kind!r}]", expected="['ERA5'|'CMCC']['mean'|'std'][variable]"
-                ) from None
-            for name in names:
-                if name not in table:
-                    raise LdmdownError(
-                        path, f"{name} has no {kind} in {source}", found=", ".join(sorted(content[source][kind]))
-                    )
-                found[name] = float(np.asarray(table[name]).item())
-        return Normalization(values["mean"], values["std"])
-
-    return {"predictors": of("ERA5", config.predictors), "target": of("CMCC", config.targets)}
-
-
-def _ours(name: str) -> str:
-    """ECMWF's short name of one of theirs."""
-    return next((known.name for known in VARIABLES.values() if name in (known.name, *known.aliases)), name)
+    return {
+        "predictors": read_statistics(path, "ERA5", config.predictors),
+        "target": read_statistics(path, "CMCC", config.targets),
+    }
 
 
 def _check_schedule(ldm: Published, config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -29,3 +30,13 @@ class LdmdownError(Exception):
         details = {"found": found, "expected": expected, "cure": cure}
         lines = [f"{file}: {wrong}", *(f"  {key}: {text}" for key, text in details.items() if text)]
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[Callable[[str], LdmdownError], tuple[str]]:
+        return _said, (str(self),)
+
+
+def _said(message: str) -> LdmdownError:
+    """An error that came from another process."""
+    error = LdmdownError.__new__(LdmdownError)
+    error.args = (message,)
+    return error

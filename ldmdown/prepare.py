@@ -28,7 +28,9 @@ from ldmdown.data.archive import Archive, ArchiveWriter, Hours, within
 from ldmdown.data.era5 import CoarsePredictors, check_coverage, open_era5
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Moments, Normalization
+from ldmdown.data.published import STATICS, PublishedFields
 from ldmdown.data.reference import ReferenceOnGrid, open_reference
+from ldmdown.data.statics import read_published
 from ldmdown.data.twin import write_twin
 from ldmdown.errors import LdmdownError
 
@@ -68,7 +70,8 @@ def prepare(config_path: Path | None = None) -> None:
 def _plan(config: Config) -> dict[str, Any]:
     """What decides an archive's content, apart from the files."""
     content = config.model_dump(mode="json")
-    return {key: content[key] for key in ("grid", "predictors", "targets", "twin")} | content["data"]
+    given = {"statics": content["statics"]["given"]}
+    return {key: content[key] for key in ("grid", "predictors", "targets", "twin")} | content["data"] | given
 
 
 def _twin(config: Config, root: Path) -> None:
@@ -106,8 +109,8 @@ def _example(config: Config, root: Path) -> None:
 class Sources:
     """Opened raw files, and where an hour is in them."""
 
-    predictors: CoarsePredictors
-    reference: ReferenceOnGrid
+    predictors: CoarsePredictors | PublishedFields
+    reference: ReferenceOnGrid | PublishedFields
     coarse_index: dict[int, int]
     fine_index: dict[int, int]
 
@@ -116,11 +119,42 @@ class Sources:
 def _open(config: Config, root: Path) -> Sources:
     """Once in each process."""
     grid = Grid(**config.grid.model_dump())
+    predictors: CoarsePredictors | PublishedFields
+    on_grid: ReferenceOnGrid | PublishedFields
+    if config.data.published is not None:
+        folder = root / config.data.published
+        predictors = PublishedFields(folder, config.predictors, "ERA5", grid.coarse.shape)
+        on_grid = PublishedFields(folder, config.targets, "CMCC", grid.shape)
+        return Sources(predictors, on_grid, _index(predictors.times), _index(on_grid.times))
     era5 = open_era5(_files(root, config.data.era5, "era5"), config.predictors)
     check_coverage(era5, grid, grid.whole)
     predictors = CoarsePredictors(era5, grid, grid.whole, config.predictors)
     reference = open_reference(_files(root, config.data.reference, "reference"), config.targets)
-    return Sources(predictors, ReferenceOnGrid(reference, grid), _index(predictors.times), _index(reference.times))
+    on_grid = ReferenceOnGrid(reference, grid)
+    return Sources(predictors, on_grid, _index(predictors.times), _index(reference.times))
+
+
+def _statics(config: Config, root: Path) -> tuple[Sequence[str], NDArray[np.float32]] | None:
+    """Names and fields of the ground, where the configuration gives them."""
+    if not config.statics.given:
+        return None
+    if config.data.published is None:
+        raise LdmdownError(
+            config.name,
+            "fields of the ground are read from the published archive only",
+            found=", ".join(config.statics.given),
+            cure="leave out statics.given: an embedding is learned in its stead",
+        )
+    folder = root / config.data.published / STATICS
+    names, fields, grid = read_published(folder)
+    if names != config.statics.given or grid.shape != (config.grid.rows, config.grid.cols):
+        raise LdmdownError(
+            folder,
+            "does not hold what the configuration gives",
+            found=f"{', '.join(names)} on {grid.rows} x {grid.cols}",
+            expected=f"{', '.join(config.statics.given)} on {config.grid.rows} x {config.grid.cols}",
+        )
+    return names, fields
 
 
 def _index(times: Any) -> dict[int, int]:
@@ -141,7 +175,7 @@ def _files(root: Path, patterns: Sequence[str], kind: str) -> list[Path]:
 
 
 def _build(config: Config, root: Path, path: Path, plan: dict[str, Any]) -> None:
-    sources = _open(config, root)
+    sources, statics = _open(config, root), _statics(config, root)
     hours, dropped = _common_hours(config, root, sources)
     names = {"predictors": config.predictors, "targets": config.targets}
     writer = ArchiveWriter(path, Grid(**config.grid.model_dump()), names, hours, plan)
@@ -158,10 +192,13 @@ def _build(config: Config, root: Path, path: Path, plan: dict[str, Any]) -> None
             progress.advance(task, key in keys)
 
         with Callback(posttask=advance):
-            compute(*tasks, scheduler=scheduler, num_workers=workers, chunksize=1, optimize_graph=False)
+            try:
+                compute(*tasks, scheduler=scheduler, num_workers=workers, chunksize=1, optimize_graph=False)
+            except LdmdownError as error:
+                raise getattr(error, "exception", error) from None  # without the worker's traceback
     training = np.unique(hours[within(hours, plan["split"]["train"])] // 24).tolist()
     records = [writer.record(_name(day)) for day in training]
-    writer.close(_statistics(records), _manifest(config, root, hours, dropped))
+    writer.close(_statistics(records), _manifest(config, root, hours, dropped), statics)
     _say(f"wrote {path}: {len(hours)} hours of {len(days)} days")
 
 
@@ -225,7 +262,11 @@ def _statistics(records: Sequence[dict[str, Any]]) -> dict[str, Normalization]:
 
 def _manifest(config: Config, root: Path, hours: Hours, dropped: dict[str, list[str]]) -> dict[str, Any]:
     """Where the archive came from."""
-    files = {kind: _files(root, getattr(config.data, kind), kind) for kind in ("era5", "reference")}
+    sources = _open(config, root)
+    files = {
+        kind: used.files if isinstance(used, PublishedFields) else _files(root, getattr(config.data, kind), kind)
+        for kind, used in (("era5", sources.predictors), ("reference", sources.reference))
+    }
     return {
         "files": {
             kind: [{"name": file.name, "bytes": file.stat().st_size} for file in found] for kind, found in files.items()

@@ -147,6 +147,8 @@ class Training:
         torch.manual_seed(config.train.seed)
         model = checkpoint.build(config, self.archive.normalization, "ldm")
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.archive.statics:
+            model.statics.data = torch.from_numpy(self.archive.load_statics())
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.discriminator = self._discriminator()
         self._check(label)
@@ -156,8 +158,9 @@ class Training:
     def _check(self, label: Path) -> None:
         plan = self.archive.plan
         content = self.config.model_dump(mode="json")
-        for key, value in {**content, "split": content["data"]["split"]}.items():
-            if key in ("grid", "predictors", "targets", "split") and plan[key] != value:
+        ours = {**content, "split": content["data"]["split"], "statics": content["statics"]["given"]}
+        for key, value in ours.items():
+            if key in ("grid", "predictors", "targets", "split", "statics") and plan[key] != value:
                 raise LdmdownError(
                     self.archive.path,
                     f"was prepared with another `{key}`",
@@ -260,7 +263,7 @@ class Training:
             latents = self._latents(progress)
             sources = {use: self._latent_source(use, latents) for use in self.indices}
         parts = {
-            "unet": ("unet", "statics"),
+            "unet": ("unet",) if self.config.statics.given else ("unet", "statics"),
             "vae": ("autoencoder",),
             "scale": ("scale",),
             "ldm": ("conditioner", "denoiser"),

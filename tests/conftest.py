@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 import xarray as xr
 
@@ -81,3 +84,42 @@ def era5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return path
 
     return write
+
+
+# The archive that the paper's authors published, in miniature
+
+THEIRS = ("2mT", "PMSL", "U10", "V10", "dp2mT", "SST", "SNDPT", "TP", "SSRadIn", "Q850", "T850", "U850", "V850", "W850")
+OURS = ("t2m", "msl", "u10", "v10", "d2m", "sst", "sd", "tp", "ssrd", "q850", "t850", "u850", "v850", "w850")
+
+
+def statistics() -> dict[str, Any]:
+    """The published dict: every number its own."""
+    era5 = {
+        kind: {name: float(10 * at + i + 1) for i, name in enumerate(THEIRS)} for at, kind in enumerate(("mean", "std"))
+    }
+    cosmo = {kind: {name: float(100 + 10 * at + i) for i, name in enumerate(("2mT", "U10", "V10"))}
+             for at, kind in enumerate(("mean", "std"))}  # fmt: skip
+    return {"ERA5": era5, "CMCC": cosmo}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """normalization_data.pkl, and static_var/ on 128 x 64 cells."""
+    (tmp_path / "normalization_data.pkl").write_bytes(pickle.dumps(statistics()))
+    folder = tmp_path / "static_var"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    fields = {
+        "dtm": random.gamma(2, 300, (1, 128, 64)),
+        "land_cover_classes": (random.integers(16, size=(128, 64)) == np.arange(16)[:, None, None]),
+        "lat": np.broadcast_to(np.linspace(47, 44, 128)[:, None], (1, 128, 64)),
+    }
+    transform = rasterio.Affine(2000, 0, 3_910_000, 0, -2000, 2_698_000)
+    for name, values in fields.items():
+        path = folder / f"{name}_2km_domain_trim_EPSG3035.tif"
+        size = {"count": len(values), "height": 128, "width": 64}
+        with rasterio.open(
+            path, "w", driver="GTiff", dtype="float32", crs="EPSG:3035", transform=transform, **size
+        ) as f:
+            f.write(values.astype(np.float32))
+    return tmp_path

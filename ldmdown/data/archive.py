@@ -43,6 +43,8 @@ class Archive:
         the fine grid and the names of the variables.
     normalization
         mean and deviation over the training days, of "predictors" and of "target".
+    statics
+        names of the fields of the ground, if it holds any.
     manifest
         the files it was made from, and the hours that were left out.
 
@@ -77,6 +79,7 @@ class Archive:
         self.predictors = tuple(attributes["predictors"])
         self.targets = tuple(attributes["targets"])
         self.normalization = {kind: Normalization(**values) for kind, values in attributes["normalization"].items()}
+        self.statics: tuple[str, ...] = tuple(attributes["statics"])
         self.plan: dict[str, Any] = attributes["plan"]
         self.manifest: dict[str, Any] = attributes["manifest"]
 
@@ -96,6 +99,11 @@ class Archive:
             "predictors": self._predictors[index, :, row : row + rows, col : col + cols],
             "target": self._target[index, :, *fine],
         }
+
+    def load_statics(self) -> Field:
+        """(S, rows, cols), normalised."""
+        group: Any = zarr.open_group(self.path, mode="r")
+        return group["statics"][:]
 
     def load_predictors(self, indices: NDArray[np.int64]) -> Field:
         """These hours (hour, P, rows, cols)."""
@@ -203,11 +211,21 @@ class ArchiveWriter:
         """What `finish` was given."""
         return json.loads((self._records / f"{day}.json").read_text())
 
-    def close(self, normalization: Mapping[str, Normalization], manifest: Mapping[str, Any]) -> None:
-        """Give the finished archive its name."""
+    def close(
+        self,
+        normalization: Mapping[str, Normalization],
+        manifest: Mapping[str, Any],
+        statics: tuple[Sequence[str], Field] | None = None,
+    ) -> None:
+        """Give the finished archive its name; `statics` are names and normalised fields of the ground."""
         group = zarr.open_group(self.part, mode="r+")
+        names: Sequence[str] = ()
+        if statics is not None:
+            names, fields = statics
+            group.create_array("statics", data=fields)
         group.attrs.update(
             {
+                "statics": list(names),
                 "normalization": {kind: asdict(values) for kind, values in normalization.items()},
                 "manifest": dict(manifest),
             }

@@ -9,6 +9,7 @@ is refused before a single object of the file is used.
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -143,6 +144,13 @@ def read_pickle(path: Path) -> Any:
         if it holds anything else, such as pandas objects, with the line that converts it to JSON.
     """
     return _plain(_load(path.read_bytes(), path, None))
+
+
+def read_statistics(path: Path) -> Any:
+    """The numbers of a pickle, or of a JSON file in its stead."""
+    if not path.is_file():
+        raise LdmdownError(path, "no such file")
+    return json.loads(path.read_text()) if path.suffix == ".json" else read_pickle(path)
 
 
 def _load(program: bytes, name: str | Path, storage: Callable[..., Any] | None) -> Any:

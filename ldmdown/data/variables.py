@@ -184,6 +184,11 @@ def variable(name: str) -> Variable:
     )
 
 
+def variable_called(name: str) -> str:
+    """The short name of a variable that others call by this name; the name itself if nobody does."""
+    return next((known.name for known in VARIABLES.values() if name in (known.name, *known.aliases)), name)
+
+
 def attributes(name: str, *, earth: bool = True) -> dict[str, str]:
     """CF attributes of an output field; without `earth` no direction is claimed for a wind component."""
     known = variable(name)
