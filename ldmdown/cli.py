@@ -224,8 +224,8 @@ def convert(
     statistics: Annotated[Path, typer.Option(help="normalization_data.pkl, or its numbers as JSON.")],
     statics: Annotated[Path, typer.Option(help="The folder static_var.")],
     wind: Annotated[
-        Literal["unknown", "earth", "rotated"],
-        typer.Option(help="Which way their wind points: not known, to true north, along VHR-REA_IT's rotated grid."),
+        Literal["unknown", "earth", "rotated-168", "rotated-170"],
+        typer.Option(help="Which way their wind points: not known, true north, a rotated grid with its pole there."),
     ] = "unknown",
     regridding: Annotated[
         Literal["bilinear", "nearest"], typer.Option(help="Of ERA5 to their coarse grid, which is not published.")

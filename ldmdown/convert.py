@@ -25,7 +25,7 @@ from ldmdown.errors import LdmdownError
 from ldmdown.models.diffusion import Diffusion
 
 Kind = Literal["unet", "gan", "vae", "ldm"]
-Wind = Literal["unknown", "earth", "rotated"]
+Wind = Literal["unknown", "earth", "rotated-168", "rotated-170"]
 Regridding = Literal["bilinear", "nearest"]
 Tensors = dict[str, foreign.Tensor]
 
@@ -66,8 +66,8 @@ def convert(
     statics
         their folder static_var.
     wind
-        which way their wind components point: not known; to true east and north; along the rotated grid of
-        VHR-REA_IT, in which case `downscale` turns them.
+        which way their wind components point: not known; to true east and north; along VHR-REA_IT's rotated
+        grid, whose pole lies at this longitude by product, in which case `downscale` turns them.
     regridding
         of ERA5 to the coarse grid, which they do not describe.
 

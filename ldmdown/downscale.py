@@ -217,7 +217,7 @@ def _targets(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
 
 def _earth(checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether wind is known to be written towards true east and north."""
-    return all(one.header["wind"] in ("earth", "rotated") for one in checkpoints if "u10" in one.config.targets)
+    return all(one.header["wind"] != "unknown" for one in checkpoints if "u10" in one.config.targets)
 
 
 def _fields(runners: Sequence[Runner], dataset: xr.Dataset, indices: Sequence[int]) -> Iterator[tuple[int, Fields]]:

@@ -15,12 +15,14 @@ from torch import Tensor
 from ldmdown.checkpoint import Checkpoint
 from ldmdown.config import SamplerConfig
 from ldmdown.data.era5 import CoarsePredictors
-from ldmdown.data.grid import LONLAT, VHR_REA_IT, Array, Window, grid_north, rotate_to_earth
+from ldmdown.data.grid import LONLAT, Array, Window, grid_north, rotate_to_earth, rotated_pole
 from ldmdown.models.downscaler import Condition
 from ldmdown.models.sampling import coherent_noise
 from ldmdown.runtime import Precision, autocast
 
 Fields = NDArray[np.float32]
+
+POLE_LATITUDE = 47.0  # of VHR-REA_IT's rotated grid [degrees]
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Runner:
         self.window, self.inner = checkpoint.grid.grow(window, self.model.multiple)
         row, col, rows, cols = self.window
         self.device = self.model.statics.device
-        self.turn = self._turn() if checkpoint.header["wind"] == "rotated" else None
+        self.turn = self._turn(checkpoint.header["wind"])
         with torch.no_grad():
             self.statics = self.model.statics_at([(row, col)], rows, cols)
 
@@ -81,11 +83,15 @@ class Runner:
         nearest = checkpoint.header["regridding"] == "nearest"
         return CoarsePredictors(dataset, checkpoint.grid, self.window, checkpoint.config.predictors, nearest=nearest)
 
-    def _turn(self) -> Array:
-        """Direction of the north of VHR-REA_IT's rotated grid, in which some weights were trained."""
+    def _turn(self, wind: str) -> Array | None:
+        """Direction of the north of the rotated grid along which a checkpoint's wind points, if it does."""
+        if not wind.startswith("rotated"):
+            return None
+        crs = rotated_pole(POLE_LATITUDE, float(wind.removeprefix("rotated")))
         cells = self.checkpoint.grid.window(self.asked)
-        points = pyproj.Transformer.from_crs(LONLAT, VHR_REA_IT, always_xy=True).transform(cells.lon, cells.lat)
-        return grid_north(VHR_REA_IT, *points)
+        return grid_north(
+            crs, *pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True).transform(cells.lon, cells.lat)
+        )
 
     @torch.inference_mode()
     def run(self, predictors: CoarsePredictors, indices: Sequence[int]) -> Iterator[tuple[int, Fields]]:

@@ -52,7 +52,7 @@ def test_a_converted_system_computes_what_the_authors_code_computed(archive: Pat
 
 @real
 def test_statistics_and_statics_find_their_places(archive: Path) -> None:
-    loaded = checkpoint.load(made(archive, "UNET_UV", wind="rotated"))
+    loaded = checkpoint.load(made(archive, "UNET_UV", wind="rotated-168"))
     assert loaded.stage == "unet" and loaded.config.targets == ("u10", "v10")
     assert [loaded.normalization["predictors"].mean[name] for name in OURS] == list(range(1, 15))
     assert loaded.normalization["predictors"].deviation["w850"] == 24
@@ -63,7 +63,7 @@ def test_statistics_and_statics_find_their_places(archive: Path) -> None:
     torch.testing.assert_close(statics[1:17].sum(dim=0), torch.ones(128, 64))
     assert (loaded.grid.rows, loaded.grid.cols, loaded.grid.west) == (128, 64, 3_910_000)
     text = card.card(str(loaded.path))
-    assert "rotated" in text and "bilinear" in text and "UNET_UV.ckpt" in text
+    assert "rotated-168" in text and "bilinear" in text and "UNET_UV.ckpt" in text
 
 
 @real

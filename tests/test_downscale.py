@@ -236,7 +236,9 @@ def test_two_checkpoints_make_one_file(tiny: dict[str, Path], era5: Write, tmp_p
         run(era5(range(1)), tmp_path / "same.nc", Path(f"{first},{first}"))
 
 
-@pytest.mark.parametrize(("wind", "proved"), [("unknown", False), ("earth", True), ("rotated", True)])
+@pytest.mark.parametrize(
+    ("wind", "proved"), [("unknown", False), ("earth", True), ("rotated-168", True), ("rotated-170", True)]
+)
 def test_no_direction_is_claimed_that_is_not_known(
     tiny: dict[str, Path], era5: Write, tmp_path: Path, wind: str, proved: bool
 ) -> None:
@@ -246,8 +248,9 @@ def test_no_direction_is_claimed_that_is_not_known(
     assert ("taken as" in output.source) is (wind != "earth")
     np.testing.assert_allclose(np.hypot(output.u10, output.v10), 5, atol=1e-3)
     turned = np.degrees(np.arctan2(output.u10, output.v10) - np.arctan2(3, 4))[0]
-    if wind != "rotated":
+    if not wind.startswith("rotated"):
         np.testing.assert_allclose(turned, 0, atol=0.01)
-    else:  # from spherical trigonometry, east of the central meridian of 12 E
-        angle = np.degrees(np.arcsin(np.sin(np.radians(output.lon - 12)) * np.cos(np.radians(47)) / 1.0))
+    else:  # from spherical trigonometry, east of the central meridian of 12 or 10 E
+        east = np.radians(output.lon - 180 - float(wind.removeprefix("rotated")))
+        angle = np.degrees(np.arcsin(np.sin(east) * np.cos(np.radians(47))))
         np.testing.assert_allclose(turned, angle, atol=0.15)

@@ -9,17 +9,10 @@ import pyproj
 import pytest
 import xarray as xr
 
-from ldmdown.data.grid import LONLAT, Grid, SourceGrid, grid_north, regrid, rotate_to_earth
+from ldmdown.data.grid import LONLAT, Grid, SourceGrid, grid_north, regrid, rotate_to_earth, rotated_pole
 
 ITALY = Grid()
-ROTATED = pyproj.CRS.from_cf(
-    {
-        "grid_mapping_name": "rotated_latitude_longitude",
-        "grid_north_pole_latitude": 47.0,
-        "grid_north_pole_longitude": -168.0,
-        "north_pole_grid_longitude": 0.0,
-    }
-)
+ROTATED = rotated_pole(47.0, -168.0)
 
 
 def test_the_papers_grid() -> None:

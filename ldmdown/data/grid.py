@@ -19,15 +19,6 @@ Array = NDArray[np.floating]
 Window = tuple[int, int, int, int]
 
 LONLAT = pyproj.CRS.from_epsg(4326)
-VHR_REA_IT = pyproj.CRS.from_cf(
-    {
-        "grid_mapping_name": "rotated_latitude_longitude",
-        "grid_north_pole_latitude": 47.0,
-        "grid_north_pole_longitude": -168.0,
-        "north_pole_grid_longitude": 0.0,
-    }
-)
-"""The rotated pole of COSMO-CLM's downscaled ERA5 over Italy (doi:10.25424/cmcc/era5-2km_italy)."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +237,18 @@ def regrid(weights: scipy.sparse.csr_array, field: Array, shape: tuple[int, int]
         total = weights @ valid.astype(np.float32)
         result = (weights @ np.where(valid, flat, 0)) / np.where(total > 1e-6, total, np.nan)
     return result.T.reshape(*field.shape[:-2], *shape)
+
+
+def rotated_pole(latitude: float, longitude: float) -> pyproj.CRS:
+    """The rotated grid whose north pole lies here [degrees]."""
+    return pyproj.CRS.from_cf(
+        {
+            "grid_mapping_name": "rotated_latitude_longitude",
+            "grid_north_pole_latitude": latitude,
+            "grid_north_pole_longitude": longitude,
+            "north_pole_grid_longitude": 0.0,
+        }
+    )
 
 
 def grid_north(crs: pyproj.CRS, x: Array, y: Array) -> Array:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldmdown.data.era5 import cos_zenith
-from ldmdown.data.grid import Grid
+from ldmdown.data.grid import Grid, rotated_pole
 from ldmdown.data.twin_ground import (
     CELL,
     FINE_STEP,
@@ -329,14 +329,7 @@ class TwinWorld:
         lon, lat = pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True).transform(x, y)
         self.longitude = _multiples(lon.min() - ERA5_MARGIN, lon.max() + ERA5_MARGIN, ERA5_STEP)
         self.latitude = _multiples(lat.min() - ERA5_MARGIN, lat.max() + ERA5_MARGIN, ERA5_STEP)[::-1]
-        rotated = pyproj.CRS.from_cf(
-            {
-                "grid_mapping_name": "rotated_latitude_longitude",
-                "grid_north_pole_latitude": POLE_LATITUDE,
-                "grid_north_pole_longitude": POLE_LONGITUDE,
-                "north_pole_grid_longitude": 0.0,
-            }
-        )
+        rotated = rotated_pole(POLE_LATITUDE, POLE_LONGITUDE)
         back = pyproj.Transformer.from_crs(rotated, "EPSG:4326", always_xy=True)
         rlon, rlat = back.transform(lon, lat, direction="INVERSE")
         self.rlon = _multiples(rlon.min() - FINE_MARGIN, rlon.max() + FINE_MARGIN, FINE_STEP)

@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyproj
 import scipy.ndimage
 import torch
 import xarray as xr
@@ -31,7 +30,7 @@ from ldmdown import metrics
 from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.config import Config, parse_config
 from ldmdown.data.era5 import CoarsePredictors
-from ldmdown.data.grid import Grid, SourceGrid, regrid
+from ldmdown.data.grid import Grid, SourceGrid, regrid, rotated_pole
 from ldmdown.data.twin import RECIPE, TwinWorld
 from ldmdown.data.twin_recipe import POLE_LATITUDE, POLE_LONGITUDE
 from ldmdown.models.sampling import white_noise
@@ -39,14 +38,7 @@ from ldmdown.models.sampling import white_noise
 WAVELENGTHS = (32.0, 16.0, 10.0, 8.0, 6.0, 5.0, 4.2)  # [km]; 4 is the grid's shortest
 PATCH = 24
 NAMES = ("t2m", "u10", "v10")
-ROTATED = pyproj.CRS.from_cf(
-    {
-        "grid_mapping_name": "rotated_latitude_longitude",
-        "grid_north_pole_latitude": POLE_LATITUDE,
-        "grid_north_pole_longitude": POLE_LONGITUDE,
-        "north_pole_grid_longitude": 0.0,
-    }
-)
+ROTATED = rotated_pole(POLE_LATITUDE, POLE_LONGITUDE)
 
 Fields = NDArray[np.float32]  # (..., 3, rows, cols), t2m [K], u10 and v10 [m s-1]
 
