@@ -243,6 +243,21 @@ def convert(
 
 
 @app.command()
+def evaluate(
+    predictions: Annotated[list[Path], typer.Argument(help="Outputs of downscale, other gridded fields, or ERA5.")],
+    reference: Annotated[list[Path], typer.Option(help="A file of the fields that count as true; repeat for more.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for scores.json and scores.csv.")],
+) -> None:
+    """Score predictions against a reference, hour by hour, on the first prediction's grid.
+
+    ldmdown evaluate out.nc era5.nc --reference reference/VHR-REA_IT_20210105.nc -o scores
+    """
+    from ldmdown.evaluate import evaluate as run
+
+    run(predictions, reference, output)
+
+
+@app.command()
 def info(
     file: Annotated[str, typer.Argument(help="A checkpoint, by file or name, or an output of downscale.")],
 ) -> None:

@@ -24,6 +24,27 @@ def bias(prediction: Array, reference: Array) -> float:
     return float(np.mean(prediction - reference, dtype=np.float64))
 
 
+def mae(prediction: Array, reference: Array) -> float:
+    """Mean absolute error, in the fields' units."""
+    return float(np.mean(np.abs(prediction - reference), dtype=np.float64))
+
+
+def r2(prediction: Array, reference: Array) -> float:
+    """Coefficient of determination, 1 - (mean squared error) / (variance of the reference); higher is better.
+
+    NaN where the reference is constant.
+    """
+    variance = float(np.var(reference, dtype=np.float64))
+    return 1 - rmse(prediction, reference) ** 2 / variance if variance else float("nan")
+
+
+def pcc(prediction: Array, reference: Array) -> float:
+    """Pearson's correlation over all cells; higher is better. NaN where one of the fields is constant."""
+    ours, theirs = (field.astype(np.float64) - field.mean(dtype=np.float64) for field in (prediction, reference))
+    scale = float(np.sqrt(np.mean(ours**2) * np.mean(theirs**2)))
+    return float(np.mean(ours * theirs)) / scale if scale else float("nan")
+
+
 def crps(ensemble: Array, reference: Array) -> float:
     """Fair continuous ranked probability score, averaged over all cells, in the fields' units.
 
@@ -39,10 +60,14 @@ def crps(ensemble: Array, reference: Array) -> float:
 
 
 def spread_skill(ensemble: Array, reference: Array) -> float:
-    """Spread over error of the ensemble mean; 1 is reliable (doi:10.1175/JHM-D-14-0008.1, eq. 15)."""
+    """Spread over error of the ensemble mean; 1 is reliable (doi:10.1175/JHM-D-14-0008.1, eq. 15).
+
+    NaN where the ensemble mean has no error.
+    """
     members = len(ensemble)
     variance = np.mean(np.var(ensemble, axis=0, ddof=1, dtype=np.float64))
-    return float(np.sqrt(variance * (members + 1) / members) / rmse(ensemble.mean(axis=0), reference))
+    error = rmse(ensemble.mean(axis=0), reference)
+    return float(np.sqrt(variance * (members + 1) / members)) / error if error else float("nan")
 
 
 def energy_score(ensemble: Array, reference: Array, patch: int | None = None) -> float:

@@ -10,7 +10,7 @@ import pytest
 import ldmdown
 
 ROOT = Path(ldmdown.__file__).parent
-VERBS = {"prepare", "train", "downscale", "convert"}
+VERBS = {"prepare", "train", "downscale", "convert", "evaluate"}
 SHARED = {"checkpoint", "card", "inference", "runtime", "metrics"}
 GROUND = {"config", "errors"}
 FILES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in ROOT.rglob("*.py"))

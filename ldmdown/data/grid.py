@@ -186,6 +186,12 @@ class SourceGrid:
         """Whether the axes are those of a rotated pole."""
         return self.crs.is_derived
 
+    def lonlat(self) -> tuple[Array, Array]:
+        """Longitudes and latitudes of the centres, each (rows, cols) [degrees]."""
+        back = pyproj.Transformer.from_crs(self.crs, LONLAT, always_xy=True)
+        lon, lat = back.transform(*np.meshgrid(self.x, self.y))
+        return lon, lat
+
     def positions(self, lat: Array, lon: Array) -> tuple[Array, Array]:
         """Fractional row and column of points [degrees]; NaN outside the box of the centres."""
         if self.crs == LONLAT:

@@ -19,6 +19,8 @@ from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
 
 WINDS = ("u10", "v10")
+EARTH = ("eastward_wind", "northward_wind")
+ALONG_GRID = ("U_10M", "V_10M")  # COSMO's names, whatever standard name stands beside them
 AXES = (("rlat", "rlon"), ("y", "x"), ("latitude", "longitude"), ("lat", "lon"))
 
 
@@ -41,7 +43,8 @@ class Reference:
         self.source = source
         self.file = file
         self.times = dataset.time.values
-        self._angle = grid_north(source.crs, *np.meshgrid(source.x, source.y)) if source.crs != LONLAT else None
+        along_grid = source.crs != LONLAT and not _earth_relative(dataset)
+        self._angle = grid_north(source.crs, *np.meshgrid(source.x, source.y)) if along_grid else None
 
     def read(self, index: int) -> NDArray[np.float32]:
         """(T, rows, cols) of one hour on the model's grid, winds towards east and north.
@@ -128,10 +131,15 @@ def open_reference(files: Sequence[str | Path], names: Sequence[str]) -> Referen
     return Reference(dataset, names, source, first)
 
 
+def _earth_relative(dataset: xr.Dataset) -> bool:
+    """Whether the wind points to true east and north though the grid is turned, as `downscale` writes it."""
+    return all(dataset[name].attrs.get("standard_name") in EARTH for name in WINDS if name in dataset)
+
+
 def _series(contents: list[xr.Dataset], name: str, first: Path) -> xr.DataArray:
     known = variable(name)
     pieces = [
-        dataset[alias].squeeze([dim for dim in dataset[alias].dims if str(dim).startswith("height")], drop=True)
+        _plain(dataset[alias]).squeeze([dim for dim in dataset[alias].dims if str(dim).startswith("height")], drop=True)
         for dataset in contents
         for alias in (name, *known.aliases)
         if alias in dataset
@@ -145,9 +153,16 @@ def _series(contents: list[xr.Dataset], name: str, first: Path) -> xr.DataArray:
             cure="add the files that hold it",
         )
     joined = xr.concat(
-        [piece.reset_coords(drop=True) for piece in pieces], dim="time", join="override", combine_attrs="drop"
+        [piece.reset_coords(drop=True) for piece in pieces], dim="time", join="override", combine_attrs="override"
     )
     return joined.sortby("time").drop_duplicates("time")
+
+
+def _plain(field: xr.DataArray) -> xr.DataArray:
+    """Without a standard name that its own name contradicts."""
+    if field.name in ALONG_GRID:
+        field = field.assign_attrs(standard_name="along the grid")
+    return field
 
 
 def _source_grid(dataset: xr.Dataset, file: Path) -> SourceGrid:
