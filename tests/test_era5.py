@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,18 @@ def test_every_layout_says_the_same(new: xr.Dataset, variant: str, tmp_path: Pat
     np.testing.assert_allclose(found.longitude, expected.longitude, atol=1e-4)
     for name in ("t2m", "u10", "v10"):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
+
+
+def test_a_zip_that_is_named_nc(new: xr.Dataset, tmp_path: Path) -> None:
+    """As the new CDS sends instantaneous and accumulated variables, with versions that differ."""
+    accumulated = (new.t2m * 0 + 1e-3).rename("tp").assign_attrs(units="m").to_dataset().assign_coords(expver="0005")
+    with zipfile.ZipFile(tmp_path / "era5.nc", "w") as archive:
+        for name, part in (("instant", new), ("accum", accumulated)):
+            archive.write(written(part, tmp_path / f"{name}.nc"), f"data_stream-oper_stepType-{name}.nc")
+    found = open_era5([tmp_path / "era5.nc"], (*NAMES, "tp"))
+    np.testing.assert_allclose(found.t2m, new.t2m, atol=1e-4)
+    np.testing.assert_allclose(found.tp, 1e-3, rtol=1e-5)
+    assert Path(found.source_files[0]).name == "data_stream-oper_stepType-instant.nc"
 
 
 def test_packed_to_sixteen_bits(new: xr.Dataset, tmp_path: Path) -> None:
@@ -193,7 +206,7 @@ def test_units_that_are_not_understood(new: xr.Dataset, tmp_path: Path) -> None:
 def test_files_that_are_not_data(tmp_path: Path) -> None:
     page = tmp_path / "era5.nc"
     page.write_text("<html>Your request was queued</html>")
-    with pytest.raises(LdmdownError, match="is neither NetCDF nor GRIB\n  found: first bytes b'<htm'"):
+    with pytest.raises(LdmdownError, match="is no NetCDF, GRIB or zip file\n  found: first bytes b'<htm'"):
         open_era5([page], NAMES)
     with pytest.raises(LdmdownError, match="no such file\n  cure: check the path"):
         open_era5([tmp_path / "none.nc"], NAMES)

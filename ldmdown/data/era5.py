@@ -8,6 +8,9 @@ Values are read hour by hour. `CoarsePredictors` interpolates them to a window o
 from __future__ import annotations
 
 import glob
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,7 +56,7 @@ def open_era5(files: Sequence[str | Path], names: Sequence[str]) -> xr.Dataset:
     LdmdownError
         if a file is missing or unreadable, a variable is in none of them, or their grids or hours do not meet.
     """
-    return as_era5({path: _open(path) for path in _expand(files)}, names)
+    return as_era5({label: part for path in _expand(files) for label, part in _open(path).items()}, names)
 
 
 def as_era5(contents: Mapping[Path, xr.Dataset], names: Sequence[str]) -> xr.Dataset:
@@ -233,24 +236,53 @@ def _expand(files: Sequence[str | Path]) -> list[Path]:
     return paths
 
 
-def _open(path: Path) -> xr.Dataset:
-    """One file, whatever its format, by its first bytes."""
+def _open(path: Path) -> dict[Path, xr.Dataset]:
+    """One file, whatever its format, by its first bytes: as many datasets as it holds."""
     with path.open("rb") as file:
         start = file.read(4)
-    packed = start.startswith(b"PK")
     try:
         if start.startswith((b"\x89HDF", b"CDF")):
-            return xr.open_dataset(path, engine="netcdf4", chunks={})
+            return {path: xr.open_dataset(path, engine="netcdf4", chunks={})}
         if start == b"GRIB":
-            return xr.open_dataset(path, engine="cfgrib", chunks={}, backend_kwargs={"indexpath": ""})
-    except (OSError, ValueError, KeyError) as error:
+            return _open_grib(path)
+        if start.startswith(b"PK"):
+            return _open_zip(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise LdmdownError(path, "cannot be read", found=str(error), cure="download it again") from None
     raise LdmdownError(
-        path,
-        "is neither NetCDF nor GRIB",
-        found="a zip archive" if packed else f"first bytes {start!r}",
-        cure="unpack it and name the files inside" if packed else "check the download",
+        path, "is no NetCDF, GRIB or zip file", found=f"first bytes {start!r}", cure="check the download"
     )
+
+
+def _open_grib(path: Path) -> dict[Path, xr.Dataset]:
+    """Opened as one dataset, fields at 2 m and at 10 m would hide each other."""
+    import cfgrib  # after pyproj, which crashes otherwise
+
+    parts = cfgrib.open_datasets(str(path), indexpath="", chunks={})
+    return (
+        {Path(f"{path}, part {number}"): part for number, part in enumerate(parts, 1)}
+        if parts[1:]
+        else {path: parts[0]}
+    )
+
+
+def _open_zip(path: Path) -> dict[Path, xr.Dataset]:
+    """As the CDS packs instantaneous and accumulated variables; unpacked for as long as the program runs."""
+    folder = tempfile.TemporaryDirectory(prefix="ldmdown-")
+    _unpacked.append(folder)
+    found: dict[Path, xr.Dataset] = {}
+    with zipfile.ZipFile(path) as archive:
+        for number, member in enumerate(archive.infolist()):
+            if member.is_dir():
+                continue
+            inside = Path(folder.name) / f"{number}-{Path(member.filename).name}"
+            with archive.open(member) as packed, inside.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+            found |= {path / Path(member.filename).name: part for part in _open(inside).values()}
+    return found
+
+
+_unpacked: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def _one_form(dataset: xr.Dataset, path: Path) -> xr.Dataset:
