@@ -24,12 +24,11 @@ ROUNDS = 3
 
 def main(name: str) -> None:
     """Print the table."""
-    model = load(name).model
+    checkpoint = load(name)
+    model = checkpoint.model
     assert model.autoencoder is not None and model.diffusion is not None
     rows, cols = (side // model.factor for side in model.statics.shape[-2:])
-    predictors = torch.randn(
-        1, model.unet.e1.conv.conv[0].in_channels // model.unet.stem**2 - len(model.statics), rows, cols
-    )
+    predictors = torch.randn(1, len(checkpoint.config.predictors), rows, cols)
     statics = model.statics_at([(0, 0)], rows, cols)
     noise = white_noise(0, 0, 0, (model.autoencoder.latent_channels, rows, cols))[None]
     diffusion = model.diffusion
