@@ -218,6 +218,28 @@ def _moment(name: str, text: str) -> datetime:
 
 
 @app.command()
+def request(
+    start: Annotated[str, typer.Option(metavar="DAY", help="First day, such as 2020-01-31.")],
+    end: Annotated[str, typer.Option(metavar="DAY", help="Last day, included.")],
+    checkpoint: Annotated[str, typer.Option(help="The one to be fed; a comma joins two.")] = "italy",
+) -> None:
+    """Print a script that downloads the ERA5 that a checkpoint needs: its variables, levels and area.
+
+    ldmdown request --start 2020-01-01 --end 2020-03-31 > download.py
+    """
+    from ldmdown.card import find, read_header
+    from ldmdown.data.era5 import cds_script
+    from ldmdown.data.grid import Grid
+
+    first, last = (_moment(name, text).date() for name, text in (("--start", start), ("--end", end)))
+    if last < first:
+        raise LdmdownError("--end", "is before --start", found=f"{start} to {end}")
+    configs = [read_header(find(name))["config"] for name in checkpoint.split(",")]
+    names = tuple(dict.fromkeys(name for config in configs for name in config["predictors"]))
+    print(cds_script(names, Grid(**configs[0]["grid"]), first, last), end="")
+
+
+@app.command()
 def convert(
     files: Annotated[list[Path], typer.Argument(help="UNET_*.ckpt, VAE_*.ckpt and LDM_*.ckpt, or GAN_*.ckpt alone.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],

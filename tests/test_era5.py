@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 import zipfile
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from ldmdown.data.era5 import CoarsePredictors, check_coverage, cos_zenith, covered_window, open_era5, source_grid
-from ldmdown.data.grid import Grid
+from ldmdown.data.era5 import (
+    CoarsePredictors,
+    cds_script,
+    check_coverage,
+    cos_zenith,
+    covered_window,
+    open_era5,
+    source_grid,
+)
+from ldmdown.data.grid import Grid, SourceGrid
 from ldmdown.errors import LdmdownError
 
 NAMES = ("t2m", "u10", "v10", "cossza")
@@ -147,6 +157,28 @@ def test_the_sun_of_an_almanac() -> None:
     assert cos_zenith(june, np.array(23.44), np.array(0.0)) == pytest.approx(1, abs=1e-3)
 
 
+def test_a_request_to_the_cds() -> None:
+    """Run as a program against a client that only listens: months, days, levels and an area that covers the domain."""
+    names = ("t2m", "tp", "t850", "q850", "cossza")
+    heard: list[tuple[str, dict[str, list], str]] = []
+    client = type("Client", (), {"retrieve": lambda self, *call: heard.append(call)})
+    module = types.ModuleType("cdsapi")
+    module.Client = client  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cdsapi", module)
+        exec(cds_script(names, ITALY, date(2020, 1, 30), date(2020, 2, 29)), {})
+    assert [name for _, _, name in heard] == [
+        "era5_single_202001.nc", "era5_pressure_202001.nc", "era5_single_202002.nc", "era5_pressure_202002.nc",
+    ]  # fmt: skip
+    single, pressure = heard[0][1], heard[1][1]
+    assert single["variable"] == ["2m_temperature", "total_precipitation"] and single["day"] == ["30", "31"]
+    assert pressure["variable"] == ["temperature", "specific_humidity"] and pressure["pressure_level"] == ["850"]
+    assert len(heard[2][1]["day"]) == 29 and len(single["time"]) == 24
+    north, west, south, east = single["area"]
+    box = SourceGrid(np.arange(north, south - 0.1, -0.25), np.arange(west, east + 0.1, 0.25))
+    assert box.covers(ITALY.coarse.lat, ITALY.coarse.lon).all()
+
+
 # Errors: (bad input, exact message)
 
 
@@ -159,7 +191,7 @@ def test_a_missing_variable(new: xr.Dataset, tmp_path: Path) -> None:
         "  found: t2m\n"
         "  expected: under one of the names u10, 10u, 10m_u_component_of_wind, U_10M, uas, U10; "
         "v10, 10v, 10m_v_component_of_wind, V_10M, vas, V10\n"
-        "  cure: download them for the same area and hours, and name all files together"
+        "  cure: name all files together; `ldmdown request --start DAY --end DAY` prints the script that gets them"
     )
 
 

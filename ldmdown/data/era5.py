@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,54 @@ def cos_zenith(hour: float | Array, lat: Array, lon: Array) -> Array:
     turn = 2 * np.pi * (day % 1 - 0.5 + lon / 360 + equation_of_time / 1440)
     latitude = np.radians(lat)
     return np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(turn)
+
+
+def cds_script(names: Sequence[str], grid: Grid, first: date, last: date) -> str:
+    """A Python program that downloads these variables over a grid, a month a file, with cdsapi."""
+    known = [variable(name) for name in names if not variable(name).derived]
+    lat, lon = grid.coarse.lat, grid.coarse.lon
+    edges = (np.ceil(lat.max() / NATIVE_SPACING), np.floor(lon.min() / NATIVE_SPACING),
+             np.floor(lat.min() / NATIVE_SPACING), np.ceil(lon.max() / NATIVE_SPACING))  # fmt: skip
+    area = [float(edge) * NATIVE_SPACING + step for edge, step in zip(edges, (0.25, -0.25, -0.25, 0.25), strict=True)]
+    kinds = {
+        "single": ("reanalysis-era5-single-levels", [one for one in known if one.level is None], {}),
+        "pressure": (
+            "reanalysis-era5-pressure-levels",
+            [one for one in known if one.level is not None],
+            {"pressure_level": sorted({str(one.level) for one in known if one.level is not None})},
+        ),
+    }
+    months = [
+        np.datetime64(first, "M") + n
+        for n in range(int((np.datetime64(last, "M") - np.datetime64(first, "M")).astype(int)) + 1)
+    ]
+    lines = [
+        "# needs `pip install cdsapi` and an account: https://cds.climate.copernicus.eu/how-to-api",
+        "import cdsapi",
+        "",
+        "client = cdsapi.Client()",
+    ]
+    for month in months:
+        days = np.arange(month.astype("datetime64[D]"), (month + 1).astype("datetime64[D]"))
+        days = days[(days >= np.datetime64(first, "D")) & (days <= np.datetime64(last, "D"))]
+        for kind, (dataset, variables, levels) in kinds.items():
+            if not variables:
+                continue
+            request = {
+                "product_type": ["reanalysis"],
+                "variable": [str(one.cds) for one in variables],
+                **levels,
+                "year": [str(month)[:4]],
+                "month": [str(month)[5:7]],
+                "day": [str(day)[8:10] for day in days],
+                "time": [f"{hour:02}:00" for hour in range(24)],
+                "area": area,
+                "data_format": "netcdf",
+            }
+            body = "".join(f"        {key!r}: {value!r},\n" for key, value in request.items())
+            name = f"era5_{kind}_{str(month).replace('-', '')}.nc"
+            lines.append(f"client.retrieve(\n    {dataset!r},\n    {{\n{body}    }},\n    {name!r},\n)")
+    return "\n".join(lines) + "\n"
 
 
 class CoarsePredictors:
@@ -409,7 +458,7 @@ def _missing(label: str, missing: list[Variable], contents: Mapping[Path, xr.Dat
         f"{names} {'is' if len(missing) == 1 else 'are'} missing",
         found=", ".join(held) or "no variables",
         expected=f"under one of the names {looked}",
-        cure="download them for the same area and hours, and name all files together",
+        cure="name all files together; `ldmdown request --start DAY --end DAY` prints the script that gets them",
     )
 
 

@@ -13,8 +13,9 @@ from ldmdown.errors import LdmdownError
 class Variable:
     """One physical quantity, named as ECMWF's short name (with the pressure level, as in t850).
 
-    `bounds` are physical limits in `units`; `fill` replaces missing values after normalisation; `accumulated`
-    values are sums over the hour that ends at the valid time; `derived` ones are computed, never read.
+    `cds` is the name in requests to the Climate Data Store. `bounds` are physical limits in `units`; `fill` replaces
+    missing values after normalisation; `accumulated` values are sums over the hour that ends at the valid time;
+    `derived` ones are computed, never read.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Variable:
     aliases: tuple[str, ...] = ()
     level: int | None = None  # [hPa]
     height: float | None = None  # [m]
+    cds: str | None = None
     accumulated: bool = False
     derived: bool = False
     fill: float | None = None
@@ -44,6 +46,7 @@ VARIABLES = _table(
         "air_temperature",
         aliases=("2t", "2m_temperature", "T_2M", "tas", "2mT"),
         height=2,
+        cds="2m_temperature",
     ),
     Variable(
         "u10",
@@ -53,6 +56,7 @@ VARIABLES = _table(
         "eastward_wind",
         aliases=("10u", "10m_u_component_of_wind", "U_10M", "uas", "U10"),
         height=10,
+        cds="10m_u_component_of_wind",
     ),
     Variable(
         "v10",
@@ -62,6 +66,7 @@ VARIABLES = _table(
         "northward_wind",
         aliases=("10v", "10m_v_component_of_wind", "V_10M", "vas", "V10"),
         height=10,
+        cds="10m_v_component_of_wind",
     ),
     Variable("ws10", "10 metre wind speed", "m s-1", (0, 140), "wind_speed", height=10, derived=True),
     Variable(
@@ -72,6 +77,7 @@ VARIABLES = _table(
         "dew_point_temperature",
         aliases=("2d", "2m_dewpoint_temperature", "TD_2M", "dp2mT"),
         height=2,
+        cds="2m_dewpoint_temperature",
     ),
     Variable(
         "msl",
@@ -80,6 +86,7 @@ VARIABLES = _table(
         (85000, 110000),
         "air_pressure_at_mean_sea_level",
         aliases=("mean_sea_level_pressure", "prmsl", "PMSL", "psl"),
+        cds="mean_sea_level_pressure",
     ),
     Variable(
         "sst",
@@ -89,6 +96,7 @@ VARIABLES = _table(
         "sea_surface_temperature",
         aliases=("sea_surface_temperature", "SST"),
         fill=-10,
+        cds="sea_surface_temperature",
     ),
     Variable(
         "sd",
@@ -97,6 +105,7 @@ VARIABLES = _table(
         (0, 20),
         "lwe_thickness_of_surface_snow_amount",
         aliases=("snow_depth", "SNDPT"),
+        cds="snow_depth",
     ),
     Variable(
         "tp",
@@ -106,6 +115,7 @@ VARIABLES = _table(
         aliases=("total_precipitation", "TOT_PREC", "TP"),
         accumulated=True,
         regridding="conservative",
+        cds="total_precipitation",
     ),
     Variable(
         "ssrd",
@@ -115,6 +125,7 @@ VARIABLES = _table(
         "integral_wrt_time_of_surface_downwelling_shortwave_flux_in_air",
         aliases=("surface_solar_radiation_downwards", "SSRadIn"),
         accumulated=True,
+        cds="surface_solar_radiation_downwards",
     ),
     Variable(
         "q850",
@@ -124,6 +135,7 @@ VARIABLES = _table(
         "specific_humidity",
         aliases=("q", "specific_humidity", "Q850"),
         level=850,
+        cds="specific_humidity",
     ),
     Variable(
         "t850",
@@ -133,6 +145,7 @@ VARIABLES = _table(
         "air_temperature",
         aliases=("t", "temperature", "T850"),
         level=850,
+        cds="temperature",
     ),
     Variable(
         "u850",
@@ -142,6 +155,7 @@ VARIABLES = _table(
         "eastward_wind",
         aliases=("u", "u_component_of_wind", "U850"),
         level=850,
+        cds="u_component_of_wind",
     ),
     Variable(
         "v850",
@@ -151,6 +165,7 @@ VARIABLES = _table(
         "northward_wind",
         aliases=("v", "v_component_of_wind", "V850"),
         level=850,
+        cds="v_component_of_wind",
     ),
     Variable(
         "w850",
@@ -160,6 +175,7 @@ VARIABLES = _table(
         "lagrangian_tendency_of_air_pressure",
         aliases=("w", "vertical_velocity", "W850"),
         level=850,
+        cds="vertical_velocity",
     ),
     Variable("cossza", "Cosine of the solar zenith angle", "1", (-1, 1), derived=True),
 )

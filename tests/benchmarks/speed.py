@@ -61,9 +61,8 @@ def main(name: str) -> None:
                 if number:  # the first round warms up
                     seconds[way].append((time.perf_counter() - began) / members)
     slowest = np.median(seconds["DDIM 100, conditioner in every step"])
-    print(
-        f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {rows * model.factor} x {cols * model.factor} cells"
-    )
+    size = f"{rows * model.factor} x {cols * model.factor} cells"
+    print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {size}")
     for way, values in seconds.items():
         print(f"{way:40} {np.median(values):6.2f} s a member-hour  {slowest / np.median(values):5.1f} times as fast")
 
