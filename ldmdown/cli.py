@@ -280,6 +280,27 @@ def evaluate(
 
 
 @app.command()
+def plot(
+    files: Annotated[list[Path], typer.Argument(help="Outputs of downscale, or ERA5; drawn side by side.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The picture: .png, .pdf or .svg.")],
+    variables: Annotated[str, typer.Option(help="Rows of the picture.")] = "t2m,ws10",
+    time: Annotated[str | None, typer.Option(metavar="TIME", help="Such as 2020-01-31T12. [default: first]")] = None,
+    member: Annotated[int, typer.Option(min=0, help="Of an ensemble.")] = 0,
+    arrows: Annotated[bool, typer.Option("--arrows", help="Draw the wind.")] = False,
+    extent: Annotated[
+        tuple[float, float, float, float] | None, typer.Option(metavar="W S E N", help="A box in degrees.")
+    ] = None,
+) -> None:
+    """Draw an hour on a map, for a quick look.
+
+    ldmdown plot era5.nc out.nc -o map.png --time 2020-01-31T12
+    """
+    from ldmdown.plots import plot as run
+
+    run(files, output, variables=variables.split(","), time=time, member=member, arrows=arrows, extent=extent)
+
+
+@app.command()
 def info(
     file: Annotated[str, typer.Argument(help="A checkpoint, by file or name, or an output of downscale.")],
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("downscale", "prepare", "train", "twin", "request", "convert", "evaluate", "info")
+VERBS = ("downscale", "prepare", "train", "twin", "request", "convert", "evaluate", "plot", "info")
 
 
 def ldmdown(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
