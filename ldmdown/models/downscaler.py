@@ -20,6 +20,8 @@ from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
 from ldmdown.models.unet import UNet
 
+WEIGHTS = (0.2, 5.0)  # bounds of a channel's weight in the denoiser's loss
+
 
 class Autoencoder(Protocol):
     """A latent space: the paper's VAE, or the exact lapped transform."""
@@ -169,11 +171,24 @@ class Downscaler(nn.Module):
         return self.diffusion.z0_of_v(z, t, self.denoiser(z, t, context).float())
 
     def denoiser_loss(self, z0: Tensor, context: Sequence[Tensor], t: Tensor, noise: Tensor) -> Tensor:
-        """Mean squared error of v, for each sample: (B,)."""
+        """Mean squared error of v, for each sample: (B,); channels count as in `channel_weight`."""
         assert self.denoiser is not None and self.diffusion is not None
         z = self.diffusion.q_sample(z0, t, noise)
         v = self.diffusion.v_target(z0, t, noise)
-        return (self.denoiser(z, t, context).float() - v).square().mean(dim=(1, 2, 3))
+        error = (self.denoiser(z, t, context).float() - v).square()
+        return (error * self.channel_weight).mean(dim=(1, 2, 3))
+
+    @property
+    def channel_weight(self) -> Tensor:
+        """How much each latent channel counts, (L, 1, 1), 1 on average: as its deviation, since scaling made all alike.
+
+        Most channels are small and nearly white; without it they drown those in which structure lies.
+        """
+        if self.scale is None:
+            return torch.ones((), device=self.statics.device)
+        deviation = self.scale.log_deviation.exp()
+        weight = (deviation / deviation.mean()).clamp(*WEIGHTS)
+        return (weight / weight.mean())[:, None, None]
 
     def sample(
         self,
