@@ -19,7 +19,7 @@ from torch import Tensor
 from ldmdown.checkpoint import load
 from ldmdown.models.sampling import ddim, dpmpp, white_noise
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 def main(name: str) -> None:
