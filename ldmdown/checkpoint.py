@@ -152,20 +152,23 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     normalization: Normalizations = {kind: Normalization(**values) for kind, values in header["normalization"].items()}
     model = build(config, normalization, header["stage"])
     tensors = load_file(path)
-    expected, given = (
-        {name: tuple(tensor.shape) for name, tensor in part.items()} for part in (model.state_dict(), tensors)
-    )
-    wrong = [
-        f"{name} is {given.get(name, 'missing')}, not {expected.get(name, 'expected')}"
-        for name in sorted(expected | given)
-        if expected.get(name) != given.get(name)
-    ]
+    wrong = misfits(tensors, model.state_dict())
     if wrong:
         shown = "; ".join(wrong[:SHOWN]) + (f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
         raise LdmdownError(path, "its weights do not fit its configuration", found=shown)
     model.load_state_dict(tensors)
     model = model.to(device).eval().requires_grad_(False)
     return Checkpoint(path, header, config, Grid(**config.grid.model_dump()), normalization, model)
+
+
+def misfits(given: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Every tensor that is missing, unexpected or misshapen, in words; of tensors only names and shapes matter."""
+    found, wanted = ({name: tuple(tensor.shape) for name, tensor in part.items()} for part in (given, expected))
+    return [
+        f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'expected')}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
 
 
 def _baseline(config: Config, normalization: Normalizations) -> Baseline:

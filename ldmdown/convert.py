@@ -93,7 +93,9 @@ def convert(
     if stage == "ldm":
         weights |= _latent(given["ldm"])
         _check_schedule(given["ldm"], config)
-    _check_names(files, weights, expected)
+    del expected["statics"]  # which come from their own files
+    if wrong := checkpoint.misfits(weights, expected):
+        raise LdmdownError(", ".join(map(str, files)), "do not fit the paper's networks", found="; ".join(wrong))
     model = checkpoint.build(config, normalization, stage)
     values = {name: torch.from_numpy(np.array(tensor.array())) for name, tensor in weights.items()}
     model.load_state_dict(values | {"statics": torch.from_numpy(ground)})
@@ -172,10 +174,10 @@ def _latent(ldm: Published) -> Tensors:
         if ".to_decoder." not in name  # which nothing calls
     }
     average = ldm.below("denoiser_ema.")
-    for name, tensor in ldm.below("denoiser.").items():
-        weights[f"denoiser.{name}"] = average.get(name.replace(".", ""), tensor)
+    for name in ldm.below("denoiser."):
         if name.replace(".", "") not in average:
             raise LdmdownError(ldm.path, f"holds no averaged weights of denoiser.{name}")
+        weights[f"denoiser.{name}"] = average[name.replace(".", "")]
     return weights
 
 
@@ -221,15 +223,3 @@ def _check_schedule(ldm: Published, config: Config) -> None:
     ours = Diffusion(**config.diffusion.model_dump()).alphas_cumprod.numpy()
     if theirs.shape != ours.shape or np.abs(theirs - ours).max() > SCHEDULE:
         raise LdmdownError(ldm.path, "has another noise schedule than the paper's", found=f"{theirs.shape[0]} steps")
-
-
-def _check_names(files: Sequence[Path], weights: Tensors, expected: Mapping[str, torch.Tensor]) -> None:
-    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items() if name != "statics"}
-    wrong = [
-        f"{name} is {given.get(name, 'missing')}, not {wanted.get(name, 'expected')}"
-        for name in sorted(given.keys() | wanted.keys())
-        if given.get(name) != wanted.get(name)
-    ]
-    if wrong:
-        raise LdmdownError(", ".join(map(str, files)), "do not fit the paper's networks", found="; ".join(wrong))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -123,3 +124,13 @@ def archive(tmp_path: Path) -> Path:
         ) as f:
             f.write(values.astype(np.float32))
     return tmp_path
+
+
+class Attack:
+    """Creates a file when a general unpickler loads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)

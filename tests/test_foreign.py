@@ -7,25 +7,15 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import Attack
 from numpy.testing import assert_array_equal
 
 from ldmdown.data import foreign
 from ldmdown.errors import LdmdownError
-
-
-class Attack:
-    """Creates a file when a general unpickler loads it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.path}",)
 
 
 def test_the_attack_of_these_tests_is_a_real_one(tmp_path: Path) -> None:

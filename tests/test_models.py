@@ -7,12 +7,10 @@ from torch import nn
 from torch.nn import functional
 
 from ldmdown import checkpoint
-from ldmdown.models.conditioner import Conditioner
-from ldmdown.models.denoiser import Denoiser
+from ldmdown.config import preset
+from ldmdown.data.normalization import Normalization
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.models.layers import LocalFilter, SpectralFilter
-from ldmdown.models.unet import UNet
-from ldmdown.models.vae import VAE
 
 
 def parameters(module: nn.Module) -> int:
@@ -21,33 +19,12 @@ def parameters(module: nn.Module) -> int:
 
 def test_sizes_are_the_papers() -> None:
     """Section 3 of the paper: 31 M, 274 M; its conditioner holds 118 k more in a part that nothing calls."""
+    config = preset("paper-t2m")
+    unit = Normalization(dict.fromkeys(config.predictors, 0.0), dict.fromkeys(config.predictors, 1.0))
     with torch.device("meta"):
-        unet = UNet(32, 1, (64, 128, 256, 512), 1024)
-        conditioner = Conditioner(
-            14,
-            18,
-            levels=3,
-            static_levels=3,
-            static_encoder="convolutional",
-            multiplier=3,
-            statics_dim=128,
-            predictors_dim=24,
-            out_dim=256,
-            depth=4,
-            mixer="spectral",
-            norm="group",
-        )
-        vae = VAE(1, 3, 4, 16)
-        denoiser = Denoiser(
-            vae.latent_channels,
-            conditioner.channels,
-            channels=256,
-            multipliers=(1, 2, 4),
-            blocks=2,
-            cross_levels=(0, 1),
-            mixer="spectral",
-            norm="none",
-        )
+        model = checkpoint.build(config, {"predictors": unit, "target": unit}, "ldm")
+    assert model.conditioner is not None and model.denoiser is not None
+    unet, conditioner, denoiser = model.unet, model.conditioner, model.denoiser
     assert [parameters(part) for part in (unet, conditioner, denoiser)] == [31_054_337, 23_714_398, 274_467_616]
 
 

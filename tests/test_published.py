@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 import torch
 import yaml
 import zstandard
-from conftest import THEIRS, statistics
+from conftest import THEIRS, Attack, statistics
 
 from ldmdown import checkpoint
 from ldmdown.data.archive import Archive
@@ -117,14 +116,6 @@ def test_errors_name_the_file(published: Path) -> None:
         prepare(configuration(published, targets=["u10", "v10"]))
     with pytest.raises(LdmdownError, match="static_var: does not hold what the configuration gives"):
         prepare(configuration(published, statics={"given": ["z"]}))
-
-
-class Attack:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.path}",)
 
 
 def test_a_day_that_runs_a_command_is_refused(published: Path) -> None:

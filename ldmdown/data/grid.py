@@ -58,9 +58,7 @@ class Grid:
 
     @cached_property
     def _lonlat(self) -> tuple[Array, Array]:
-        back = pyproj.Transformer.from_crs(self.projection, LONLAT, always_xy=True)
-        lon, lat = back.transform(*np.meshgrid(self.x, self.y))
-        return lon, lat
+        return SourceGrid(self.y, self.x, self.projection).lonlat()
 
     @property
     def lon(self) -> Array:
