@@ -161,6 +161,23 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     return Checkpoint(path, header, config, Grid(**config.grid.model_dump()), normalization, model)
 
 
+def take_fitting(path: Path, model: Downscaler) -> int:
+    """Give a model the tensors of a checkpoint that have its names and shapes; returns how many.
+
+    Raises
+    ------
+    LdmdownError
+        as `read_header`.
+    """
+    read_header(path)
+    own = model.state_dict()
+    fitting = {
+        name: tensor for name, tensor in load_file(path).items() if name in own and own[name].shape == tensor.shape
+    }
+    model.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
 def misfits(given: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """Every tensor that is missing, unexpected or misshapen, in words; of tensors only names and shapes matter."""
     found, wanted = ({name: tuple(tensor.shape) for name, tensor in part.items()} for part in (given, expected))

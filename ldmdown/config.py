@@ -175,7 +175,7 @@ class SamplerConfig(Section):
 class StageConfig(Section):
     """One training stage. `crop` is in coarse cells; `batch` counts crops over all processes."""
 
-    steps: int
+    steps: int = Field(ge=0)  # 0: keep the weights that the stage starts from
     rate: float
     batch: int
     crop: int = 16
@@ -193,6 +193,7 @@ class TrainConfig(Section):
 
     run: str = "run"
     seed: int = 0
+    start: str | None = None  # a checkpoint, by file or name, whose weights the networks start from where they fit
     unet: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)
     gan: StageConfig = StageConfig(steps=4000, rate=2e-4, batch=16, betas=(0.5, 0.9), ema=0.99)
     vae: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)

@@ -32,10 +32,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ldmdown import checkpoint, metrics, runtime
+from ldmdown.card import find, sha256
 from ldmdown.config import Config, StageConfig, load_config
 from ldmdown.data.archive import PRECISION, Archive
 from ldmdown.data.twin import RECIPE
 from ldmdown.errors import LdmdownError
+from ldmdown.models.downscaler import Downscaler
 from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
 from ldmdown.models.vae import VAE
 
@@ -149,11 +151,26 @@ class Training:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.archive.statics:
             model.statics.data = torch.from_numpy(self.archive.load_statics())
+        self._start(model)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.discriminator = self._discriminator()
         self._check(label)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.indices = {use: self.archive.split(use) for use in ("train", "validation")}
+
+    def _start(self, model: Downscaler) -> None:
+        """Take what fits of the weights of the checkpoint `train.start`."""
+        self.start_hash = None
+        if self.config.train.start is None:
+            return
+        path = find(self.config.train.start)
+        self.start_hash = sha256(path)
+        taken = checkpoint.take_fitting(path, model)
+        if not taken:
+            raise LdmdownError(path, "has no weights that fit the networks of the configuration",
+                               cure="leave out train.start, or give the networks the sizes that "
+                               f"`ldmdown info {self.config.train.start}` prints")  # fmt: skip
+        _say(f"{taken} of {len(model.state_dict())} tensors start from {path}")
 
     def _check(self, label: Path) -> None:
         plan = self.archive.plan
@@ -222,6 +239,7 @@ class Training:
             self.archive.plan,
             {kind: asdict(values) for kind, values in self.archive.normalization.items()},
             content["train"]["seed"],
+            self.start_hash,
         ]
         for before in [*self.before(name), name]:
             parts += [{key: content[key] for key in SECTIONS[before]}, content["train"][before]]
@@ -412,8 +430,10 @@ class Training:
         return first.to(self.device), second.to(self.device)
 
     def _start_scale(self, latents: Tensor) -> None:
-        """Give the scale each channel's deviation over the training hours, from which it learns to depart."""
+        """Give a fresh scale each channel's deviation over the training hours, from which it learns to depart."""
         assert self.model.scale is not None
+        if self.model.scale.log_deviation.any():
+            return
         squares = sum(hour.float().square().mean((-2, -1)) for hour in latents)
         self.model.scale.log_deviation.copy_(0.5 * (squares / len(latents)).log())
 
@@ -521,6 +541,11 @@ def fit(training: Training, stage: Stage, resume: bool, progress: Progress) -> N
         modules["discriminator"] = training.discriminator
     held = {**model.state_dict(keep_vars=True), **modules.state_dict(keep_vars=True)}
     tensors = {name: tensor for name, tensor in held.items() if name.split(".")[0] in stage.parts}
+    if not settings.steps:
+        value, fingerprint = _validate(training, stage), training.fingerprint(stage.name)
+        kept = {"step": 0, "best_step": 0, "best_loss": value, "best": tensors, "finished": True}
+        _write(training.state_path(stage.name), kept | {"fingerprint": fingerprint})
+        return
     optimizer = _optimizer(tensors, settings, training.config.statics.rate)
     average = Average(tensors, settings.ema)
     state = _begin(training, stage, resume)
