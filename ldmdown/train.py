@@ -36,9 +36,11 @@ from ldmdown.card import find, sha256
 from ldmdown.config import Config, StageConfig, load_config
 from ldmdown.data.archive import PRECISION, Archive
 from ldmdown.data.twin import RECIPE
+from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
+from ldmdown.models.ground import CellRegression
 from ldmdown.models.vae import VAE
 
 StageName = Literal["all", "unet", "vae", "ldm", "gan"]
@@ -57,6 +59,7 @@ AHEAD = 3  # batches made while the device works
 LOG_EVERY = 20  # steps between readings of the losses, each of which waits for the device
 VALIDATION_BATCHES = 8
 MEASURED_HOURS = 200  # for the coherence in time
+GROUND_HOURS = 1000  # at about this many training hours the ground is estimated
 SCORED_CROPS, SCORED_MEMBERS = 8, 8
 
 
@@ -281,12 +284,14 @@ class Training:
             latents = self._latents(progress)
             sources = {use: self._latent_source(use, latents) for use in self.indices}
         parts = {
-            "unet": ("unet",) if self.config.statics.given else ("unet", "statics"),
+            "unet": ("unet", "statics"),
             "vae": ("autoencoder",),
             "scale": ("scale",),
             "ldm": ("conditioner", "denoiser"),
             "gan": ("unet", "discriminator"),
         }
+        if name == "unet" and not self.config.statics.given:
+            self._start_ground(sources["train"], progress)
         if name == "gan":
             self._start_gan()
         if name == "scale":
@@ -429,6 +434,27 @@ class Training:
         )
         return first.to(self.device), second.to(self.device)
 
+    @torch.no_grad()
+    def _start_ground(self, source: Source, progress: Progress) -> None:
+        """Give the model the ground that the training hours tell of, unless it starts from another's."""
+        model, config = self.model, self.config
+        if model.statics.any():
+            return
+        names = [name for name in config.predictors if name in config.targets or variable(name).derived]
+        channels = [config.predictors.index(name) for name in names]
+        h, w = self.archive.grid.coarse.shape
+        cells = CellRegression(1 + len(names), len(config.targets), *self.archive.grid.shape)
+        hours = range(0, len(source.predictors), max(1, len(source.predictors) // GROUND_HOURS))
+        task = progress.add_task("ground", total=len(hours), note="")
+        for hour in hours:
+            batch = source.batch(np.array([hour]), np.zeros((1, 2), int), (h, w))
+            fine = model.interpolate(batch["predictors"])
+            residual = (batch["target"] - model.start(fine))[0]
+            x = torch.cat([torch.ones_like(fine[0, :1]), fine[0, channels]])
+            cells.add(x.cpu(), residual.cpu())
+            progress.advance(task)
+        model.statics.copy_(cells.ground(len(model.statics)))
+
     def _start_scale(self, latents: Tensor) -> None:
         """Give a fresh scale each channel's deviation over the training hours, from which it learns to depart."""
         assert self.model.scale is not None
@@ -546,7 +572,7 @@ def fit(training: Training, stage: Stage, resume: bool, progress: Progress) -> N
         kept = {"step": 0, "best_step": 0, "best_loss": value, "best": tensors, "finished": True}
         _write(training.state_path(stage.name), kept | {"fingerprint": fingerprint})
         return
-    optimizer = _optimizer(tensors, settings, training.config.statics.rate)
+    optimizer = _optimizer(tensors, settings)
     average = Average(tensors, settings.ema)
     state = _begin(training, stage, resume)
     if state is None:
@@ -564,7 +590,7 @@ def fit(training: Training, stage: Stage, resume: bool, progress: Progress) -> N
             part.train()
         rate = schedule(step, settings)
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate
+            group["lr"] = settings.rate * rate
         loss = _loss(training, stage, batch)
         optimizer.zero_grad()
         loss.backward()
@@ -713,27 +739,16 @@ def _validate(training: Training, stage: Stage) -> float:
     return float(torch.stack([_loss(training, stage, batch) for _, batch in batches]).mean())
 
 
-def _optimizer(tensors: dict[str, Tensor], settings: StageConfig, ground_rate: float) -> torch.optim.Optimizer:
-    """AdamW; the learned fields of the ground have a rate of their own and no decay."""
-    trained = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.nn.Parameter)}
-    for tensor in trained.values():
+def _optimizer(tensors: dict[str, Tensor], settings: StageConfig) -> torch.optim.Optimizer:
+    trained = [tensor for tensor in tensors.values() if isinstance(tensor, nn.Parameter)]
+    for tensor in trained:
         tensor.requires_grad_()
-    groups = [
-        {
-            "params": [tensor for name, tensor in trained.items() if name != "statics"],
-            "peak": settings.rate,
-            "weight_decay": settings.weight_decay,
-        },
-        {
-            "params": [tensor for name, tensor in trained.items() if name == "statics"],
-            "peak": ground_rate,
-            "weight_decay": 0.0,
-        },
-    ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        trained,
+        lr=settings.rate,
         betas=settings.betas,
-        fused=next(iter(tensors.values())).is_cuda,
+        weight_decay=settings.weight_decay,
+        fused=trained[0].is_cuda,
     )
 
 
