@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 import threading
 import zlib
@@ -237,11 +236,6 @@ def write_latents(
     """Latents of all hours of the splits, one split after the other, whole domain, float16, as a NumPy file.
 
     The processes share the hours. A run that was killed goes on where it was; an hour that cannot be read is NaN.
-
-    Raises
-    ------
-    LdmdownError
-        if the disk is too full for them.
     """
     beside = path.with_suffix(".part")
     places = [(split, place) for split in splits for place in range(len(split))]
@@ -271,19 +265,13 @@ def write_latents(
 def _allocate(path: Path, shape: tuple[int, ...]) -> None:
     """A NumPy file of zeros that has its place on the disk, since a memory map that finds none is killed."""
     new = path.with_suffix(".new")
-    latents = np.lib.format.open_memmap(new, "w+", np.float16, shape)
+    np.lib.format.open_memmap(new, "w+", np.float16, shape)
     try:
         with new.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, new.stat().st_size)
     except OSError as error:
         new.unlink()
-        raise LdmdownError(
-            path,
-            "there is no room for the latents",
-            found=f"{error.strerror}; {shutil.disk_usage(path.parent).free / 1e9:.1f} GB free",
-            expected=f"{latents.nbytes / 1e9:.1f} GB",
-            cure="make room, or let train.run name a folder on another disk; then train with --resume",
-        ) from None
+        raise OSError(error.errno, error.strerror, str(path)) from None
     new.rename(path)
 
 

@@ -6,15 +6,18 @@ leaves the last complete one.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import importlib.util
 import json
 import math
+import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ldmdown.config import Config
@@ -82,22 +86,39 @@ class Run:
         return state if state and state["fingerprint"] == fingerprint else None
 
     def write(self, path: Path, content: State) -> None:
-        """Beside and renamed; all processes wait for it.
-
-        Raises
-        ------
-        LdmdownError
-            if the disk is full.
-        """
+        """Beside and renamed; all processes wait for it."""
         if self.processes.first:
             beside = path.with_suffix(".tmp")
             try:
-                torch.save(content, beside)
-            except (OSError, RuntimeError) as error:
-                beside.unlink(missing_ok=True)
-                raise _full(path, error) from None
+                with beside.open("wb") as file:
+                    torch.save(content, file)
+            except OSError:
+                beside.unlink()
+                raise
             beside.replace(path)
         self.processes.wait()
+
+
+@contextlib.contextmanager
+def on_disk(folder: Path) -> Iterator[None]:
+    """Say so where the disk is full, whatever was being written.
+
+    Raises
+    ------
+    LdmdownError
+        if it is.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise LdmdownError(
+            getattr(error, "filename", None) or folder,
+            "the disk is full; what was written before is intact",
+            found=f"{shutil.disk_usage(folder).free / 1e9:.1f} GB free",
+            cure="make room, then go on with `ldmdown train --resume`",
+        ) from None
 
 
 def load(path: Path) -> State:
@@ -201,20 +222,8 @@ def _cut_back(path: Path, header: str, step: int) -> None:
 
 
 def _append(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    try:
-        with path.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-    except OSError as error:
-        raise _full(path, error) from None
-
-
-def _full(path: Path, error: Exception) -> LdmdownError:
-    return LdmdownError(
-        path,
-        "cannot be written; what it held before is intact",
-        found=f"{str(error).splitlines()[0]}; {shutil.disk_usage(path.parent).free / 1e9:.1f} GB free",
-        cure="make room on the disk, then go on with `ldmdown train --resume`",
-    )
+    with path.open("a", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def read_losses(path: Path) -> dict[str, np.ndarray]:

@@ -31,7 +31,7 @@ from ldmdown.loop import Stage, fit
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
 from ldmdown.models.vae import VAE
-from ldmdown.run import Run, load
+from ldmdown.run import Run, load, on_disk
 
 StageName = Literal["all", "unet", "vae", "ldm", "gan"]
 
@@ -62,7 +62,7 @@ def train(
         or a stage before is missing; or as `loop.fit`.
     """
     config, root = load_config(config_path)
-    with runtime.processes() as processes, _progress(processes) as progress:
+    with on_disk(root), runtime.processes() as processes, _progress(processes) as progress:
         training = Training(config, root, config_path or root, processes)
         run, wanted = training.run, training.wanted(stage)
         for name in training.up_to(wanted):
@@ -395,11 +395,17 @@ class Training:
         if self.processes.first and not path.exists():
             lost = heldout.reconstruction(self.model, self.splits["validation"], self.device)
             path.write_text(json.dumps(lost, indent=2))
-            for name, bands in lost.items():
-                worst = {band: loss for band, loss in bands.items() if loss > heldout.LOSS}
-                if worst:
-                    losses = ", ".join(f"{loss:.1f} dB from {band} km" for band, loss in worst.items())
-                    self.run.say(f"warning: the vae loses power of {name}: {losses}\n  cure: {heldout.CURE}")
+            worst = {
+                name: {band: loss for band, loss in bands.items() if loss > heldout.LOSS}
+                for name, bands in lost.items()
+            }
+            losses = "; ".join(
+                f"{name} " + ", ".join(f"{loss:.1f} dB from {band} km" for band, loss in bands.items())
+                for name, bands in worst.items()
+                if bands
+            )
+            if losses:
+                self.run.say(f"warning: the latent space loses power: {losses}\n  cure: {heldout.CURE}")
         self.processes.wait()
 
     def _show(self, name: str, step: int) -> None:

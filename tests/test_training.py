@@ -21,8 +21,8 @@ from ldmdown.data.archive import Archive
 from ldmdown.data.grid import Grid
 from ldmdown.data.reference import ReferenceOnGrid, open_reference
 from ldmdown.errors import LdmdownError
-from ldmdown.prepare import prepare
 from ldmdown.loop import Average
+from ldmdown.prepare import prepare
 from ldmdown.train import train
 
 CONDITIONER = {"statics_dim": 16, "predictors_dim": 16, "out_dim": 16, "depth": 1}
