@@ -179,13 +179,18 @@ def _once_and_again(module: nn.Module) -> tuple[AbstractContextManager[None], Ab
 def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
     """Batch normalisation that does not count its batch, which it has seen before."""
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    before = [count.clone() for count in counts]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for count, value in zip(counts, before, strict=True):
+            count.copy_(value)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ldmdown import checkpoint, heldout, runtime, training_report
-from ldmdown.batches import Batch, Split, draw, field_source, hour, latent_source, noise, times, write_latents
+from ldmdown.batches import Batch, Split, draw, field_source, hour, latent_source, noise, parts, times, write_latents
 from ldmdown.card import find, sha256
 from ldmdown.config import Config, StageConfig, load_config
 from ldmdown.data.archive import Archive
@@ -210,14 +210,14 @@ class Training:
         else:
             latents = self._latents(progress)
             sources = {use: latent_source(self.splits[use], part, self.processes) for use, part in latents.items()}
-        parts = {
+        trained = {
             "unet": ("unet",) if self.config.statics.given else ("unet", "statics"),
             "vae": ("autoencoder",),
             "scale": ("scale",),
             "ldm": ("conditioner", "denoiser"),
             "gan": ("unet", "discriminator"),
         }[name]
-        modules = {part: getattr(model, part) for part in parts if part not in ("statics", "discriminator")}
+        modules = {part: getattr(model, part) for part in trained if part not in ("statics", "discriminator")}
         held = model.state_dict(keep_vars=True)
         if name == "gan":
             assert self.discriminator is not None
@@ -233,7 +233,7 @@ class Training:
             name=name,
             settings=self.settings(name),
             modules=modules,
-            tensors={key: tensor for key, tensor in held.items() if key.split(".")[0] in parts},
+            tensors={key: tensor for key, tensor in held.items() if key.split(".")[0] in trained},
             ground_rate=self.config.statics.rate,
             sources=sources,
             loss=getattr(self, f"_{name}_loss"),
@@ -385,7 +385,8 @@ class Training:
         source = field_source(Split(self.archive, use), self._alone, hold=False)
         settings = self.settings(name).model_copy(update={"batch": SCORED_CROPS})
         batch = draw(source, "scores", self.config.train.seed, settings, 0, self._alone)
-        fields = heldout.drawn(self.model, self.config, name, batch, self._deviation)
+        crops = [heldout.drawn(self.model, self.config, name, one, self._deviation) for one, _ in parts(batch, 1)]
+        fields = {system: np.concatenate([crop[system] for crop in crops], axis=1) for system in crops[0]}
         on = f"{SCORED_CROPS} {use} crops, {heldout.MEMBERS} members"
         return {"on": on} | heldout.scores(fields, self.config.targets)
 
