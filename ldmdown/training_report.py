@@ -73,10 +73,9 @@ def _stages(folder: Path, states: Mapping[str, State]) -> str:
     for stage, state in states.items():
         path = folder / f"{stage}.csv"
         speeds = read_losses(path)["crops_per_second"] if path.exists() and state["step"] else np.array([np.nan])
-        rows.append(
-            [stage, "yes" if state["finished"] else "no", float(state["step"]), float(state["best_step"]),
-             state["best_loss"], float(np.median(speeds))]
-        )  # fmt: skip
+        steps, best = (report.Cell(str(state[key]), state[key]) for key in ("step", "best_step"))
+        finished = "yes" if state["finished"] else "no"
+        rows.append([stage, finished, steps, best, state["best_loss"], float(np.median(speeds))])
     header = ["stage", "finished", "steps", "best after", "best validation loss", "crops a second"]
     return report.table("Stages of the run", header, rows)
 
