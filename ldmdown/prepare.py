@@ -118,7 +118,7 @@ def _example(config: Config, root: Path) -> None:
 def _days(config: Config, root: Path, scheduler: str | None) -> tuple[list[Day], dict[str, list[int]]]:
     with _bar("files") as progress:
         task = progress.add_task("looking at", total=None)
-        held = catalogue(config, root, scheduler, lambda files: progress.advance(task, files))
+        held = catalogue(config, root, scheduler, lambda done, all_: progress.update(task, completed=done, total=all_))
     return days_of(config, held)
 
 

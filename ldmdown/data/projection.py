@@ -58,7 +58,8 @@ def source_grid(dataset: xr.Dataset, name: str, file: str | Path) -> SourceGrid:
     projected = axes[0] in ("rlat", "y") or any(field[axis].attrs.get("standard_name") in STANDARD for axis in axes)
     crs = _crs(dataset, field, file) if projected or _mapping(dataset, field) else LONLAT
     if set(axes) <= set(field.coords):
-        return SourceGrid(*(field[axis].values.astype(float) * _scale(field[axis], crs) for axis in axes), crs)
+        y, x = (np.asarray(field[axis], float) * _scale(field[axis], crs) for axis in axes)
+        return SourceGrid(y, x, crs)
     return SourceGrid(*_computed(dataset, crs, axes, file), crs)
 
 

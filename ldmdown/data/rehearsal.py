@@ -58,8 +58,8 @@ def rehearse(config: Config, root: Path, days: Sequence[Day], alone: Mapping[str
     raw = total * sum(np.dtype(part["dtype"]).itemsize * prod(part["shape"]) for part in layout(grid, names).values())
     lines.append(f"  {'size':<11}about {_bytes(per_hour[0] * total)} (uncompressed {_bytes(raw)})")
     cores = workers()
-    lines.append(f"  {'time':<11}about {_time(per_hour[1] * total / cores)} on {cores} cores: {per_hour[1]:.2f} s an "
-                 f"hour and core, measured on {sampled} hours; --scheduler spreads the days over a cluster")  # fmt: skip
+    lines.append(f"  {'time':<11}about {_time(per_hour[1] * total / cores)} on {cores} cores: {per_hour[1]:.2f} s "
+                 f"an hour and core, measured on {sampled} hours; --scheduler spreads days over a cluster")  # fmt: skip
     return "\n".join(lines)
 
 

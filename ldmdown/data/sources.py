@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ from ldmdown.errors import LdmdownError
 
 KINDS = ("era5", "reference")
 STORE = ("zarr.json", ".zgroup", ".zmetadata")  # in a folder that is a Zarr store
-BATCH = 256  # files that a task looks at
+BATCH = 100  # files that a task looks at
 
 Catalogue = Mapping[str, Mapping[str, Hours]]
 """By kind and name of file, the hours that it holds."""
@@ -62,9 +62,9 @@ def periods(config: Config) -> list[tuple[Any, Any]]:
 
 
 def catalogue(
-    config: Config, root: Path, scheduler: str | None = None, advance: Callable[[int], None] = lambda files: None
+    config: Config, root: Path, scheduler: str | None = None, progress: Callable[[int, int], None] = lambda *_: None
 ) -> Catalogue:
-    """Look at all files; `advance` is called with how many were looked at.
+    """Look at all files; `progress` is called with how many of how many were looked at.
 
     Raises
     ------
@@ -74,12 +74,17 @@ def catalogue(
     if config.data.published is not None:
         folder = root / config.data.published
         return published.catalogue(folder, config.targets)
-    found = {}
-    for kind, look in (("era5", hours_in), ("reference", hours_held)):
-        names = list_files(root, getattr(config.data, kind), kind)
-        batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
-        hours = parallel.run(partial(_look, look), batches, scheduler=scheduler, advance=partial(advance, BATCH))
-        found[kind] = dict(zip(names, (held for batch in hours for held in batch), strict=True))
+    names = {kind: list_files(root, getattr(config.data, kind), kind) for kind in KINDS}
+    batches = [
+        (kind, held[start : start + BATCH]) for kind, held in names.items() for start in range(0, len(held), BATCH)
+    ]
+    total, done = sum(map(len, names.values())), itertools.count(1)
+    hours = parallel.run(
+        _look, batches, scheduler=scheduler, advance=lambda: progress(min(next(done) * BATCH, total), total)
+    )
+    found: dict[str, dict[str, Hours]] = {kind: {} for kind in KINDS}
+    for (kind, batch), held in zip(batches, hours, strict=True):
+        found[kind].update(zip(batch, held, strict=True))
     return found
 
 
@@ -92,7 +97,9 @@ def hours_in(path: Path) -> Hours:
     return np.unique(np.concatenate(hours))
 
 
-def _look(look: Callable[[Path], Hours], names: Sequence[str]) -> list[Hours]:
+def _look(batch: tuple[str, Sequence[str]]) -> list[Hours]:
+    kind, names = batch
+    look = {"era5": hours_in, "reference": hours_held}[kind]
     return [look(Path(name)) for name in names]
 
 
