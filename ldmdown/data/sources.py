@@ -72,8 +72,7 @@ def catalogue(
         if there are none of a kind, or one cannot be read.
     """
     if config.data.published is not None:
-        folder = root / config.data.published
-        return published.catalogue(folder, config.targets)
+        return published.catalogue(root / config.data.published, config.targets)
     names = {kind: list_files(root, getattr(config.data, kind), kind) for kind in KINDS}
     batches = [
         (kind, held[start : start + BATCH]) for kind, held in names.items() for start in range(0, len(held), BATCH)
