@@ -236,8 +236,8 @@ def request(
     ldmdown request --start 2020-01-01 --end 2020-03-31 > download.py
     """
     from ldmdown.card import find, read_header
-    from ldmdown.data.era5 import cds_script
     from ldmdown.data.grid import Grid
+    from ldmdown.data.request import cds_script
 
     first, last = (_moment(name, text).date() for name, text in (("--start", start), ("--end", end)))
     if last < first:
