@@ -64,9 +64,9 @@ def prepare(config_path: Path | None = None, *, scheduler: str | None = None, dr
             )
         _say(f"{path} is there already, prepared with this configuration")
         return
-    if config.twin is not None and not dry_run:
-        _twin(config, root)
-        if config_path is None and not DEFAULT.exists():
+    if config.twin is not None:
+        _twin(config, root, dry_run)
+        if config_path is None and not DEFAULT.exists() and not dry_run:
             _example(config, root)
     days, alone = _days(config, root, scheduler)
     statics = ground(config, root)
@@ -84,10 +84,15 @@ def _plan(config: Config) -> dict[str, Any]:
     return {key: content[key] for key in ("grid", "predictors", "targets", "twin")} | data | statics
 
 
-def _twin(config: Config, root: Path) -> None:
-    """Write the synthetic files where the configuration looks for them."""
+def _twin(config: Config, root: Path, dry_run: bool) -> None:
+    """Write the synthetic files where the configuration looks for them; a dry run only looks whether they are there."""
     assert config.twin is not None
     directory = (root / config.data.era5[0]).parent.parent
+    if dry_run:
+        if not directory.joinpath("era5").exists():
+            raise LdmdownError(directory, "the twin's files are not written yet",
+                               cure="run `ldmdown prepare` without --dry-run: it writes them first")  # fmt: skip
+        return
     with _bar("days") as progress:
         task = progress.add_task("writing the twin", total=None)
         write_twin(

@@ -162,7 +162,11 @@ def test_geopotential_in_netcdf(tmp_path: Path) -> None:
         (["slope"], {}, "statics.given names a field that nothing makes\n  found: slope"),
         (["z"], {}, "statics.given has z, which is made from files\n  expected: data.statics.terrain"),
         (["z"], {"terrain": "no/*.tif"}, "no such files"),
-        (["land_cover_5"], {"land_cover": "ones.tif"}, "of a class that is given\n  found: classes 1\n  expected: land_"),
+        (
+            ["land_cover_5"],
+            {"land_cover": "ones.tif"},
+            "of a class that is given\n  found: classes 1\n  expected: land_",
+        ),
         (["land_sea_mask"], {"land_sea_mask": "terrain.tif"}, "is no land-sea mask\n  found: 4"),
         (["coast_distance"], {"land_sea_mask": "ones.tif"}, "but the grid has no coast"),
         (["z", "z_deviation"], {"terrain": "coarse.tif"}, "is too coarse for z_deviation\n  found: pixels of 2000 m"),

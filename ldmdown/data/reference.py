@@ -15,16 +15,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from ldmdown.data.era5 import _convert as convert_units
 from ldmdown.data.era5 import hours_of
 from ldmdown.data.grid import LONLAT, Array, Grid, SourceGrid, grid_north, regrid, rotate_to_earth
 from ldmdown.data.projection import horizontal, source_grid
+from ldmdown.data.units import canonical, conversion
 from ldmdown.data.variables import Variable, variable
 from ldmdown.errors import LdmdownError
 
 WINDS = ("u10", "v10")
 EARTH = ("eastward_wind", "northward_wind")
 ENSEMBLE = "realization"
+BLOCK = 6  # hours read at once, since files may keep many in a chunk
 ALONG_GRID = ("U_10M", "V_10M")  # COSMO's names, whatever standard name stands beside them
 
 
@@ -56,6 +57,8 @@ class Reference:
         self.file = file
         self.times = dataset.time.values
         self.hours = hours_of(dataset)
+        self._block = 1 if ENSEMBLE in dataset.dims else BLOCK
+        self._start, self._held = -1, dataset
         held = [dataset[name] for name in WINDS if name in dataset]
         self.turned = source.crs != LONLAT and any(wind.attrs.get("along_grid", False) for wind in held)
 
@@ -67,7 +70,11 @@ class Reference:
         LdmdownError
             if a value is not physical.
         """
-        hour = self.dataset.isel(time=index)
+        start = index - index % self._block
+        if start != self._start:
+            block = self.dataset[list(self.names)].isel(time=slice(start, start + self._block)).load()
+            self._start, self._held = start, block
+        hour = self._held.isel(time=index - start)
         fields = {name: hour[name].values.astype(np.float32) for name in self.names}
         if self.turned:
             angle = _angle(_Key(self.source))
@@ -222,12 +229,12 @@ def _open(file: Path) -> list[xr.Dataset]:
         if grib:
             import cfgrib  # after pyproj, which crashes otherwise
 
-            parts = cfgrib.open_datasets(str(file), indexpath="", chunks={})
+            parts = cfgrib.open_datasets(str(file), indexpath="")
         else:
-            parts = [xr.open_dataset(file, engine="netcdf4", chunks={})]
+            parts = [xr.open_dataset(file, engine="netcdf4", cache=False)]
     except (OSError, ValueError) as error:
         raise LdmdownError(file, "cannot be read as NetCDF or GRIB", found=str(error)) from None
-    return [_timed(part, file) for part in parts]
+    return [_timed(part, file).chunk(time=1) for part in parts]
 
 
 def _timed(dataset: xr.Dataset, file: Path) -> xr.Dataset:
@@ -309,9 +316,18 @@ def _plain(dataset: xr.Dataset, alias: str, known: Variable, file: Path) -> xr.D
         )
     along_grid = _along_grid(field)
     field = field.isel(dict.fromkeys(others, 0), drop=True).transpose("time", ..., *axes)
-    field = convert_units(field, known, file)
+    field = _in_our_units(field, known, file)
     field = field.drop_vars([str(name) for name in field.coords if name != "time"])
     return field.rename(known.name).rename(dict(zip(axes, ("y", "x"), strict=True))).assign_attrs(along_grid=along_grid)
+
+
+def _in_our_units(field: xr.DataArray, known: Variable, file: Path) -> xr.DataArray:
+    units = str(field.attrs.get("units", known.units))
+    convert = conversion(canonical(units), known.units)
+    if convert is None or (convert.rate and not known.accumulated):
+        raise LdmdownError(file, f"{field.name} has units that are not understood", found=units,
+                           expected=known.units, cure="correct its units attribute")  # fmt: skip
+    return field if (convert.factor, convert.offset) == (1, 0) else field * convert.factor + convert.offset
 
 
 def _along_grid(field: xr.DataArray) -> bool:

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from ldmdown.config import Config
 from ldmdown.data import parallel, published
 from ldmdown.data.archive import Hours, within
-from ldmdown.data.era5 import CoarsePredictors, _one_form, _open, check_coverage, hours_of, open_era5
+from ldmdown.data.era5 import CoarsePredictors, check_coverage, open_era5
+from ldmdown.data.files import open_files
 from ldmdown.data.grid import Grid
+from ldmdown.data.layout import Layout
 from ldmdown.data.reference import ReferenceOnGrid, hours_held, open_reference
 from ldmdown.errors import LdmdownError
 
@@ -87,19 +89,29 @@ def catalogue(
     return found
 
 
-def hours_in(path: Path) -> Hours:
-    """The hours that an ERA5 file has of anything."""
-    parts = _open(path)
-    hours = [hours_of(_one_form(part, label)) for label, part in parts.items()]
-    for part in parts.values():
-        part.close()
-    return np.unique(np.concatenate(hours))
+def hours_in(path: str) -> Hours:
+    """The hours that an ERA5 file, store or address has of anything.
+
+    Raises
+    ------
+    LdmdownError
+        if it cannot be read, or has no regular grid or no time.
+    """
+    found = [np.empty(0, np.int64)]
+    for label, dataset in open_files([path]):
+        layout = Layout(label, dataset)
+        levels = [None, *(int(values[0]) for values in layout.levels.values())]
+        fields = [
+            name for name, field in dataset.data_vars.items() if {layout.latitude, layout.longitude} <= {*field.dims}
+        ]
+        found += [piece.valid for name in fields for level in levels for piece in layout.pieces(str(name), level)]
+        dataset.close()
+    return np.unique(np.concatenate(found))
 
 
 def _look(batch: tuple[str, Sequence[str]]) -> list[Hours]:
     kind, names = batch
-    look = {"era5": hours_in, "reference": hours_held}[kind]
-    return [look(Path(name)) for name in names]
+    return [hours_in(name) if kind == "era5" else hours_held(Path(name)) for name in names]
 
 
 def list_files(root: Path, patterns: Sequence[str], kind: str) -> list[str]:
