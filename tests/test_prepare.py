@@ -61,7 +61,8 @@ def change(path: Path, edit: Any) -> None:
     """Rewrite a file."""
     with xr.open_dataset(path, engine="netcdf4") as dataset:
         changed = edit(dataset.load())
-    changed.to_netcdf(path, engine="netcdf4")
+    changed.to_netcdf(path.with_suffix(".new"), engine="netcdf4")
+    path.with_suffix(".new").replace(path)  # it may still be open
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -71,7 +71,10 @@ def _on_cluster(function: Callable[[Any], Any], items: Sequence[Any], address: s
         from distributed import Client, as_completed
     except ImportError:
         raise LdmdownError(
-            "--scheduler", "needs a package that is not here", found="no `distributed`", cure="pip install distributed"
+            "--scheduler",
+            "needs a package that is not here",
+            found="no `distributed`",
+            cure="pip install 'ldmdown[cluster]'",
         ) from None
     try:
         client = Client(address, timeout=30)
