@@ -62,7 +62,7 @@ class Piece:
     """
 
     label: str
-    values: xr.DataArray  # (time, latitude, longitude) in the order of the file
+    values: xr.Variable  # (time, latitude, longitude) in the order of the file
     axes: Axes
     valid: Hours
     run: Hours
@@ -73,9 +73,9 @@ class Piece:
     def read(self, hours: slice, rows: Places, cols: Places) -> Array:
         """(hours, rows, cols) at places along its time and along its ordered axes."""
         downs, rights = (_slices(order[some]) for order, some in ((self.axes.rows, rows), (self.axes.cols, cols)))
-        values = self.values.variable
         return np.concatenate(
-            [np.concatenate([values[hours, down, right].values for right in rights], axis=2) for down in downs], axis=1
+            [np.concatenate([self.values[hours, down, right].values for right in rights], axis=2) for down in downs],
+            axis=1,
         )
 
 
@@ -221,7 +221,9 @@ class Layout:
         if not real.all():
             field = field.isel({time: np.flatnonzero(real)})
             valid, run, rank = valid[real], run[real], rank[real]
-        return Piece(self.label, field, self.axes, valid, run, rank, forecast or "run" in self.dataset.coords, since)
+        return Piece(
+            self.label, field.variable, self.axes, valid, run, rank, forecast or "run" in self.dataset.coords, since
+        )
 
     def _given(self, name: str, default: Hours) -> Hours:
         return self.dataset[name].values if name in self.dataset.coords else default
