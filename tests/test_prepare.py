@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+from conftest import CONDITIONER
 
 from ldmdown.data import parallel
 from ldmdown.data.archive import Archive
@@ -218,3 +220,43 @@ def test_a_cluster_makes_the_same_archive(folder: Path) -> None:
         change(folder / "reference" / "VHR-REA_IT_20210105.nc", lambda data: data.assign(T_2M=data.T_2M - 273.15))
         with pytest.raises(LdmdownError, match="t2m is not physical at 2021-01-05T00"):
             prepare(path, scheduler=cluster.scheduler_address)
+
+
+DAVOS = {"west": 4_298_000, "north": 2_648_000, "rows": 16, "cols": 16}
+TERRAIN = Path(os.environ.get("LDMDOWN_TEST_DATA", "none")) / "data" / "terrain" / "srtm1_davos.tif"
+
+
+@pytest.mark.skipif(not TERRAIN.exists(), reason="LDMDOWN_TEST_DATA has no terrain")
+def test_a_system_of_its_own_terrain_is_prepared_and_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real heights over Davos as the networks' ground, from a file to a checkpoint that holds them."""
+    from ldmdown import checkpoint
+    from ldmdown.train import train
+
+    monkeypatch.setattr(parallel, "workers", lambda: 1)
+    write_twin(tmp_path, Grid(**DAVOS), [(f"{day}T00", f"{day}T03") for day in (DAYS[0], DAYS[2])])
+    stage = {"steps": 2, "rate": 1e-3, "batch": 2, "crop": 2, "validate_every": 2}
+    path = write(
+        tmp_path,
+        grid=DAVOS,
+        data={
+            "split": {"train": [[DAYS[0], DAYS[0]]], "validation": [[DAYS[2], DAYS[2]]]},
+            "statics": {"terrain": str(TERRAIN)},
+        },
+        statics={"given": ["z", "z_deviation", "lat"]},
+        unet={"features": [8], "bottleneck": 8},
+        conditioner=CONDITIONER,
+        scale={"conditioner": CONDITIONER},
+        denoiser={"channels": 32, "multipliers": [1], "blocks": 1},
+        train=dict.fromkeys(("unet", "scale", "ldm"), stage),
+    )
+    prepare(path)
+    archive = Archive(tmp_path / "archive.zarr")
+    assert archive.statics == ("z", "z_deviation", "lat")
+    how = archive.statics_normalization
+    assert 1500 < how["z"]["mean"] < 2500 and 100 < how["z_deviation"]["mean"] < 300
+    (file,) = archive.manifest["files"]["statics"]
+    assert file["sha256"] == hashlib.sha256(TERRAIN.read_bytes()).hexdigest()
+    train(path)
+    loaded = checkpoint.load(tmp_path / "checkpoints" / "small.safetensors")
+    assert loaded.stage == "ldm"
+    np.testing.assert_allclose(loaded.model.statics, archive.load_statics(), atol=2e-3)

@@ -77,7 +77,7 @@ def _on_cluster(function: Callable[[Any], Any], items: Sequence[Any], address: s
             cure="pip install 'ldmdown[cluster]'",
         ) from None
     try:
-        client = Client(address, timeout=30)
+        client = Client(address, timeout=30, set_as_default=False)
     except (OSError, ValueError) as error:
         cure = "give the address that `dask scheduler` prints, such as tcp://host:8786"
         raise LdmdownError(address, "no Dask scheduler answers there", found=str(error), cure=cure) from None
