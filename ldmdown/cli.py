@@ -142,16 +142,24 @@ def _correlation(text: str) -> float | None:
 
 
 @app.command()
-def prepare(config: Config = None) -> None:
+def prepare(
+    config: Config = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask cluster, whose workers see the same files.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be made, how large and in what time; keep nothing.")
+    ] = False,
+) -> None:
     """Make the training archive: ERA5 and reference files on one grid, with their statistics.
 
     Without a configuration the bundled twin is written first. A stopped run goes on where it was.
 
-    ldmdown prepare own_data.yaml
+    ldmdown prepare own_data.yaml --dry-run
     """
     from ldmdown.prepare import prepare as run
 
-    run(config)
+    run(config, scheduler=scheduler, dry_run=dry_run)
 
 
 @app.command()
@@ -241,8 +249,8 @@ def request(
     ldmdown request --start 2020-01-01 --end 2020-03-31 > download.py
     """
     from ldmdown.card import find, read_header
-    from ldmdown.data.era5 import cds_script
     from ldmdown.data.grid import Grid
+    from ldmdown.data.request import cds_script
 
     first, last = (_moment(name, text).date() for name, text in (("--start", start), ("--end", end)))
     if last < first:

@@ -11,10 +11,10 @@ import itertools
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ldmdown.errors import LdmdownError
 
@@ -22,8 +22,15 @@ BUNDLED = Path(__file__).with_name("twin.yaml")
 DEFAULT = Path("ldmdown.yaml")
 PRESETS = ("paper-t2m", "paper-uv")  # YAML files in this folder, for `preset: NAME`
 
-Period = tuple[date, date]
-"""First and last day, both included."""
+
+def _whole_years(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(year, int) for year in value):
+        return date(value[0], 1, 1), date(value[1], 12, 31)
+    return value
+
+
+Period = Annotated[tuple[date, date], BeforeValidator(_whole_years)]
+"""First and last day, or year, both included."""
 
 
 class Section(BaseModel):
@@ -61,11 +68,12 @@ class TwinConfig(Section):
 
 
 class Split(Section):
-    """Whole days for each use; days in none of them are left out, so that a gap is what is not named."""
+    """Whole days, or years, for each use; days in none of them are left out, so that a gap is what is not named."""
 
     train: tuple[Period, ...]
     validation: tuple[Period, ...]
     test: tuple[Period, ...] = ()
+    gap: int = Field(default=1, ge=0)  # days at least between two uses, whose weather would else be the same
 
     @model_validator(mode="after")
     def _disjoint(self) -> Split:
@@ -78,15 +86,34 @@ class Split(Section):
         for (_, last, use), (first, _, other) in itertools.pairwise(named):
             if first <= last:
                 raise ValueError(f"{other} from {first} overlaps {use} to {last}")
+            if use != other and (first - last).days <= self.gap:
+                raise ValueError(f"{other} from {first} leaves no gap of {self.gap} days after {use} to {last}")
         return self
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Files = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+"""Names or globs, one or a list, from the configuration's folder."""
+
+
+class StaticFiles(Section):
+    """What the fields of the ground in `statics.given` are made from: GeoTIFF (tiles too), NetCDF or GRIB."""
+
+    terrain: Files = ()  # heights [m], or geopotential: z, z_deviation
+    land_sea_mask: Files = ()  # 0 sea to 1 land: land_sea_mask, coast_distance
+    land_cover: Files = ()  # numbers of classes: land_cover_NUMBER, the share of a cell
 
 
 class DataConfig(Section):
     """Where the raw files are and the archive goes: globs allowed, relative to the configuration file."""
 
-    era5: tuple[str, ...] = ("era5/*.nc",)
-    reference: tuple[str, ...] = ("reference/*.nc",)
+    era5: Files = ("era5/*.nc",)
+    reference: Files = ("reference/*.nc",)
     published: str | None = None  # instead of both: the folder of the archive that the paper published
+    statics: StaticFiles = StaticFiles()
     archive: str = "archive.zarr"
     split: Split
 

@@ -89,8 +89,12 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
         _say(f"{output} is finished already; --overwrite makes it anew")
         return
     device = choose_device(options.device)
-    checkpoints = _system(options.checkpoint or _default_checkpoint(), device)
-    dataset = _period(open_era5(files, _predictors(checkpoints)), options)
+    name = options.checkpoint or _default_checkpoint()
+    checkpoints = _system(name, device)
+    era5 = open_era5(files, _predictors(checkpoints), checkpoint=None if name == BUNDLED else name)
+    for note in era5.attrs["notes"]:
+        _say(f"note: {note}")
+    dataset = _period(era5, options)
     grid = checkpoints[0].grid
     window = _window(dataset, grid, options)
     runners = [_runner(checkpoint, window, options, device) for checkpoint in checkpoints]

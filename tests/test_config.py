@@ -69,3 +69,25 @@ def test_a_checkpoint_carries_a_configuration_through_json() -> None:
 def test_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         CONFIG.name = "other"
+
+
+def test_whole_years_with_a_gap(tmp_path: Path) -> None:
+    path = tmp_path / "years.yaml"
+    text = "name: x\ndata: {split: {train: [[2000, 2010], [2013, 2013]], validation: [[2012-01-01, 2012-12-30]]%s}}\n"
+    path.write_text(text % "")
+    split = parse_config(path).data.split
+    assert [f"{day}" for day in split.train[0]] == ["2000-01-01", "2010-12-31"] and split.gap == 1
+    assert "train from 2013-01-01 leaves no gap of 2 days after validation to 2012-12-30" in refused(
+        tmp_path, text % ", gap: 2"
+    )
+    adjacent = "name: x\ndata: {split: {train: [[2000, 2010], [2011, 2011]], validation: [[2012, 2012]]}}\n"
+    assert "validation from 2012-01-01 leaves no gap of 1 days after train to 2011-12-31" in refused(tmp_path, adjacent)
+
+
+def test_one_file_or_many(tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(f"name: x\n{DATA[:-2]}, era5: a.nc, statics: {{terrain: [b.tif, c.tif], land_cover: d.tif}}}}\n")
+    data = parse_config(path).data
+    assert (
+        data.era5 == ("a.nc",) and data.statics.terrain == ("b.tif", "c.tif") and data.statics.land_cover == ("d.tif",)
+    )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import types
-import zipfile
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +14,13 @@ import xarray as xr
 
 from ldmdown.data.era5 import (
     CoarsePredictors,
-    cds_script,
     check_coverage,
     cos_zenith,
     covered_window,
     open_era5,
     source_grid,
 )
-from ldmdown.data.grid import Grid, SourceGrid
+from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
 
 NAMES = ("t2m", "u10", "v10", "cossza")
@@ -47,80 +43,6 @@ def new(era5: Callable[..., Path]) -> xr.Dataset:
 def written(dataset: xr.Dataset, path: Path, **encoding: object) -> Path:
     dataset.to_netcdf(path, engine="netcdf4", encoding=encoding or None)
     return path
-
-
-def old_cds(dataset: xr.Dataset) -> xr.Dataset:
-    return dataset.drop_vars(["number", "expver"]).rename(valid_time="time")
-
-
-VARIANTS: dict[str, Callable[[xr.Dataset], xr.Dataset]] = {
-    "old CDS": old_cds,
-    "longitudes to 360": lambda d: d.assign_coords(longitude=d.longitude % 360),
-    "latitudes rising": lambda d: d.sortby("latitude"),
-    "lat and lon": lambda d: d.rename(latitude="lat", longitude="lon"),
-    "long names": lambda d: d.rename(
-        t2m="2m_temperature", u10="10m_u_component_of_wind", v10="10m_v_component_of_wind"
-    ),
-    "celsius": lambda d: d.assign(t2m=(d.t2m - 273.15).assign_attrs(units="degC")),
-    "times not sorted, one twice": lambda d: d.isel(valid_time=[3, 0, 1, 5, 2, 4, 0]),
-    "expver as a dimension": lambda d: xr.concat(
-        [
-            old_cds(d).isel(time=slice(0, 4)).reindex(time=d.valid_time.values),
-            old_cds(d).isel(time=slice(4, 6)).reindex(time=d.valid_time.values),
-        ],
-        dim=xr.DataArray([1, 5], dims="expver", name="expver"),
-    ),
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_layout_says_the_same(new: xr.Dataset, variant: str, tmp_path: Path) -> None:
-    expected = open_era5([written(new, tmp_path / "new.nc")], NAMES)
-    found = open_era5([written(VARIANTS[variant](new), tmp_path / "other.nc")], NAMES)
-    assert set(found.coords) == {"time", "latitude", "longitude"} and set(found.data_vars) == {"t2m", "u10", "v10"}
-    np.testing.assert_array_equal(found.time, expected.time)
-    np.testing.assert_array_equal(found.latitude, expected.latitude)
-    np.testing.assert_allclose(found.longitude, expected.longitude, atol=1e-4)
-    for name in ("t2m", "u10", "v10"):
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
-
-
-def test_a_zip_that_is_named_nc(new: xr.Dataset, tmp_path: Path) -> None:
-    """As the new CDS sends instantaneous and accumulated variables, with versions that differ."""
-    accumulated = (new.t2m * 0 + 1e-3).rename("tp").assign_attrs(units="m").to_dataset().assign_coords(expver="0005")
-    with zipfile.ZipFile(tmp_path / "era5.nc", "w") as archive:
-        for name, part in (("instant", new), ("accum", accumulated)):
-            archive.write(written(part, tmp_path / f"{name}.nc"), f"data_stream-oper_stepType-{name}.nc")
-    found = open_era5([tmp_path / "era5.nc"], (*NAMES, "tp"))
-    np.testing.assert_allclose(found.t2m, new.t2m, atol=1e-4)
-    np.testing.assert_allclose(found.tp, 1e-3, rtol=1e-5)
-    assert Path(found.source_files[0]).name == "data_stream-oper_stepType-instant.nc"
-
-
-def test_packed_to_sixteen_bits(new: xr.Dataset, tmp_path: Path) -> None:
-    packing = {"dtype": "int16", "scale_factor": 0.001, "add_offset": 285.0, "_FillValue": -32767}
-    found = open_era5([written(old_cds(new), tmp_path / "packed.nc", t2m=packing)], ("t2m",))
-    np.testing.assert_allclose(found.t2m, new.t2m, atol=6e-4)
-
-
-def test_variables_and_days_in_several_files(new: xr.Dataset, tmp_path: Path) -> None:
-    written(new[["t2m"]], tmp_path / "t.nc")
-    written(new[["u10", "v10"]].isel(valid_time=slice(3, 6)), tmp_path / "wind_2.nc")
-    written(new[["u10", "v10"]].isel(valid_time=slice(0, 3)), tmp_path / "wind_1.nc")
-    found = open_era5([str(tmp_path / "wind_*.nc"), tmp_path / "t.nc"], NAMES)
-    expected = open_era5([written(new, tmp_path / "all.nc")], NAMES)
-    for name in ("t2m", "u10", "v10"):
-        np.testing.assert_array_equal(found[name], expected[name])
-    assert [Path(file).name for file in found.source_files] == ["wind_1.nc", "wind_2.nc", "t.nc"]
-
-
-def test_a_pressure_level_among_several(new: xr.Dataset, tmp_path: Path) -> None:
-    levels = xr.concat([new.t2m - 10, new.t2m - 20], dim=xr.DataArray([850.0, 500.0], dims="pressure_level"))
-    levels = levels.rename("t").assign_attrs(units="K").transpose("valid_time", "pressure_level", ...)
-    levels.encoding.clear()
-    dataset = levels.to_dataset().assign_coords(pressure_level=("pressure_level", [850.0, 500.0]))
-    found = open_era5([written(dataset, tmp_path / "p.nc")], ("t850",))
-    np.testing.assert_allclose(found.t850, new.t2m - 10, atol=1e-4)
 
 
 def test_predictors_are_bilinear_and_know_the_sun(new: xr.Dataset, tmp_path: Path) -> None:
@@ -157,28 +79,6 @@ def test_the_sun_of_an_almanac() -> None:
     assert cos_zenith(june, np.array(23.44), np.array(0.0)) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_request_to_the_cds() -> None:
-    """Run as a program against a client that only listens: months, days, levels and an area that covers the domain."""
-    names = ("t2m", "tp", "t850", "q850", "cossza")
-    heard: list[tuple[str, dict[str, list], str]] = []
-    client = type("Client", (), {"retrieve": lambda self, *call: heard.append(call)})
-    module = types.ModuleType("cdsapi")
-    module.Client = client  # type: ignore[attr-defined]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cdsapi", module)
-        exec(cds_script(names, ITALY, date(2020, 1, 30), date(2020, 2, 29)), {})
-    assert [name for _, _, name in heard] == [
-        "era5_single_202001.nc", "era5_pressure_202001.nc", "era5_single_202002.nc", "era5_pressure_202002.nc",
-    ]  # fmt: skip
-    single, pressure = heard[0][1], heard[1][1]
-    assert single["variable"] == ["2m_temperature", "total_precipitation"] and single["day"] == ["30", "31"]
-    assert pressure["variable"] == ["temperature", "specific_humidity"] and pressure["pressure_level"] == ["850"]
-    assert len(heard[2][1]["day"]) == 29 and len(single["time"]) == 24
-    north, west, south, east = single["area"]
-    box = SourceGrid(np.arange(north, south - 0.1, -0.25), np.arange(west, east + 0.1, 0.25))
-    assert box.covers(ITALY.coarse.lat, ITALY.coarse.lon).all()
-
-
 # Errors: (bad input, exact message)
 
 
@@ -191,7 +91,8 @@ def test_a_missing_variable(new: xr.Dataset, tmp_path: Path) -> None:
         "  found: t2m\n"
         "  expected: under one of the names u10, 10u, 10m_u_component_of_wind, U_10M, uas, U10; "
         "v10, 10v, 10m_v_component_of_wind, V_10M, vas, V10\n"
-        "  cure: name all files together; `ldmdown request --start DAY --end DAY` prints the script that gets them"
+        "  cure: name all files together; this prints the script that gets them: "
+        "ldmdown request --start 2021-03-01 --end 2021-03-01"
     )
 
 

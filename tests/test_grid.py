@@ -73,26 +73,132 @@ def test_missing_values_leave_their_weight_to_the_others() -> None:
     assert result[0, 0] == 6 and np.isnan(result[0, 1])
 
 
-@pytest.mark.skipif(shutil.which("cdo") is None, reason="needs cdo")
-def test_bilinear_is_that_of_cdo(tmp_path: Path) -> None:
-    lat, lon = np.arange(48, 33.9, -0.25), np.arange(3, 21.1, 0.25)
-    field = np.sin(lat[:, None]) + np.cos(2 * lon[None, :]) + np.random.default_rng(0).normal(size=(57, 73))
-    attributes = {name: {"units": f"degrees_{to}"} for name, to in (("lat", "north"), ("lon", "east"))}
-    dataset = xr.Dataset(
-        {"t": (("lat", "lon"), field)},
-        {"lat": ("lat", lat, attributes["lat"]), "lon": ("lon", lon, attributes["lon"])},
-    )
-    dataset.to_netcdf(tmp_path / "in.nc", engine="netcdf4")
-    target = ITALY.coarse
-    rows, cols = target.shape
-    lines = ["gridtype = curvilinear", f"gridsize = {rows * cols}", f"xsize = {cols}", f"ysize = {rows}"]
-    for name, values in (("xvals", target.lon), ("yvals", target.lat)):
-        lines += [f"{name} =", *(" ".join(f"{value:.10f}" for value in row) for row in values)]
-    (tmp_path / "grid").write_text("\n".join(lines) + "\n")
-    subprocess.run(["cdo", "-s", "remapbil,grid", "in.nc", "out.nc"], cwd=tmp_path, check=True, capture_output=True)
-    with xr.open_dataset(tmp_path / "out.nc", engine="netcdf4") as result:
-        ours = regrid(SourceGrid(lat, lon).weights(target.lat, target.lon), field, target.shape)
-        np.testing.assert_allclose(ours, result.t.values, atol=1e-3 * field.std())
+def test_a_share_of_each_cell_that_is_cut() -> None:
+    """A target's cell of 2 x 2 over cells of 1.6 x 1.6 with a corner at its south-west: shares by hand."""
+    target = Grid(west=4_000_000, north=2_000_000, rows=1, cols=1, spacing=2, factor=1)
+    centres = 0.8 + 1.6 * np.arange(2)
+    source = SourceGrid(1_999_998 + centres, 4_000_000 + centres, target.projection)
+    expected = np.outer([0.8, 0.2], [0.8, 0.2]).ravel()
+    np.testing.assert_allclose(source.conservative(target).toarray()[0], expected, atol=1e-6)
+
+
+def test_conservative_to_coarser_cells_is_their_mean() -> None:
+    source = SourceGrid(ITALY.y, ITALY.x, ITALY.projection)
+    field = np.random.default_rng(0).random(ITALY.shape)
+    result = regrid(source.conservative(ITALY.coarse), field, ITALY.coarse.shape)
+    np.testing.assert_allclose(result, field.reshape(84, 8, 72, 8).mean(axis=(1, 3)), atol=1e-6)
+
+
+def test_conservative_keeps_the_whole_amount() -> None:
+    """Rain on one patch of the ellipsoid, with its area from geodesics."""
+    source = SourceGrid(np.arange(50, 31.9, -0.25), np.arange(2, 23.1, 0.25))
+    field = np.zeros(source.shape)
+    field[20:50, 30:55] = np.random.default_rng(0).random((30, 25))
+    geod = pyproj.Geod(ellps="GRS80")
+    fell = 0.0
+    for i, j in np.argwhere(field):
+        west, south = source.x[j] - 0.125, source.y[i] - 0.125
+        east, north = west + 0.25, south + 0.25
+        area, _ = geod.polygon_area_perimeter([west, east, east, west], [south, south, north, north])
+        fell += field[i, j] * abs(area)
+    coarse = ITALY.coarse
+    arrived = coarse.spacing**2 * regrid(source.conservative(coarse), field, coarse.shape).sum()
+    assert arrived == pytest.approx(fell, rel=1e-4)
+
+
+def test_the_cell_opposite_the_projections_centre_stays_there() -> None:
+    """A corner at 52 S, 170 W lies at infinity, and its neighbours all round the map."""
+    source = SourceGrid(np.arange(89, -90, -2.0), np.arange(1, 360, 2.0))
+    used = np.unique(source.conservative(ITALY.coarse).indices)
+    lat, lon = source.y[used // 180], source.x[used % 180]
+    assert lat.min() > 30 and lat.max() < 52 and ((lon < 25) | (lon > 355)).all()
+
+
+class Cdo:
+    """Regrids one field with cdo, from cells given by their corners to those of a grid."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, operator: str, source: SourceGrid, field: np.ndarray, target: Grid) -> np.ndarray:
+        back = pyproj.Transformer.from_crs(target.projection, LONLAT, always_xy=True)
+        corners = _corners(target.y, target.x, back)
+        rows, cols = target.shape
+        lines = ["gridtype = curvilinear", f"gridsize = {rows * cols}", f"xsize = {cols}", f"ysize = {rows}"]
+        numbers = {"xvals": target.lon, "yvals": target.lat, "xbounds": corners[0], "ybounds": corners[1]}
+        for name, values in numbers.items():
+            lines += [f"{name} =", *(" ".join(f"{value:.10f}" for value in row) for row in values.reshape(rows, -1))]
+        (self.folder / "grid").write_text("\n".join(lines) + "\n")
+        self._write(source, field)
+        command = ["cdo", "-s", f"{operator},grid", "in.nc", "out.nc"]
+        subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
+        with xr.open_dataset(self.folder / "out.nc", engine="netcdf4") as result:
+            return result.t.values
+
+    def _write(self, source: SourceGrid, field: np.ndarray) -> None:
+        dims = ("lat", "lon")
+        lat, lon = ("lat", source.y), ("lon", source.x)
+        bounds = {}
+        if source.crs != LONLAT:
+            dims = ("y", "x")
+            lon, lat = ((dims, values) for values in source.lonlat())
+            back = pyproj.Transformer.from_crs(source.crs, LONLAT, always_xy=True)
+            for name, values in zip(("lon", "lat"), _corners(source.y, source.x, back), strict=True):
+                bounds[f"{name}_bounds"] = ((*dims, "corner"), values)
+        dataset = xr.Dataset({"t": (dims, field), **bounds}, {"lat": lat, "lon": lon})
+        for name, to in (("lat", "north"), ("lon", "east")):
+            dataset[name].attrs = {"units": f"degrees_{to}"} | ({"bounds": f"{name}_bounds"} if bounds else {})
+        dataset.to_netcdf(self.folder / "in.nc", engine="netcdf4")
+
+
+def _corners(y: np.ndarray, x: np.ndarray, back: pyproj.Transformer) -> np.ndarray:
+    """(2, rows, cols, 4): longitudes and latitudes of the corners of cells, counterclockwise."""
+    half_x, half_y = np.diff(x).mean() / 2, np.diff(y).mean() / 2
+    xs, ys = np.meshgrid(x, y)
+    around = [back.transform(xs + i * half_x, ys + j * half_y) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+    return np.stack(around, axis=-1).reshape(2, *xs.shape, 4)
+
+
+@pytest.fixture
+def cdo(tmp_path: Path) -> Cdo:
+    if shutil.which("cdo") is None:
+        pytest.skip("needs cdo")
+    return Cdo(tmp_path)
+
+
+SOURCES = {
+    "a quarter of a degree": SourceGrid(np.arange(50, 31.9, -0.25), np.arange(2, 23.1, 0.25)),
+    "the globe, a degree, from Greenwich": SourceGrid(np.arange(90, -91, -1.0), np.arange(0, 360, 1.0)),
+    "a rotated pole": SourceGrid(np.arange(-8, 7.5, 0.2), np.arange(-6.5, 6.6, 0.2), rotated_pole(47, -168)),
+}
+
+
+def weather(source: SourceGrid, missing: bool) -> np.ndarray:
+    """Waves and noise; with `missing`, a sea without values whose coast crosses the domain."""
+    lon, lat = source.lonlat()
+    lon = (lon + 180) % 360 - 180
+    field = np.sin(lat) + np.cos(2 * lon) + np.random.default_rng(0).normal(size=lat.shape)
+    return np.where(missing & (lon + np.sin(lat) > 12), np.nan, field)
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["everywhere", "coast"])
+@pytest.mark.parametrize("name", SOURCES)
+def test_conservative_is_that_of_cdo(cdo: Cdo, name: str, missing: bool) -> None:
+    source, target = SOURCES[name], ITALY.coarse
+    field = weather(source, missing)
+    expected = cdo("remapcon", source, field, target)
+    result = regrid(source.conservative(target), field, target.shape)
+    np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
+    np.testing.assert_allclose(result, expected, atol=1e-3 * np.nanstd(field))
+
+
+@pytest.mark.parametrize("name", ["a quarter of a degree", "the globe, a degree, from Greenwich"])
+def test_bilinear_is_that_of_cdo(cdo: Cdo, name: str) -> None:
+    source, target = SOURCES[name], ITALY.coarse
+    field = weather(source, missing=False)
+    expected = cdo("remapbil", source, field, target)
+    result = regrid(source.weights(target.lat, target.lon), field, target.shape)
+    np.testing.assert_allclose(result, expected, atol=1e-3 * field.std())
 
 
 def test_the_largest_rectangle_by_trying_all() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,122 @@ def test_on_the_grid_of_the_output_nothing_moves(tmp_path: Path) -> None:
     angle = np.degrees(np.arctan2(u10, v10) - np.arctan2(3, 4))
     convergence = pyproj.Proj(GRID.projection).get_factors(GRID.lon, GRID.lat).meridian_convergence
     np.testing.assert_allclose(angle, convergence, atol=0.1)
+
+
+def test_the_south_pole_of_grib_is_the_north_pole_of_cf(tmp_path: Path) -> None:
+    """-47 N, 12 E lies opposite 47 N, -168 E; the wind turns alike."""
+    whole = rotated(3, -4)
+    whole.to_netcdf(tmp_path / "north.nc", engine="netcdf4")
+    whole["crs"].attrs = {"grid_south_pole_latitude": -47.0, "grid_south_pole_longitude": 12.0,
+                          "grid_mapping_name": "rotated_latitude_longitude"}  # fmt: skip
+    whole.to_netcdf(tmp_path / "south.nc", engine="netcdf4")
+    north, south = (
+        ReferenceOnGrid(open_reference([tmp_path / f"{pole}.nc"], NAMES), GRID).read(0) for pole in ("north", "south")
+    )
+    np.testing.assert_allclose(south, north, atol=1e-3)
+    np.testing.assert_allclose(south[1], 3, atol=0.02)
+
+
+@pytest.mark.parametrize("along", [1, 0])
+def test_grib_on_a_rotated_grid(tmp_path: Path, along: int) -> None:
+    """Its flag says which way the wind points; its south pole and first point say where."""
+    whole = rotated(3, -4)
+    import eccodes  # after pyproj
+
+    fields = {"2t": (whole.T_2M, 2), "10u": (whole.U_10M, 10), "10v": (whole.V_10M, 10)}
+    with (tmp_path / "day.grib2").open("wb") as file:
+        for name, (field, height) in fields.items():
+            handle = eccodes.codes_grib_new_from_samples("rotated_ll_sfc_grib2")
+            keys = {
+                "Ni": field.rlon.size, "Nj": field.rlat.size, "jScansPositively": 1, "uvRelativeToGrid": along,
+                "latitudeOfFirstGridPointInDegrees": float(field.rlat[0]),
+                "latitudeOfLastGridPointInDegrees": float(field.rlat[-1]),
+                "longitudeOfFirstGridPointInDegrees": float(field.rlon[0]),
+                "longitudeOfLastGridPointInDegrees": float(field.rlon[-1]),
+                "iDirectionIncrementInDegrees": 0.02, "jDirectionIncrementInDegrees": 0.02,
+                "latitudeOfSouthernPoleInDegrees": -47, "longitudeOfSouthernPoleInDegrees": 12,
+                "dataDate": 20200101, "dataTime": 600, "typeOfLevel": "heightAboveGround", "level": height,
+                "shortName": name, "bitsPerValue": 24,
+            }  # fmt: skip
+            for key, value in keys.items():
+                eccodes.codes_set(handle, key, value)
+            eccodes.codes_set_values(handle, field.values[0].ravel().astype(float))
+            eccodes.codes_write(handle, file)
+            eccodes.codes_release(handle)
+    reference = open_reference([tmp_path / "day.grib2"], NAMES)
+    assert reference.times[0] == np.datetime64("2020-01-01T06") and reference.turned == bool(along)
+    t2m, u10, v10 = ReferenceOnGrid(reference, GRID).read(0)
+    np.testing.assert_allclose(t2m, GRID.lat + 240, atol=1e-3)
+    if along:
+        np.testing.assert_allclose(u10, 3, atol=0.02)
+        np.testing.assert_allclose(v10, -4, atol=0.02)
+    else:
+        assert np.abs(u10 - 3).min() > 0.1  # the numbers stand as they are
+
+
+def on_the_output_grid(values: np.ndarray, name: str, units: str, spacing: float) -> xr.Dataset:
+    """Cells of another size over the fine grid and two of its cells around, in kilometres."""
+    size = values.shape[-1]
+    x = (GRID.west - 4000 + (np.arange(size) + 0.5) * spacing) / 1000
+    y = (GRID.north + 4000 - (np.arange(size) + 0.5) * spacing) / 1000
+    axes = {"x": ("x", x, {"units": "km", "standard_name": "projection_x_coordinate"}),
+            "y": ("y", y, {"units": "km", "standard_name": "projection_y_coordinate"})}  # fmt: skip
+    field = (("time", "y", "x"), values[None], {"units": units, "grid_mapping": "crs"})
+    return xr.Dataset({name: field, "crs": ((), 0, GRID.grid_mapping())}, {"time": TIMES[:1], **axes})
+
+
+def test_amounts_are_kept_and_states_are_not_averaged(tmp_path: Path) -> None:
+    """Of 1 km cells, rain is the mean of the four in a cell, in metres; temperature the value at its centre."""
+    values = np.random.default_rng(0).gamma(0.5, 2, (40, 40)).astype(np.float32)
+    on_the_output_grid(values, "TOT_PREC", "kg m-2", 1000).to_netcdf(tmp_path / "rain.nc", engine="netcdf4")
+    rain = ReferenceOnGrid(open_reference([tmp_path / "rain.nc"], ["tp"]), GRID).read(0)[0]
+    means = values.reshape(20, 2, 20, 2).mean((1, 3))[2:-2, 2:-2]
+    np.testing.assert_allclose(rain, means / 1000, rtol=1e-4)
+    coarse = np.random.default_rng(0).normal(10, 2, (10, 10)).astype(np.float32)
+    on_the_output_grid(coarse, "T_2M", "degC", 4000).to_netcdf(tmp_path / "warm.nc", engine="netcdf4")
+    warm = ReferenceOnGrid(open_reference([tmp_path / "warm.nc"], ["t2m"]), GRID).read(0)[0]
+    corner = coarse[:2, :2] * np.array([[1, 3], [3, 9]]) / 16  # a quarter of the way from the second centre
+    assert warm[0, 0] == pytest.approx(corner.sum() + 273.15, abs=1e-3)
+
+
+def test_longitude_and_latitude_need_no_turning(tmp_path: Path) -> None:
+    lon, lat = np.arange(14.5, 16.5, 0.02), np.arange(43, 41, -0.02)
+    wind = np.full((3, lat.size, lon.size), 5, np.float32)
+    fields = {name: (("valid_time", "lat", "lon"), wind, {"units": "m/s"}) for name in ("u10", "v10")}
+    xr.Dataset(fields, {"valid_time": TIMES, "lat": lat, "lon": lon}).to_netcdf(tmp_path / "l.nc", engine="netcdf4")
+    reference = open_reference([tmp_path / "l.nc"], ["u10"])
+    assert not reference.turned and reference.hours[1] - reference.hours[0] == 1
+    np.testing.assert_allclose(ReferenceOnGrid(reference, GRID).read(2), 5)
+
+
+def test_hours_kept_in_one_chunk_come_out_one_by_one(tmp_path: Path) -> None:
+    whole = rotated(1, 2)
+    whole["T_2M"] = whole.T_2M + xr.DataArray(np.arange(3, dtype=np.float32), dims="time")
+    encoding = {"T_2M": {"chunksizes": whole.T_2M.shape, "zlib": True}}
+    whole.to_netcdf(tmp_path / "c.nc", engine="netcdf4", encoding=encoding)
+    reference = open_reference([tmp_path / "c.nc"], NAMES)
+    for index in (2, 0, 1):
+        np.testing.assert_array_equal(reference.read(index)[0], whole.T_2M[index])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda d: d.assign_coords(time=d.time + np.timedelta64(30, "m")),
+            "its times are no whole hours\n  found: 2020-01",
+        ),
+        (lambda d: d.expand_dims(level=[1, 2]), "T_2M has dimensions that say nothing to us\n  found: level of 2"),
+        (lambda d: d.rename(rlat="row", rlon="col"), "T_2M is on no regular grid\n  found: dimensions time, row, col"),
+        (lambda d: d.drop_vars("time"), "has no coordinate time"),
+        (lambda d: d.assign(T_2M=d.T_2M.assign_attrs(units="W m-2")), "units that are not understood\n  found: W m-2"),
+        (lambda d: d.assign(crs=d.crs.assign_attrs(grid_mapping_name="moon")), "its grid mapping is not understood"),
+    ],
+)
+def test_files_that_are_not_understood(tmp_path: Path, edit: Callable[[xr.Dataset], xr.Dataset], message: str) -> None:
+    edit(rotated(1, 2)).to_netcdf(tmp_path / "r.nc", engine="netcdf4")
+    with pytest.raises(LdmdownError, match=message):
+        open_reference([tmp_path / "r.nc"], NAMES)
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -1,81 +1,87 @@
 """ERA5 as it arrives -> predictors on the coarse grid.
 
 `open_era5` gives every file the same form: dimensions (time, latitude, longitude), latitude falling,
-longitude rising within -180..180, ECMWF short names, the units of data/variables, hours sorted and unique.
-Values are read hour by hour. `CoarsePredictors` interpolates them to a window of the coarse grid.
+longitude rising, ECMWF short names, the units of data/variables, hours sorted and unique. Values are read
+when they are asked for. `CoarsePredictors` interpolates them to a window of the coarse grid.
 """
 
 from __future__ import annotations
 
-import glob
-import shutil
-import tempfile
-import zipfile
-from collections.abc import Mapping, Sequence
-from datetime import date
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
 import xarray as xr
 from numpy.typing import NDArray
+from xarray.core.indexing import LazilyIndexedArray
 
+from ldmdown.data.files import Source, open_files
 from ldmdown.data.grid import Array, Grid, SourceGrid, Window, regrid
+from ldmdown.data.layout import Axes, Hours, Layout, Piece
+from ldmdown.data.series import Series
+from ldmdown.data.units import Conversion, canonical, conversion, likely
 from ldmdown.data.variables import Variable, variable
 from ldmdown.errors import LdmdownError
 
-RENAMED = {
-    "valid_time": "time",
-    "lat": "latitude",
-    "lon": "longitude",
-    "pressure_level": "level",
-    "isobaricInhPa": "level",
-    "plev": "level",
-}
-CONVERSIONS: dict[tuple[str, str], tuple[float, float]] = {  # (found, wanted): factor, offset
-    ("degC", "K"): (1, 273.15),
-    ("Celsius", "K"): (1, 273.15),
-    ("C", "K"): (1, 273.15),
-    ("hPa", "Pa"): (100, 0),
-    ("mbar", "Pa"): (100, 0),
-    ("millibars", "Pa"): (100, 0),
-    ("mm", "m"): (1e-3, 0),
-    ("kg m-2", "m"): (1e-3, 0),
-    ("W m-2", "J m-2"): (3600, 0),
-    ("g kg-1", "kg kg-1"): (1e-3, 0),
-}
-EQUAL_UNITS = {"m of water equivalent": "m", "m/s": "m s-1", "Kelvin": "K", "kelvin": "K", "(0 - 1)": "1"}
 NATIVE_SPACING = 0.25  # of ERA5 [degrees]
+BLOCK = 24  # hours read at once
 
-Hours = NDArray[np.int64]
 
+def open_era5(files: Sequence[str | Path], names: Sequence[str], *, checkpoint: str | None = None) -> xr.Dataset:
+    """The variables `names` from all files together; derived ones are left out.
 
-def open_era5(files: Sequence[str | Path], names: Sequence[str]) -> xr.Dataset:
-    """The variables `names` from all files and globs together; derived ones are left out.
+    Parameters
+    ----------
+    files
+        NetCDF of the old or the new CDS, GRIB, zips, folders, globs, and Zarr, also behind an address such as gs://.
+    names
+        of data/variables.
+    checkpoint
+        for which they are meant, as `ldmdown request` would be told.
+
+    Returns
+    -------
+    xr.Dataset
+        with the attributes `source_files`, and `notes` on what was decided that a user should know.
 
     Raises
     ------
     LdmdownError
         if a file is missing or unreadable, a variable is in none of them, or their grids or hours do not meet.
     """
-    return as_era5({label: part for path in _expand(files) for label, part in _open(path).items()}, names)
+    return _joined(open_files(files), names, checkpoint)
 
 
 def as_era5(contents: Mapping[Path, xr.Dataset], names: Sequence[str]) -> xr.Dataset:
     """As `open_era5`, of datasets that are open; the paths are what errors call them."""
-    contents = {path: _one_form(dataset, path) for path, dataset in contents.items()}
-    paths = list(contents)
+    return _joined([(str(path), dataset) for path, dataset in contents.items()], names, None)
+
+
+def _joined(sources: Sequence[Source], names: Sequence[str], checkpoint: str | None) -> xr.Dataset:
+    labels = list(dict.fromkeys(label for label, _ in sources))
     wanted = [variable(name) for name in names if not variable(name).derived]
-    label = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    parts = {
-        known.name: [part for path in paths if (part := _find(contents[path], known, path)) is not None]
-        for known in wanted
-    }
-    missing = [known for known in wanted if not parts[known.name]]
+    layouts = [Layout(label, dataset) for label, dataset in sources]
+    pieces = {known.name: _find(layouts, known) for known in wanted}
+    missing = [known for known in wanted if not pieces[known.name]]
     if missing:
-        raise _missing(label, missing, contents)
-    fields = {name: _one_series(pieces, label) for name, pieces in parts.items()}
-    dataset = xr.Dataset(_common_hours(fields, label))
-    return dataset.assign_attrs(source_files=[str(path) for path in paths])
+        raise _missing(_called(labels), missing, layouts, checkpoint)
+    axes = _common_axes([(name, piece) for name, found in pieces.items() for piece, _ in found])
+    series = {
+        known.name: Series(*zip(*pieces[known.name], strict=True), accumulated=known.accumulated) for known in wanted
+    }
+    timed = {known.name: series[known.name].hours for known in wanted if not known.static}
+    hours = _common_hours(timed, _called(labels))
+    times = hours.astype("datetime64[h]").astype("datetime64[s]")
+    dataset = xr.Dataset(coords={"time": times, "latitude": axes.lat, "longitude": axes.lon})
+    for known in wanted:
+        one = series[known.name]
+        field = xr.Variable(("time", "latitude", "longitude"), LazilyIndexedArray(one), {"units": known.units})
+        places = np.zeros(len(hours), np.int64) if known.static else np.searchsorted(one.hours, hours)
+        dataset[known.name] = field if np.array_equal(one.hours, hours) else field.isel(time=places)
+    notes = list(_notes(layouts, series, hours))
+    return dataset.assign_attrs(source_files=labels, notes=notes)
 
 
 def source_grid(dataset: xr.Dataset) -> SourceGrid:
@@ -148,58 +154,11 @@ def cos_zenith(hour: float | Array, lat: Array, lon: Array) -> Array:
     return np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(turn)
 
 
-def cds_script(names: Sequence[str], grid: Grid, first: date, last: date) -> str:
-    """A Python program that downloads these variables over a grid, a month a file, with cdsapi."""
-    known = [variable(name) for name in names if not variable(name).derived]
-    lat, lon = grid.coarse.lat, grid.coarse.lon
-    edges = (np.ceil(lat.max() / NATIVE_SPACING), np.floor(lon.min() / NATIVE_SPACING),
-             np.floor(lat.min() / NATIVE_SPACING), np.ceil(lon.max() / NATIVE_SPACING))  # fmt: skip
-    area = [float(edge) * NATIVE_SPACING + step for edge, step in zip(edges, (0.25, -0.25, -0.25, 0.25), strict=True)]
-    kinds = {
-        "single": ("reanalysis-era5-single-levels", [one for one in known if one.level is None], {}),
-        "pressure": (
-            "reanalysis-era5-pressure-levels",
-            [one for one in known if one.level is not None],
-            {"pressure_level": sorted({str(one.level) for one in known if one.level is not None})},
-        ),
-    }
-    months = [
-        np.datetime64(first, "M") + n
-        for n in range(int((np.datetime64(last, "M") - np.datetime64(first, "M")).astype(int)) + 1)
-    ]
-    lines = [
-        "# needs `pip install cdsapi` and an account: https://cds.climate.copernicus.eu/how-to-api",
-        "import cdsapi",
-        "",
-        "client = cdsapi.Client()",
-    ]
-    for month in months:
-        days = np.arange(month.astype("datetime64[D]"), (month + 1).astype("datetime64[D]"))
-        days = days[(days >= np.datetime64(first, "D")) & (days <= np.datetime64(last, "D"))]
-        for kind, (dataset, variables, levels) in kinds.items():
-            if not variables:
-                continue
-            request = {
-                "product_type": ["reanalysis"],
-                "variable": [str(one.cds) for one in variables],
-                **levels,
-                "year": [str(month)[:4]],
-                "month": [str(month)[5:7]],
-                "day": [str(day)[8:10] for day in days],
-                "time": [f"{hour:02}:00" for hour in range(24)],
-                "area": area,
-                "data_format": "netcdf",
-            }
-            body = "".join(f"        {key!r}: {value!r},\n" for key, value in request.items())
-            name = f"era5_{kind}_{str(month).replace('-', '')}.nc"
-            lines.append(f"client.retrieve(\n    {dataset!r},\n    {{\n{body}    }},\n    {name!r},\n)")
-    return "\n".join(lines) + "\n"
-
-
 class CoarsePredictors:
     """Predictors of a dataset on a window of the coarse grid, an hour at a time.
 
     Cells beyond the data's own box, which only a margin of the networks asks for, take the value at its edge.
+    Amounts are regridded conservatively, all else bilinearly.
 
     Parameters
     ----------
@@ -212,7 +171,7 @@ class CoarsePredictors:
     names
         the predictors in the order of the channels, derived ones included.
     nearest
-        take the nearest value instead of interpolating bilinearly.
+        take the nearest value instead of interpolating.
     """
 
     def __init__(
@@ -228,242 +187,209 @@ class CoarsePredictors:
         source = source_grid(dataset)
         lat = np.clip(self.lat, source.y.min(), source.y.max())
         lon = np.clip(self.lon, source.x.min(), source.x.max()) if not source.turns else self.lon
-        weights = source.weights(lat, lon, nearest=nearest)
-        used = np.unique(weights.indices)
+        weights = {"bilinear": source.weights(lat, lon, nearest=nearest)}
+        if not nearest and any(known.regridding == "conservative" for known in self.variables):
+            shares = source.conservative(grid.window(window).coarse)
+            beyond = np.diff(shares.indptr) == 0
+            weights["conservative"] = shares + scipy.sparse.diags_array(beyond.astype(np.float32)) @ weights["bilinear"]
+        used = np.unique(np.concatenate([one.indices for one in weights.values()]))
         y, x = np.unravel_index(used, source.shape)
         self.rows, self.cols = (slice(part.min(), part.max() + 1) for part in (y, x))
-        flat = np.arange(source.y.size * source.x.size).reshape(source.shape)[self.rows, self.cols]
-        self.weights = weights[:, flat.ravel()]
+        flat = np.arange(source.y.size * source.x.size).reshape(source.shape)[self.rows, self.cols].ravel()
+        self.weights = {kind: one.tocsr()[:, flat] for kind, one in weights.items()}
+        self._block = -1
+        self._fields: NDArray[np.float32] | None = None
+        self._wrong: dict[int, LdmdownError] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.hours)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     def read(self, index: int) -> NDArray[np.float32]:
         """(P, rows, cols) of one hour in physical units; NaN where a variable may be missing and is.
+
+        Hours near it are read with it, and kept until others are asked for.
 
         Raises
         ------
         LdmdownError
             if a value is missing that must not be, or outside its physical bounds.
         """
-        hour = self.dataset.isel(time=index)
-        fields = []
+        block, place = divmod(int(index), BLOCK)
+        with self._lock:
+            if self._fields is None or block != self._block:
+                self._fields, self._wrong = self._load(block * BLOCK)
+                self._block = block
+            if place in self._wrong:
+                raise self._wrong[place]
+            return self._fields[place]
+
+    def _load(self, start: int) -> tuple[NDArray[np.float32], dict[int, LdmdownError]]:
+        """(hours, P, rows, cols) of a block, and what is wrong with which of its hours."""
+        some = self.dataset.isel(time=slice(start, start + BLOCK))
+        hours = hours_of(some)
+        fields: list[Array] = []
+        wrong: dict[int, LdmdownError] = {}
         for known in self.variables:
             if known.name == "cossza":
-                fields.append(cos_zenith(int(self.hours[index]), self.lat, self.lon))
+                fields.append(np.stack([cos_zenith(int(hour), self.lat, self.lon) for hour in hours]))
                 continue
-            field = hour[known.name][self.rows, self.cols].values
-            self._check(field, known, hour)
-            fields.append(regrid(self.weights, field.astype(np.float32), self.lat.shape))
-        return np.stack(fields).astype(np.float32)
+            values = some[known.name][:, self.rows, self.cols].values.astype(np.float32)
+            wrong = self._errors(values, known, hours) | wrong
+            weights = self.weights.get(known.regridding, self.weights["bilinear"])
+            fields.append(regrid(weights, values, self.lat.shape))
+        return np.stack(fields, axis=1).astype(np.float32), wrong
 
-    def _check(self, field: Array, known: Variable, hour: xr.Dataset) -> None:
+    def _errors(self, values: Array, known: Variable, hours: Hours) -> dict[int, LdmdownError]:
         low, high = known.bounds
-        wrong = (field < low) | (field > high)
+        wrong = (values < low) | (values > high)
         if known.fill is None:
-            wrong |= np.isnan(field)
-        if not wrong.any():
-            return
+            wrong |= np.isnan(values)
+        return {
+            int(place): self._error(values[place], wrong[place], known, hours[place])
+            for place in np.flatnonzero(wrong.any(axis=(1, 2)))
+        }
+
+    def _error(self, field: Array, wrong: NDArray[np.bool_], known: Variable, hour: np.integer) -> LdmdownError:
         y, x = np.argwhere(wrong)[0]
-        lat, lon = (float(hour.latitude[self.rows][y]), float(hour.longitude[self.cols][x]))
-        raise LdmdownError(
+        lat, lon = (float(self.dataset[axis][some][at]) for axis, some, at in
+                    (("latitude", self.rows, y), ("longitude", self.cols, x)))  # fmt: skip
+        missing = bool(np.isnan(field[y, x]))
+        low, high = known.bounds
+        units = None if missing else likely(float(np.nanmin(field)), float(np.nanmax(field)), known.units, known.bounds)
+        return LdmdownError(
             _label(self.dataset),
-            f"{known.name} is {'missing' if np.isnan(field[y, x]) else 'not physical'}",
-            found=f"{field[y, x]:g} {known.units} at {lat:g} N, {lon:g} E, {_time(hour.time.values)}",
+            f"{known.name} is {'missing' if missing else 'not physical'}",
+            found=f"{field[y, x]:g} {known.units} at {lat:g} N, {lon:g} E, {_moment(hour)}",
             expected=f"{low:g} to {high:g} {known.units}",
-            cure="check the units attribute of the file, or download these hours again",
+            cure=f"these look like {units}: correct the units attribute of the file"
+            if units
+            else "check the units attribute of the file, or download these hours again",
         )
 
 
-def _expand(files: Sequence[str | Path]) -> list[Path]:
-    paths: list[Path] = []
-    for file in files:
-        found = sorted(glob.glob(str(file))) if any(sign in str(file) for sign in "*?[") else [str(file)]  # noqa: PTH207
-        if not found or not Path(found[0]).exists():
-            raise LdmdownError(file, "no such file", cure="check the path; quote a glob or let the shell expand it")
-        paths.extend(Path(one) for one in found)
-    return paths
-
-
-def _open(path: Path) -> dict[Path, xr.Dataset]:
-    """One file, whatever its format, by its first bytes: as many datasets as it holds."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    try:
-        if start.startswith((b"\x89HDF", b"CDF")):
-            return {path: xr.open_dataset(path, engine="netcdf4", chunks={})}
-        if start == b"GRIB":
-            return _open_grib(path)
-        if start.startswith(b"PK"):
-            return _open_zip(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise LdmdownError(path, "cannot be read", found=str(error), cure="download it again") from None
-    raise LdmdownError(
-        path, "is no NetCDF, GRIB or zip file", found=f"first bytes {start!r}", cure="check the download"
-    )
-
-
-def _open_grib(path: Path) -> dict[Path, xr.Dataset]:
-    """Opened as one dataset, fields at 2 m and at 10 m would hide each other."""
-    import cfgrib  # after pyproj, which crashes otherwise
-
-    parts = cfgrib.open_datasets(str(path), indexpath="", chunks={})
-    return (
-        {Path(f"{path}, part {number}"): part for number, part in enumerate(parts, 1)}
-        if parts[1:]
-        else {path: parts[0]}
-    )
-
-
-def _open_zip(path: Path) -> dict[Path, xr.Dataset]:
-    """As the CDS packs instantaneous and accumulated variables; unpacked for as long as the program runs."""
-    folder = tempfile.TemporaryDirectory(prefix="ldmdown-")
-    _unpacked.append(folder)
-    found: dict[Path, xr.Dataset] = {}
-    with zipfile.ZipFile(path) as archive:
-        for number, member in enumerate(archive.infolist()):
-            if member.is_dir():
+def _find(layouts: Sequence[Layout], known: Variable) -> list[tuple[Piece, Conversion]]:
+    """A variable under any of its names, from every file that has it."""
+    found = []
+    for layout in layouts:
+        for name in (known.name, *known.aliases):
+            if name not in layout.dataset.data_vars:
                 continue
-            inside = Path(folder.name) / f"{number}-{Path(member.filename).name}"
-            with archive.open(member) as packed, inside.open("wb") as file:
-                shutil.copyfileobj(packed, file)
-            found |= {path / Path(member.filename).name: part for part in _open(inside).values()}
+            level = None if name == known.name else known.level
+            pieces = list(layout.pieces(name, level, static=known.static))
+            if pieces:
+                conversion = _conversion(layout, name, known)
+                found += [(piece, conversion) for piece in pieces]
+                break
     return found
 
 
-_unpacked: list[tempfile.TemporaryDirectory[str]] = []
-
-
-def _one_form(dataset: xr.Dataset, path: Path) -> xr.Dataset:
-    """Dimensions and coordinates as `open_era5` promises."""
-    names = {*dataset.dims, *dataset.coords}
-    if "valid_time" in names and "time" in names:
-        dataset = dataset.drop_vars("time") if "time" not in dataset.dims else dataset.drop_vars("valid_time")
-        names = {*dataset.dims, *dataset.coords}
-    dataset = dataset.rename({old: new for old, new in RENAMED.items() if old in names})
-    if "expver" in dataset.dims:
-        dataset = _final_first(dataset)
-    absent = [name for name in ("time", "latitude", "longitude") if name not in dataset.coords]
-    if absent:
+def _conversion(layout: Layout, name: str, known: Variable) -> Conversion:
+    units = str(layout.dataset[name].attrs.get("units", known.units))
+    found = conversion(canonical(units), known.units)
+    if found is None:
         raise LdmdownError(
-            path,
-            f"has no coordinate {', '.join(absent)}",
-            found=", ".join(map(str, dataset.coords)),
-            expected="time, latitude, longitude (or valid_time, lat, lon)",
-            cure="give ERA5 on its regular longitude-latitude grid",
-        )
-    if "time" not in dataset.dims:
-        dataset = dataset.expand_dims("time")
-    kept = {"time", "latitude", "longitude", "level"}
-    dataset = dataset.drop_vars([str(name) for name in dataset.coords if name not in kept])
-    dataset = dataset.assign_coords(longitude=(dataset.longitude + 180) % 360 - 180)
-    return dataset.sortby("longitude").sortby("latitude", ascending=False)
-
-
-def _final_first(dataset: xr.Dataset) -> xr.Dataset:
-    """ERA5 (expver 1) where it is there, then the preliminary ERA5T (5)."""
-    versions = sorted(dataset.expver.values, key=int)
-    combined = dataset.sel(expver=versions[0], drop=True)
-    for version in versions[1:]:
-        combined = combined.combine_first(dataset.sel(expver=version, drop=True))
-    return combined
-
-
-def _find(dataset: xr.Dataset, known: Variable, path: Path) -> xr.DataArray | None:
-    """A variable under any of its names, in its units; None if the file has it not."""
-    for name in (known.name, *known.aliases):
-        if name not in dataset:
-            continue
-        field = dataset[name]
-        if known.level is not None and name != known.name:
-            if "level" not in field.coords:
-                continue
-            pressure = np.atleast_1d(field.level.values).astype(float)
-            pressure = pressure / 100 if pressure.max() > 2000 else pressure  # [hPa]
-            if known.level not in pressure:
-                continue
-            field = field.isel(level=int(np.flatnonzero(pressure == known.level)[0])) if field.level.ndim else field
-        field = field.drop_vars("level", errors="ignore").squeeze(
-            [dim for dim in field.dims if dim not in ("time", "latitude", "longitude")]
-        )
-        return _convert(field, known, path).transpose("time", "latitude", "longitude").rename(known.name)
-    return None
-
-
-def _convert(field: xr.DataArray, known: Variable, path: Path) -> xr.DataArray:
-    units = str(field.attrs.get("units", known.units)).replace("**", "").strip()
-    units = EQUAL_UNITS.get(units, units)
-    if units == known.units or (known.units == "1" and units in ("", "dimensionless")):
-        return field
-    if (units, known.units) not in CONVERSIONS:
-        raise LdmdownError(
-            path,
-            f"{field.name} has units that are not understood",
+            layout.label,
+            f"{known.name} has units that are not understood",
             found=units,
             expected=known.units,
             cure="correct its units attribute",
         )
-    factor, offset = CONVERSIONS[units, known.units]
-    return field * factor + offset
+    return found
 
 
-def _one_series(pieces: list[xr.DataArray], label: str) -> xr.DataArray:
-    """Files of one variable joined along time, sorted, the first of duplicated hours kept."""
-    first = pieces[0]
-    for piece in pieces[1:]:
-        same = all(
-            piece[axis].size == first[axis].size and np.allclose(piece[axis], first[axis], atol=1e-4)
-            for axis in ("latitude", "longitude")
+def _common_axes(pieces: Iterable[tuple[str, Piece]]) -> Axes:
+    (name, first), *others = pieces
+    for other, piece in others:
+        if piece.axes is not first.axes and not piece.axes.same(first.axes):
+            raise LdmdownError(
+                piece.label,
+                f"{other} and {name} are on different grids" if other != name else f"{name} is on two grids",
+                found=piece.axes.box,
+                expected=f"{first.axes.box}, as in {first.label}",
+                cure="give files of one area",
+            )
+    return first.axes
+
+
+def _common_hours(hours: Mapping[str, Hours], label: str) -> Hours:
+    if not hours:
+        return np.zeros(1, np.int64)  # fields of the ground alone have no time
+    common = None
+    for found in hours.values():
+        common = found if common is None else np.intersect1d(common, found, assume_unique=True)
+    if common is None or not len(common):
+        held = [f"{name} {_span(found)}" for name, found in hours.items()]
+        raise LdmdownError(label, f"{', '.join(hours)} have no hour in common", found="; ".join(held),
+                           cure="give files of the same hours")  # fmt: skip
+    return common
+
+
+def _notes(layouts: Sequence[Layout], series: Mapping[str, Series], hours: Hours) -> Iterable[str]:
+    """What a user should know of the hours."""
+    every = np.unique(
+        np.concatenate([one.hours for name, one in series.items() if not variable(name).static] or [hours])
+    )
+    left = np.setdiff1d(every, hours)
+    if len(left):
+        yield f"{len(left)} hours are left out that not every variable has, the first {_moment(left[0])}"
+    if len(hours) > 2:
+        step = int(np.diff(hours).min())
+        gaps = np.setdiff1d(np.arange(hours[0], hours[-1], step), hours)
+        if len(gaps):
+            yield f"{len(gaps)} hours are missing between the first and the last, the first {_moment(gaps[0])}"
+    spread = {name: one.longest for name, one in series.items() if one.longest > 1}
+    if spread:
+        held = ", ".join(f"{name} over {length} hours" for name, length in spread.items())
+        yield f"sums over more than an hour are spread evenly: {held}"
+    if any(one.overlapping for one in series.values()):
+        yield "several runs of a forecast hold the same hours: the one with the shortest lead is taken"
+    calendars = sorted({layout.calendar for layout in layouts if layout.calendar})
+    if calendars:
+        unreal = sum(layout.unreal for layout in layouts)
+        yield f"dates of the calendar {', '.join(calendars)} are kept as they read" + (
+            f"; those that the standard calendar lacks, such as 30 February, are left out ({unreal})" if unreal else ""
         )
-        if not same:
-            raise LdmdownError(
-                label,
-                f"the files hold {first.name} on different grids",
-                found=f"{_box(first.latitude, first.longitude)} and {_box(piece.latitude, piece.longitude)}",
-                cure="give files of one area",
-            )
-    axes = {axis: first[axis] for axis in ("latitude", "longitude")}
-    joined = xr.concat([piece.assign_coords(axes) for piece in pieces], dim="time", join="exact")
-    return joined.sortby("time").drop_duplicates("time")
 
 
-def _common_hours(fields: dict[str, xr.DataArray], label: str) -> dict[str, xr.DataArray]:
-    first = next(iter(fields.values()))
-    for name, field in fields.items():
-        if field.shape[1:] != first.shape[1:] or not (
-            np.allclose(field.latitude, first.latitude, atol=1e-4)
-            and np.allclose(field.longitude, first.longitude, atol=1e-4)
-        ):
-            raise LdmdownError(
-                label,
-                f"{name} and {first.name} are on different grids",
-                found=f"{_box(field.latitude, field.longitude)} and {_box(first.latitude, first.longitude)}",
-                cure="give files of one area",
-            )
-    axes = {axis: first[axis] for axis in ("latitude", "longitude")}
-    common = first.time.values
-    for field in fields.values():
-        common = np.intersect1d(common, field.time.values)
-    if not len(common):
-        raise LdmdownError(label, f"{', '.join(fields)} have no hour in common", cure="give files of the same hours")
-    return {name: field.assign_coords(axes).sel(time=common) for name, field in fields.items()}
-
-
-def _missing(label: str, missing: list[Variable], contents: Mapping[Path, xr.Dataset]) -> LdmdownError:
+def _missing(
+    label: str, missing: Sequence[Variable], layouts: Sequence[Layout], checkpoint: str | None
+) -> LdmdownError:
     names = ", ".join(known.name for known in missing)
-    held = sorted({str(name) for dataset in contents.values() for name in dataset.data_vars})
-    looked = "; ".join(", ".join((known.name, *known.aliases)) for known in missing)
+    looked = "; ".join(_looked_for(known) for known in missing)
+    held = dict.fromkeys(text for layout in layouts for text in layout.contents())
     return LdmdownError(
         label,
         f"{names} {'is' if len(missing) == 1 else 'are'} missing",
-        found=", ".join(held) or "no variables",
+        found=", ".join(sorted(held)) or "no variables",
         expected=f"under one of the names {looked}",
-        cure="name all files together; `ldmdown request --start DAY --end DAY` prints the script that gets them",
+        cure=f"name all files together; this prints the script that gets them: {_request(layouts, checkpoint)}",
     )
 
 
+def _looked_for(known: Variable) -> str:
+    level = f" on {known.level} hPa" if known.level else ""
+    return ", ".join((known.name, *(f"{name}{level}" for name in known.aliases)))
+
+
+def _request(layouts: Sequence[Layout], checkpoint: str | None) -> str:
+    """The command for the days that the files hold."""
+    hours = [hour for layout in layouts for hour in layout.span()]
+    first, last = (_moment(edge)[:10] for edge in (min(hours), max(hours))) if hours else ("DAY", "DAY")
+    return f"ldmdown request --start {first} --end {last}" + (f" --checkpoint {checkpoint}" if checkpoint else "")
+
+
 def _label(dataset: xr.Dataset) -> str:
-    files = dataset.attrs.get("source_files", ["the dataset"])
+    return _called(dataset.attrs.get("source_files", ["the dataset"]))
+
+
+def _called(files: Sequence[str]) -> str:
     return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
 
 
@@ -472,5 +398,9 @@ def _box(lat: Array | xr.DataArray, lon: Array | xr.DataArray) -> str:
     return f"{west:.2f} to {east:.2f} E, {south:.2f} to {north:.2f} N"
 
 
-def _time(value: np.datetime64) -> str:
-    return f"{np.datetime_as_string(value, unit='h')}:00"
+def _span(hours: Hours) -> str:
+    return f"{_moment(hours[0])} to {_moment(hours[-1])}" if len(hours) else "never"
+
+
+def _moment(hour: int | np.integer) -> str:
+    return f"{np.datetime64(int(hour), 'h')}:00"

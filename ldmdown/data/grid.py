@@ -19,6 +19,8 @@ Array = NDArray[np.floating]
 Window = tuple[int, int, int, int]
 
 LONLAT = pyproj.CRS.from_epsg(4326)
+SLIVER = 1e-9  # of a cell's area: rounding
+WIDEST = 6e6  # a cell that seems wider [m] surrounds the point opposite the projection's centre
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,65 @@ class SourceGrid:
         )
         return matrix.tocsr().astype(np.float32)
 
+    def conservative(self, grid: Grid) -> scipy.sparse.csr_array:
+        """Weights (points, cells) of first-order conservative regridding to the cells of a grid (Jones 1999).
+
+        A weight is the share of the target's cell that a cell of the source covers, of all that is covered of
+        it; rows of cells that lie outside are empty. The grid's projection must keep areas, as EPSG:3035 does.
+        doi:10.1175/1520-0493(1999)127<2204:FASOCR>2.0.CO;2
+        """
+        cells, x, y = self._outlines(grid)
+        (col, width), (row, height) = (
+            (np.clip(np.floor(low), 0, size), np.clip(np.ceil(high), 0, size) - np.clip(np.floor(low), 0, size))
+            for low, high, size in ((x.min(1), x.max(1), grid.cols), (y.min(1), y.max(1), grid.rows))
+        )
+        count = (width * height).astype(np.int64)
+        pair = np.repeat(np.arange(len(cells)), count)
+        place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        row, col = row[pair] + place // width[pair], col[pair] + place % width[pair]
+        area = np.abs(sum(
+            _below(x[pair, i - 1] - col, y[pair, i - 1] - row, x[pair, i] - col, y[pair, i] - row)
+            for i in range(x.shape[1])
+        ))  # fmt: skip
+        matrix = scipy.sparse.coo_array(
+            (area, ((row * grid.cols + col).astype(np.int64), cells[pair])),
+            shape=(grid.rows * grid.cols, len(self.y) * len(self.x)),
+        ).tocsr()
+        matrix.data[matrix.data < SLIVER] = 0
+        matrix.eliminate_zeros()
+        covered = matrix.sum(axis=1)
+        return (scipy.sparse.diags_array(1 / np.where(covered > 0, covered, 1)) @ matrix).tocsr().astype(np.float32)
+
+    def _outlines(self, grid: Grid) -> tuple[NDArray[np.int64], Array, Array]:
+        """Cells near a grid: flat indices, and their outlines (cells, corners) in columns and rows of the grid.
+
+        Edges, straight along the axes of the source, are bent there: a corner each width of a target's cell.
+        """
+        project = pyproj.Transformer.from_crs(self.crs, grid.projection, always_xy=True)
+
+        def columns_and_rows(x: Array, y: Array) -> tuple[Array, Array]:
+            x, y = project.transform(x, y)
+            return (x - grid.west) / grid.spacing, (grid.north - y) / grid.spacing
+
+        y, x = _edges(self.y), _edges(self.x)
+        if self.crs.is_geographic:
+            y = np.clip(y, -90, 90)
+        corners = np.stack(columns_and_rows(*np.meshgrid(x, y)))
+        around = np.stack([corners[:, i : i + len(self.y), j : j + len(self.x)] for i in (0, 1) for j in (0, 1)])
+        low, high = around.min(axis=0), around.max(axis=0)
+        limit = np.array([grid.cols, grid.rows])[:, None, None]
+        with np.errstate(invalid="ignore"):  # the point opposite the projection's centre lies at infinity
+            size = (high - low).max(axis=0)
+        near = (high > -1).all(axis=0) & (low < limit + 1).all(axis=0) & (size < WIDEST / grid.spacing)
+        row, col = np.nonzero(near)
+        step = np.linspace(0, 1, int(np.ceil(size[near].max(initial=1))), endpoint=False)
+        stay = np.zeros_like(step)
+        right, down = np.concatenate([step, 1 - stay, 1 - step, stay]), np.concatenate([stay, step, 1 - stay, 1 - step])
+        outline = columns_and_rows(
+            x[col, None] + right * (x[col + 1] - x[col])[:, None], y[row, None] + down * (y[row + 1] - y[row])[:, None]
+        )
+        return row * len(self.x) + col, *outline
+
 
 def regrid(weights: scipy.sparse.csr_array, field: Array, shape: tuple[int, int]) -> Array:
     """Interpolate (..., rows, cols) of a source to (..., *shape); missing values give their weight to the others.
@@ -282,6 +343,28 @@ def _position(axis: Array, points: Array) -> Array:
     slack = 1e-6 * np.abs(np.diff(axis)).mean()  # rounding of the axes is not a gap
     inside = (points >= axis[0] - slack) & (points <= axis[-1] + slack)
     return np.where(inside, np.interp(points, axis, index), np.nan)
+
+
+def _edges(centres: Array) -> Array:
+    """Edges of cells, halfway between centres."""
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def _below(x0: Array, y0: Array, x1: Array, y1: Array) -> Array:
+    """Area of the unit square below a line from one point to another, negative for a line to the left.
+
+    Summed round a polygon this is the area that it shares with the square.
+    """
+    left, right = np.clip(x0, 0, 1), np.clip(x1, 0, 1)
+    run = x1 - x0
+    slope = np.divide(y1 - y0, run, out=np.zeros_like(run), where=np.abs(run) > 1e-12)
+    start, end = y0 + slope * (left - x0), y0 + slope * (right - x0)
+    rise = end - start
+    mean = np.clip((start + end) / 2, 0, 1)  # of the height, cut off at 0 and 1
+    integral = [np.clip(height, 0, 1) ** 2 / 2 + np.maximum(height - 1, 0) for height in (start, end)]
+    np.divide(integral[1] - integral[0], rise, out=mean, where=np.abs(rise) > 1e-6)
+    return (right - left) * mean
 
 
 def _split(position: Array, size: int) -> tuple[NDArray[np.int64], Array]:

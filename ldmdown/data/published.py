@@ -59,48 +59,37 @@ def read_statistics(path: Path, source: Source, names: Sequence[str]) -> Normali
     return Normalization(parts["mean"], parts["std"])
 
 
-class PublishedFields:
-    """Predictors, or the targets of one group, hour by hour in physical units.
+class PublishedDay:
+    """Predictors, or the targets of one group, of a day's file, hour by hour in physical units.
 
     Parameters
     ----------
     folder
         of the archive.
+    files
+        of which there is one a day.
     names
         the variables in the order of the channels; targets must be one group, t2m or u10 and v10.
     shape
         (rows, cols) that a field must have.
-
-    Attributes
-    ----------
-    times
-        numpy.datetime64, rising.
-
-    Raises
-    ------
-    LdmdownError
-        if there are no files, or no such group of targets.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], source: Source, shape: tuple[int, int]) -> None:
-        self.names, self.shape = tuple(names), shape
-        kind = "low" if source == "ERA5" else GROUPS.get(self.names)
-        if kind is None:
-            groups = " or ".join(", ".join(group) for group in GROUPS)
-            raise LdmdownError(folder, "holds no such group of targets", found=", ".join(names), expected=groups)
-        self.files = sorted(folder.glob(f"*/*_{kind}.pt.zst"))
-        if not self.files:
-            raise LdmdownError(folder, "no such files", found=f"no YYYY/YYYY-MM-DD_{kind}.pt.zst",
-                               cure="mend data.published, or download them")  # fmt: skip
+    def __init__(
+        self, folder: Path, files: Sequence[str], names: Sequence[str], source: Source, shape: tuple[int, int]
+    ) -> None:
+        self.names, self.source, self.shape = tuple(names), source, shape
+        self._places = [(Path(file), hour) for file in files for hour in range(24)]
+        self.hours = np.array([_hour(file) + hour for file, hour in self._places], np.int64)
         self.normalization = read_statistics(folder / STATISTICS, source, names)
-        listed = _listed(folder / METADATA)
-        self._places = [
-            (file, hour) for file in self.files for hour in range(24) if listed is None or _time(file, hour) in listed
-        ]
-        self.times = np.array([_time(file, hour) for file, hour in self._places], "datetime64[ns]")
 
     def read(self, index: int) -> Field:
-        """(variable, rows, cols) of one hour; NaN where a variable may be missing and is."""
+        """(variable, rows, cols) of one hour; NaN where a variable may be missing and is.
+
+        Raises
+        ------
+        LdmdownError
+            if the file is not of this kind, or a value is missing that must not be or is not physical.
+        """
         file, hour = self._places[index]
         day = _read_day(file)
         if not isinstance(day, list) or len(day) != 24 or not isinstance(day[hour], dict):
@@ -117,7 +106,40 @@ class PublishedFields:
         for channel, name in enumerate(self.names):
             if variable(name).fill is not None:
                 fields[channel][fields[channel] < ABSENT] = np.nan
-        return self.normalization.denormalize(fields, self.names)
+        fields = self.normalization.denormalize(fields, self.names)
+        for name, field in zip(self.names, fields, strict=True):
+            low, high = variable(name).bounds if self.source == "CMCC" else (-np.inf, np.inf)  # ERA5's were regridded
+            wrong = (field < low) | (field > high) | (np.isnan(field) if variable(name).fill is None else False)
+            if np.any(wrong):
+                raise LdmdownError(file, f"{name} is missing or not physical in hour {hour}",
+                                   found=f"{field[wrong][0]:g}", expected=f"{low:g} to {high:g}")  # fmt: skip
+        return fields
+
+
+def catalogue(folder: Path, targets: Sequence[str]) -> dict[str, dict[str, NDArray[np.int64]]]:
+    """The files of predictors ("era5") and of a group of targets ("reference"), and the hours of each.
+
+    Hours that metadata.csv does not list, where there is one, are left out.
+
+    Raises
+    ------
+    LdmdownError
+        if there are no files, or no such group of targets.
+    """
+    group = GROUPS.get(tuple(targets))
+    if group is None:
+        groups = " or ".join(", ".join(group) for group in GROUPS)
+        raise LdmdownError(folder, "holds no such group of targets", found=", ".join(targets), expected=groups)
+    listed = _listed(folder / METADATA)
+    found = {}
+    for kind, ending in (("era5", "low"), ("reference", group)):
+        files = sorted(folder.glob(f"*/*_{ending}.pt.zst"))
+        if not files:
+            raise LdmdownError(folder, "no such files", found=f"no YYYY/YYYY-MM-DD_{ending}.pt.zst",
+                               cure="mend data.published, or download them")  # fmt: skip
+        hours = {str(file): _hour(file) + np.arange(24) for file in files}
+        found[kind] = {file: held if listed is None else held[np.isin(held, listed)] for file, held in hours.items()}
+    return found
 
 
 @lru_cache(maxsize=3)
@@ -127,14 +149,16 @@ def _read_day(file: Path) -> Any:
     return foreign.read_torch(content, file)
 
 
-def _time(file: Path, hour: int) -> np.datetime64:
-    return np.datetime64(file.name[:10], "h") + hour
+def _hour(file: Path) -> int:
+    """The first of a file, since 1970-01-01T00."""
+    return int(np.datetime64(file.name[:10], "h").astype(np.int64))
 
 
-def _listed(path: Path) -> set[np.datetime64] | None:
+def _listed(path: Path) -> NDArray[np.int64] | None:
     """The hours that metadata.csv lists; None if there is none."""
     if not path.exists():
         return None
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return {np.datetime64(row["ref_time"][:10], "h") + int(row["hour"]) for row in rows}
+    hours = [np.datetime64(row["ref_time"][:10], "h").astype(np.int64) + int(row["hour"]) for row in rows]
+    return np.array(hours, np.int64)

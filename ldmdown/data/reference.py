@@ -1,40 +1,53 @@
 """Regional-model fields, such as VHR-REA_IT's, on the fine grid: the target of training.
 
-Winds in such files run along the model's rotated grid; they are turned to east and north before any
-interpolation, since neighbouring components along different directions must not be averaged.
+Winds in such files run along the model's grid; they are turned to east and north before any interpolation,
+since neighbouring components along different directions must not be averaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyproj
 import xarray as xr
 from numpy.typing import NDArray
 
-from ldmdown.data.grid import LONLAT, Grid, SourceGrid, grid_north, regrid, rotate_to_earth
-from ldmdown.data.variables import variable
+from ldmdown.data.era5 import hours_of
+from ldmdown.data.grid import LONLAT, Array, Grid, SourceGrid, grid_north, regrid, rotate_to_earth
+from ldmdown.data.projection import horizontal, source_grid
+from ldmdown.data.units import canonical, conversion
+from ldmdown.data.variables import Variable, variable
 from ldmdown.errors import LdmdownError
 
 WINDS = ("u10", "v10")
 EARTH = ("eastward_wind", "northward_wind")
+ENSEMBLE = "realization"
+BLOCK = 6  # hours read at once, since files may keep many in a chunk
 ALONG_GRID = ("U_10M", "V_10M")  # COSMO's names, whatever standard name stands beside them
-AXES = (("rlat", "rlon"), ("y", "x"), ("latitude", "longitude"), ("lat", "lon"))
 
 
 class Reference:
     """Files of one regional model, read hour by hour.
 
+    Parameters
+    ----------
+    dataset
+        the variables (time, rows, cols) in our units; the attribute `along_grid` of a wind component says
+        whether it runs along the grid's axes.
+
     Attributes
     ----------
     names
         the variables that were asked for.
-    times
-        numpy.datetime64, rising.
+    times, hours
+        numpy.datetime64, rising; and since 1970-01-01T00.
     source
         the model's own grid.
+    turned
+        whether the wind runs along the grid in the files, and is turned.
     """
 
     def __init__(self, dataset: xr.Dataset, names: Sequence[str], source: SourceGrid, file: Path) -> None:
@@ -43,21 +56,29 @@ class Reference:
         self.source = source
         self.file = file
         self.times = dataset.time.values
-        along_grid = source.crs != LONLAT and not _earth_relative(dataset)
-        self._angle = grid_north(source.crs, *np.meshgrid(source.x, source.y)) if along_grid else None
+        self.hours = hours_of(dataset)
+        self._block = 1 if ENSEMBLE in dataset.dims else BLOCK
+        self._start, self._held = -1, dataset
+        held = [dataset[name] for name in WINDS if name in dataset]
+        self.turned = source.crs != LONLAT and any(wind.attrs.get("along_grid", False) for wind in held)
 
     def read(self, index: int) -> NDArray[np.float32]:
-        """(T, rows, cols) of one hour on the model's grid, winds towards east and north.
+        """(T, rows, cols) of one hour on the model's grid, members before rows; winds towards east and north.
 
         Raises
         ------
         LdmdownError
             if a value is not physical.
         """
-        hour = self.dataset.isel(time=index)
+        start = index - index % self._block
+        if start != self._start:
+            block = self.dataset[list(self.names)].isel(time=slice(start, start + self._block)).load()
+            self._start, self._held = start, block
+        hour = self._held.isel(time=index - start)
         fields = {name: hour[name].values.astype(np.float32) for name in self.names}
-        if self._angle is not None and set(WINDS) <= set(self.names):
-            fields["u10"], fields["v10"] = rotate_to_earth(fields["u10"], fields["v10"], self._angle)
+        if self.turned:
+            angle = _angle(_Key(self.source))
+            fields["u10"], fields["v10"] = rotate_to_earth(fields["u10"], fields["v10"], angle)
         for name, field in fields.items():
             low, high = variable(name).bounds
             if (field < low).any() or (field > high).any():
@@ -72,7 +93,7 @@ class Reference:
 
 
 class ReferenceOnGrid:
-    """A reference interpolated bilinearly to the fine grid.
+    """A reference on the fine grid: states interpolated bilinearly, amounts conservatively.
 
     Raises
     ------
@@ -82,48 +103,102 @@ class ReferenceOnGrid:
 
     def __init__(self, reference: Reference, grid: Grid) -> None:
         self.reference = reference
-        self.times = reference.times
+        self.times, self.hours = reference.times, reference.hours
         self.shape = grid.shape
-        inside = reference.source.covers(grid.lat, grid.lon)
-        if not inside.all():
+        if ENSEMBLE in reference.dataset.dims:
+            raise LdmdownError(reference.file, "is an ensemble", expected="one truth", cure="select a member")
+        key = _Key(reference.source)
+        inside = _covered(key, grid)
+        if inside < 1:
             raise LdmdownError(
                 reference.file,
                 "does not cover the grid of the configuration",
-                found=f"{inside.mean():.0%} of its cells",
+                found=f"{inside:.0%} of its cells",
                 cure="choose a smaller `grid` in the configuration, or files of a larger area",
             )
-        self.weights = reference.source.weights(grid.lat, grid.lon)
+        self.weights = [_weights(key, grid, variable(name).regridding) for name in reference.names]
 
     def read(self, index: int) -> NDArray[np.float32]:
-        """(T, rows, cols) of one hour on the fine grid."""
-        return regrid(self.weights, self.reference.read(index), self.shape)
+        """(T, rows, cols) of one hour on the fine grid.
+
+        Raises
+        ------
+        LdmdownError
+            if a value is not physical, or missing inside the grid.
+        """
+        fields = self.reference.read(index)
+        result = np.stack(
+            [regrid(weights, field, self.shape) for weights, field in zip(self.weights, fields, strict=True)]
+        ).astype(np.float32)
+        for name, field in zip(self.reference.names, result, strict=True):
+            if missing := np.count_nonzero(np.isnan(field)):
+                raise LdmdownError(
+                    self.reference.file,
+                    f"{name} has missing values on the grid at {np.datetime_as_string(self.times[index], unit='h')}",
+                    found=f"{missing} of {field.size} cells",
+                    cure="choose a smaller grid, or leave the day out",
+                )
+        return result
+
+
+class _Key:
+    """A source grid that can be looked up: equal if it has the same axes in the same projection."""
+
+    def __init__(self, source: SourceGrid) -> None:
+        self.source = source
+        self.parts = source.y.tobytes(), source.x.tobytes(), source.crs.to_wkt()
+
+    def __hash__(self) -> int:
+        return hash(self.parts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.parts == other.parts
+
+
+@lru_cache(maxsize=2)
+def _angle(key: _Key) -> Array:
+    """Of the model's second axis, (rows, cols) clockwise from north [radians]; all files of a model share it."""
+    return grid_north(key.source.crs, *np.meshgrid(key.source.x, key.source.y))
+
+
+@lru_cache(maxsize=2)
+def _covered(key: _Key, grid: Grid) -> float:
+    return float(key.source.covers(grid.lat, grid.lon).mean())
+
+
+@lru_cache(maxsize=4)
+def _weights(key: _Key, grid: Grid, regridding: str) -> Any:
+    if regridding == "conservative":
+        return key.source.conservative(grid)
+    return key.source.weights(grid.lat, grid.lon)
 
 
 def open_reference(files: Sequence[str | Path], names: Sequence[str]) -> Reference:
-    """The variables `names` from all files together: one variable or many, a day or a month in each.
+    """The variables `names` from all files together, NetCDF or GRIB: one variable or many, a day or a month in each.
 
     Raises
     ------
     LdmdownError
         if a file cannot be read, its grid is not understood, a variable is missing, or only one wind
-        component of a rotated grid is asked for.
+        component of a turned grid is asked for.
     """
     first = Path(files[0])
-    contents = []
-    for file in files:
-        try:
-            contents.append(xr.open_dataset(file, engine="netcdf4", chunks={"time": 1}))
-        except (OSError, ValueError) as error:
-            raise LdmdownError(file, "cannot be read as NetCDF", found=str(error)) from None
-    source = _source_grid(contents[0], first)
-    if source.crs != LONLAT and len(set(WINDS) & set(names)) == 1:
+    contents = [(Path(file), part) for file in files for part in _open(Path(file))]
+    series, source = {}, None
+    for name in names:
+        series[name], grid = _series(contents, name, first)
+        if source is not None and _Key(grid) != _Key(source):
+            raise LdmdownError(first, f"{name} and {names[0]} are on different grids", cure="give files of one grid")
+        source = grid
+    assert source is not None
+    along_grid = [name for name in WINDS if name in series and series[name].attrs["along_grid"]]
+    if source.crs != LONLAT and along_grid and not set(WINDS) <= set(names):
         raise LdmdownError(
             first,
             "one wind component alone cannot be turned to earth-relative",
             found=", ".join(names),
             cure="add the other of u10 and v10 to `targets`",
         )
-    series = {name: _series(contents, name, first) for name in names}
     common = next(iter(series.values())).time.values
     for field in series.values():
         common = np.intersect1d(common, field.time.values)
@@ -131,58 +206,132 @@ def open_reference(files: Sequence[str | Path], names: Sequence[str]) -> Referen
     return Reference(dataset, names, source, first)
 
 
-def _earth_relative(dataset: xr.Dataset) -> bool:
-    """Whether the wind points to true east and north though the grid is turned, as `downscale` writes it."""
-    return all(dataset[name].attrs.get("standard_name") in EARTH for name in WINDS if name in dataset)
+def hours_held(file: Path) -> NDArray[np.int64]:
+    """The hours since 1970-01-01T00 that a file has of anything.
+
+    Raises
+    ------
+    LdmdownError
+        if it cannot be read, or its times are no whole hours.
+    """
+    parts = _open(file)
+    hours = [hours_of(part) for part in parts]
+    for part in parts:
+        part.close()
+    return np.unique(np.concatenate(hours))
 
 
-def _series(contents: list[xr.Dataset], name: str, first: Path) -> xr.DataArray:
+def _open(file: Path) -> list[xr.Dataset]:
+    """A file as datasets that have a dimension `time`, of whole hours."""
+    try:
+        with file.open("rb") as start:
+            grib = start.read(4) == b"GRIB"
+        if grib:
+            import cfgrib  # after pyproj, which crashes otherwise
+
+            parts = cfgrib.open_datasets(str(file), indexpath="")
+        else:
+            parts = [xr.open_dataset(file, engine="netcdf4", cache=False)]
+    except (OSError, ValueError) as error:
+        raise LdmdownError(file, "cannot be read as NetCDF or GRIB", found=str(error)) from None
+    return [_timed(part, file).chunk(time=1) for part in parts]
+
+
+def _timed(dataset: xr.Dataset, file: Path) -> xr.Dataset:
+    if "valid_time" in dataset.variables:  # of GRIB: the start and the step together
+        held = dataset.valid_time.dims
+        if len(held) > 1:
+            dataset, held = dataset.stack(flat=held).reset_index("flat"), ("flat",)
+        dataset = dataset.drop_vars("time", errors="ignore") if "time" not in held else dataset
+        if held and held[0] != "time":
+            dataset = dataset.swap_dims({held[0]: "valid_time"}).rename(valid_time="time")
+        elif held:
+            dataset = dataset.assign_coords(time=dataset.valid_time.variable).drop_vars("valid_time")
+        else:
+            dataset = dataset.rename(valid_time="time")
+    if "time" not in dataset.coords:
+        raise LdmdownError(file, "has no coordinate time", found=", ".join(map(str, dataset.coords)) or "none")
+    if "time" not in dataset.dims:
+        dataset = dataset.expand_dims("time")
+    times = dataset.time.values
+    if times.dtype.kind != "M":
+        raise LdmdownError(
+            file,
+            "is in a calendar of its own",
+            found=str(dataset.time.encoding.get("calendar", times.dtype)),
+            expected="standard, gregorian or proleptic_gregorian, as ERA5's hours are",
+        )
+    if (times.astype("datetime64[h]") != times).any():
+        raise LdmdownError(
+            file,
+            "its times are no whole hours",
+            found=str(times[0])[:19],
+            expected="an instant on the hour",
+            cure="shift them with `cdo shifttime` if they stand for the hour, as ERA5's do for instants",
+        )
+    return dataset
+
+
+def _series(contents: list[tuple[Path, xr.Dataset]], name: str, first: Path) -> tuple[xr.DataArray, SourceGrid]:
+    """One variable of all files along time, in our units, and its grid."""
     known = variable(name)
-    pieces = [
-        _plain(dataset[alias]).squeeze([dim for dim in dataset[alias].dims if str(dim).startswith("height")], drop=True)
-        for dataset in contents
+    found = [
+        (file, dataset, alias)
+        for file, dataset in contents
         for alias in (name, *known.aliases)
-        if alias in dataset
+        if alias in dataset.data_vars
     ]
-    if not pieces:
+    if not found:
         raise LdmdownError(
             first,
             f"{name} is missing",
-            found=", ".join(sorted({str(held) for dataset in contents for held in dataset.data_vars})),
+            found=", ".join(sorted({str(held) for _, dataset in contents for held in dataset.data_vars})),
             expected=f"one of {', '.join((name, *known.aliases))}",
             cure="add the files that hold it",
         )
-    joined = xr.concat(
-        [piece.reset_coords(drop=True) for piece in pieces], dim="time", join="override", combine_attrs="override"
-    )
-    return joined.sortby("time").drop_duplicates("time")
+    grid = source_grid(found[0][1], found[0][2], found[0][0])
+    pieces = [_plain(dataset, alias, known, file) for file, dataset, alias in found]
+    for (file, _, _), piece in zip(found, pieces, strict=True):
+        if piece.shape[-2:] != grid.shape:
+            raise LdmdownError(file, f"{name} is on another grid than in {found[0][0]}",
+                               found=" x ".join(map(str, piece.shape[-2:])),
+                               expected=" x ".join(map(str, grid.shape)), cure="give files of one grid")  # fmt: skip
+    joined = pieces[0] if len(pieces) == 1 else xr.concat(pieces, dim="time", combine_attrs="override")
+    return joined.sortby("time").drop_duplicates("time"), grid
 
 
-def _plain(field: xr.DataArray) -> xr.DataArray:
-    """Without a standard name that its own name contradicts."""
-    if field.name in ALONG_GRID:
-        field = field.assign_attrs(standard_name="along the grid")
-    return field
-
-
-def _source_grid(dataset: xr.Dataset, file: Path) -> SourceGrid:
-    """The grid of a CF file: from its grid mapping variable, or geographic."""
-    axes = next((pair for pair in AXES if set(pair) <= set(dataset.dims)), None)
-    if axes is None:
+def _plain(dataset: xr.Dataset, alias: str, known: Variable, file: Path) -> xr.DataArray:
+    """(time, rows, cols), or members between them, without other coordinates and in our units."""
+    field = dataset[alias]
+    axes = horizontal(field)
+    assert axes is not None  # source_grid saw to it
+    others = [dim for dim in field.dims if dim not in ("time", ENSEMBLE, *axes)]
+    if any(field.sizes[dim] > 1 for dim in others):
         raise LdmdownError(
             file,
-            "has no regular grid",
-            found=f"dimensions {', '.join(map(str, dataset.dims))}",
-            expected=" or ".join("(" + ", ".join(pair) + ")" for pair in AXES),
+            f"{alias} has dimensions that say nothing to us",
+            found=", ".join(f"{dim} of {field.sizes[dim]}" for dim in others),
+            expected="time and the two of the grid",
+            cure="select one of each with `cdo sellevidx` or `cdo select`",
         )
-    mapping = next((v for v in dataset.variables.values() if "grid_mapping_name" in v.attrs), None)
-    if mapping is None and axes[0] in ("rlat", "y"):
-        raise LdmdownError(
-            file,
-            "does not say what projection its grid is in",
-            expected="a CF grid mapping variable, with grid_mapping_name",
-            cure="restore it; it is lost when a tool copies only the fields",
-        )
-    crs = LONLAT if mapping is None else pyproj.CRS.from_cf(dict(mapping.attrs))
-    y, x = (dataset[axis].values.astype(float) for axis in axes)
-    return SourceGrid(y, x, LONLAT if crs.is_geographic and not crs.is_derived else crs)
+    along_grid = _along_grid(field)
+    field = field.isel(dict.fromkeys(others, 0), drop=True).transpose("time", ..., *axes)
+    field = _in_our_units(field, known, file)
+    field = field.drop_vars([str(name) for name in field.coords if name != "time"])
+    return field.rename(known.name).rename(dict(zip(axes, ("y", "x"), strict=True))).assign_attrs(along_grid=along_grid)
+
+
+def _in_our_units(field: xr.DataArray, known: Variable, file: Path) -> xr.DataArray:
+    units = str(field.attrs.get("units", known.units))
+    convert = conversion(canonical(units), known.units)
+    if convert is None or (convert.rate and not known.accumulated):
+        raise LdmdownError(file, f"{field.name} has units that are not understood", found=units,
+                           expected=known.units, cure="correct its units attribute")  # fmt: skip
+    return field if (convert.factor, convert.offset) == (1, 0) else field * convert.factor + convert.offset
+
+
+def _along_grid(field: xr.DataArray) -> bool:
+    """Whether a wind component runs along the axes of its grid; on longitudes and latitudes it makes no difference."""
+    if "GRIB_uvRelativeToGrid" in field.attrs:
+        return bool(field.attrs["GRIB_uvRelativeToGrid"])
+    return field.name in ALONG_GRID or field.attrs.get("standard_name") not in EARTH

@@ -15,7 +15,7 @@ class Variable:
 
     `cds` is the name in requests to the Climate Data Store. `bounds` are physical limits in `units`; `fill` replaces
     missing values after normalisation; `accumulated` values are sums over the hour that ends at the valid time;
-    `derived` ones are computed, never read.
+    `static` ones are the same at all hours; `derived` ones are computed, never read.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Variable:
     height: float | None = None  # [m]
     cds: str | None = None
     accumulated: bool = False
+    static: bool = False
     derived: bool = False
     fill: float | None = None
     regridding: Literal["bilinear", "conservative"] = "bilinear"
@@ -85,7 +86,7 @@ VARIABLES = _table(
         "Pa",
         (85000, 110000),
         "air_pressure_at_mean_sea_level",
-        aliases=("mean_sea_level_pressure", "prmsl", "PMSL", "psl"),
+        aliases=("mean_sea_level_pressure", "prmsl", "PMSL", "psl", "pmsl"),
         cds="mean_sea_level_pressure",
     ),
     Variable(
@@ -94,7 +95,7 @@ VARIABLES = _table(
         "K",
         (250, 320),
         "sea_surface_temperature",
-        aliases=("sea_surface_temperature", "SST"),
+        aliases=("sea_surface_temperature", "SST", "tos"),
         fill=-10,
         cds="sea_surface_temperature",
     ),
@@ -104,15 +105,15 @@ VARIABLES = _table(
         "m",
         (0, 20),
         "lwe_thickness_of_surface_snow_amount",
-        aliases=("snow_depth", "SNDPT"),
+        aliases=("snow_depth", "SNDPT", "sdwe", "snw"),
         cds="snow_depth",
     ),
     Variable(
         "tp",
         "Total precipitation",
         "m",
-        (-1e-5, 0.5),
-        aliases=("total_precipitation", "TOT_PREC", "TP"),
+        (-1e-5, 0.25),
+        aliases=("total_precipitation", "TOT_PREC", "TP", "pr", "mtpr", "avg_tprate"),
         accumulated=True,
         regridding="conservative",
         cds="total_precipitation",
@@ -121,9 +122,9 @@ VARIABLES = _table(
         "ssrd",
         "Surface short-wave radiation downwards",
         "J m-2",
-        (-1e3, 6e6),
+        (-1e4, 6e6),
         "integral_wrt_time_of_surface_downwelling_shortwave_flux_in_air",
-        aliases=("surface_solar_radiation_downwards", "SSRadIn"),
+        aliases=("surface_solar_radiation_downwards", "SSRadIn", "rsds", "sdswrf", "msdwswrf", "avg_sdswrf"),
         accumulated=True,
         cds="surface_solar_radiation_downwards",
     ),
@@ -133,7 +134,7 @@ VARIABLES = _table(
         "kg kg-1",
         (-1e-3, 0.05),
         "specific_humidity",
-        aliases=("q", "specific_humidity", "Q850"),
+        aliases=("q", "specific_humidity", "Q850", "hus"),
         level=850,
         cds="specific_humidity",
     ),
@@ -143,7 +144,7 @@ VARIABLES = _table(
         "K",
         (180, 340),
         "air_temperature",
-        aliases=("t", "temperature", "T850"),
+        aliases=("t", "temperature", "T850", "ta"),
         level=850,
         cds="temperature",
     ),
@@ -153,7 +154,7 @@ VARIABLES = _table(
         "m s-1",
         (-150, 150),
         "eastward_wind",
-        aliases=("u", "u_component_of_wind", "U850"),
+        aliases=("u", "u_component_of_wind", "U850", "ua"),
         level=850,
         cds="u_component_of_wind",
     ),
@@ -163,7 +164,7 @@ VARIABLES = _table(
         "m s-1",
         (-150, 150),
         "northward_wind",
-        aliases=("v", "v_component_of_wind", "V850"),
+        aliases=("v", "v_component_of_wind", "V850", "va"),
         level=850,
         cds="v_component_of_wind",
     ),
@@ -173,9 +174,29 @@ VARIABLES = _table(
         "Pa s-1",
         (-50, 50),
         "lagrangian_tendency_of_air_pressure",
-        aliases=("w", "vertical_velocity", "W850"),
+        aliases=("w", "vertical_velocity", "W850", "wap"),
         level=850,
         cds="vertical_velocity",
+    ),
+    Variable(
+        "z",
+        "Geopotential of the surface",
+        "m2 s-2",
+        (-5000, 90000),
+        "surface_geopotential",
+        aliases=("geopotential_at_surface", "geopotential", "orog", "orography", "height", "HSURF"),
+        static=True,
+        cds="geopotential",
+    ),
+    Variable(
+        "lsm",
+        "Land-sea mask",
+        "1",
+        (-1e-3, 1.001),
+        "land_binary_mask",
+        aliases=("land_sea_mask", "land", "sftlf", "FR_LAND"),
+        static=True,
+        cds="land_sea_mask",
     ),
     Variable("cossza", "Cosine of the solar zenith angle", "1", (-1, 1), derived=True),
 )

@@ -1,0 +1,89 @@
+"""Tasks side by side: in processes of this machine, or on the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dask
+from dask.base import compute
+from dask.callbacks import Callback
+from dask.delayed import delayed
+
+from ldmdown.errors import LdmdownError
+
+
+def workers() -> int:
+    """How many processes this machine runs side by side."""
+    return os.cpu_count() or 1
+
+
+def run(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    *,
+    scheduler: str | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Any]:
+    """What `function` returns for each item, in their order; the first error ends the run.
+
+    Parameters
+    ----------
+    function
+        may be called twice for an item whose worker died; what it reads and writes all workers must see.
+    scheduler
+        address of a Dask scheduler; None: processes of this machine.
+    advance
+        called after each item.
+
+    Raises
+    ------
+    LdmdownError
+        if `distributed` is not installed, or there is no scheduler at the address.
+    """
+    if scheduler is not None:
+        return _on_cluster(function, items, scheduler, advance)
+    tasks = [delayed(_alone, pure=False)(function, item) for item in items]
+    keys = {task.key for task in tasks}
+
+    def after(key: Any, result: Any, graph: Any, state: Any, worker: Any) -> None:
+        if key in keys:
+            advance()
+
+    count = min(workers(), len(items))
+    with Callback(posttask=after):
+        try:
+            kind = "processes" if count > 1 else "synchronous"
+            return list(compute(*tasks, scheduler=kind, num_workers=count, chunksize=1, optimize_graph=False))
+        except LdmdownError as error:
+            raise getattr(error, "exception", error) from None  # without the worker's traceback
+
+
+def _alone(function: Callable[[Any], Any], item: Any) -> Any:
+    """In its own thread, however the files that it opens are read."""
+    with dask.config.set(scheduler="synchronous"):
+        return function(item)
+
+
+def _on_cluster(function: Callable[[Any], Any], items: Sequence[Any], address: str, advance: Callable[[], None]) -> Any:
+    try:
+        from distributed import Client, as_completed
+    except ImportError:
+        raise LdmdownError(
+            "--scheduler",
+            "needs a package that is not here",
+            found="no `distributed`",
+            cure="pip install 'ldmdown[cluster]'",
+        ) from None
+    try:
+        client = Client(address, timeout=30, set_as_default=False)
+    except (OSError, ValueError) as error:
+        cure = "give the address that `dask scheduler` prints, such as tcp://host:8786"
+        raise LdmdownError(address, "no Dask scheduler answers there", found=str(error), cure=cure) from None
+    with client:
+        futures = client.map(_alone, [function] * len(items), items, pure=False)
+        for future in as_completed(futures):
+            future.result()
+            advance()
+        return client.gather(futures)

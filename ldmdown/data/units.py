@@ -1,0 +1,108 @@
+"""Units as files spell them, and what turns them into those of data/variables."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPELLINGS = {
+    **dict.fromkeys(("kelvin", "degk"), "K"),
+    **dict.fromkeys(("c", "celsius", "degc", "deg_c", "°c", "degreec", "degree_celsius", "degrees_celsius"), "degC"),
+    **dict.fromkeys(("degf", "fahrenheit", "degree_fahrenheit", "degrees_fahrenheit"), "degF"),
+    **dict.fromkeys(("pascal", "pascals"), "Pa"),
+    **dict.fromkeys(("mbar", "mb", "millibar", "millibars", "hpa"), "hPa"),
+    **dict.fromkeys(("meter", "meters", "metre", "metres", "gpm"), "m"),
+    **dict.fromkeys(("millimeter", "millimeters", "millimetre", "millimetres"), "mm"),
+    **dict.fromkeys(("second", "seconds", "sec"), "s"),
+    **dict.fromkeys(("hour", "hours", "hr"), "h"),
+    **dict.fromkeys(("knots", "kt", "kts", "kn"), "knot"),
+    **dict.fromkeys(("joule", "joules"), "J"),
+    **dict.fromkeys(("watt", "watts"), "W"),
+    **dict.fromkeys(("percent",), "%"),
+}
+DIMENSIONLESS = ("", "1", "(0 - 1)", "(0-1)", "dimensionless", "fraction", "none", "-", "~", "proportion")
+GRAVITY = 9.80665  # [m s-2]
+HOUR = 3600  # [s]
+CONVERSIONS: dict[tuple[str, str], tuple[float, float]] = {  # (found, wanted): factor, offset
+    ("degC", "K"): (1, 273.15),
+    ("degF", "K"): (5 / 9, 459.67 * 5 / 9),
+    ("hPa", "Pa"): (100, 0),
+    ("kPa", "Pa"): (1000, 0),
+    ("hPa s-1", "Pa s-1"): (100, 0),
+    ("knot", "m s-1"): (1852 / HOUR, 0),
+    ("km h-1", "m s-1"): (1 / 3.6, 0),
+    ("mm", "m"): (1e-3, 0),
+    ("cm", "m"): (1e-2, 0),
+    ("kg m-2", "m"): (1e-3, 0),
+    ("g kg-1", "kg kg-1"): (1e-3, 0),
+    ("1", "kg kg-1"): (1, 0),
+    ("kJ m-2", "J m-2"): (1e3, 0),
+    ("MJ m-2", "J m-2"): (1e6, 0),
+    ("W h m-2", "J m-2"): (HOUR, 0),
+    ("%", "1"): (1e-2, 0),
+    ("m", "m2 s-2"): (GRAVITY, 0),
+}
+RATES: dict[tuple[str, str], float] = {  # (found, wanted): factor to the sum of an hour
+    ("W m-2", "J m-2"): HOUR,
+    ("J m-2 s-1", "J m-2"): HOUR,
+    ("kg m-2 s-1", "m"): HOUR * 1e-3,
+    ("mm s-1", "m"): HOUR * 1e-3,
+    ("m s-1", "m"): HOUR,
+    ("mm h-1", "m"): 1e-3,
+    ("kg m-2 h-1", "m"): 1e-3,
+    ("m h-1", "m"): 1,
+}
+
+
+def canonical(text: str) -> str:
+    """Units in the form of data/variables, such as m s-1 for m/s, m s**-1 or metres second^-1."""
+    text = text.strip().removesuffix(" of water equivalent")
+    if text.lower() in DIMENSIONLESS:
+        return "1"
+    if text.lower().replace(" ", "_") in SPELLINGS:
+        return SPELLINGS[text.lower().replace(" ", "_")]
+    powers: list[tuple[str, int]] = []
+    sign = 1
+    for token in re.findall(r"/|[^\W\d]+|%|[-+]?\d+", text.replace("_", " ")):
+        if token == "/":
+            sign = -1
+        elif not re.fullmatch(r"[-+]?\d+", token):
+            powers.append((SPELLINGS.get(token.lower(), token), sign))
+        elif powers:
+            powers[-1] = (powers[-1][0], sign * int(token))
+    return " ".join(name if power == 1 else f"{name}{power}" for name, power in powers)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What turns values into the units wanted; those of a rate become the sum of an hour."""
+
+    factor: float = 1
+    offset: float = 0
+    rate: bool = False
+
+    def __call__(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The values, converted."""
+        return values if (self.factor, self.offset) == (1, 0) else values * self.factor + self.offset
+
+
+def conversion(found: str, wanted: str) -> Conversion | None:
+    """From canonical units to others; None: unknown."""
+    if found == wanted:
+        return Conversion()
+    if (found, wanted) in RATES:
+        return Conversion(RATES[found, wanted], rate=True)
+    if (found, wanted) in CONVERSIONS:
+        return Conversion(*CONVERSIONS[found, wanted])
+    return None
+
+
+def likely(low: float, high: float, wanted: str, bounds: tuple[float, float]) -> str | None:
+    """Units in which values from `low` to `high` would be physical, within `bounds` of the wanted units."""
+    for (found, to), (factor, offset) in CONVERSIONS.items():
+        if to == wanted and bounds[0] <= low * factor + offset and high * factor + offset <= bounds[1]:
+            return found
+    return None

@@ -1,0 +1,622 @@
+"""The same day in every form that users have it in gives the same fields; forecasts and climate models too."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cftime
+import numpy as np
+import pyproj  # noqa: F401  before eccodes, which crashes otherwise
+import pytest
+import xarray as xr
+import zarr
+from eccodes import (
+    codes_grib_multi_append,
+    codes_grib_multi_new,
+    codes_grib_multi_write,
+    codes_release,
+    codes_set,
+    codes_set_values,
+    codes_write,
+)
+from eccodes import codes_grib_new_from_samples as new_message
+
+from ldmdown.data.era5 import CoarsePredictors, covered_window, open_era5
+from ldmdown.data.grid import Grid
+from ldmdown.errors import LdmdownError
+
+HOURS = np.arange(np.datetime64("2021-02-28T18", "h"), np.datetime64("2021-03-01T08", "h"))  # two months
+LAT, LON = np.arange(45, 42.9, -0.25), np.arange(10, 13.1, 0.25)
+SINGLE = {  # mean, amplitude, units, GRIB parameter, long name
+    "t2m": (285, 5, "K", 167, "2m_temperature"),
+    "u10": (1, 6, "m s**-1", 165, "10m_u_component_of_wind"),
+    "v10": (-1, 4, "m s**-1", 166, "10m_v_component_of_wind"),
+    "d2m": (280, 5, "K", 168, "2m_dewpoint_temperature"),
+    "msl": (101300, 900, "Pa", 151, "mean_sea_level_pressure"),
+    "sst": (288, 2, "K", 34, "sea_surface_temperature"),
+    "sd": (0.2, 0.1, "m of water equivalent", 141, "snow_depth"),
+    "tp": (1e-3, 9e-4, "m", 228, "total_precipitation"),
+    "ssrd": (1.5e6, 1e6, "J m**-2", 169, "surface_solar_radiation_downwards"),
+}
+PRESSURE = {
+    "q": (5e-3, 2e-3, "kg kg**-1", 133, "specific_humidity"),
+    "t": (275, 5, "K", 130, "temperature"),
+    "u": (8, 6, "m s**-1", 131, "u_component_of_wind"),
+    "v": (-3, 5, "m s**-1", 132, "v_component_of_wind"),
+    "w": (0.1, 0.3, "Pa s**-1", 135, "vertical_velocity"),
+}
+STATIC = {
+    "z": (3000, 2500, "m**2 s**-2", 129, "geopotential_at_surface"),
+    "lsm": (0.5, 0.5, "(0 - 1)", 172, "land_sea_mask"),
+}
+ACCUMULATED = ("tp", "ssrd")
+ALL = SINGLE | PRESSURE | STATIC
+NAMES = (*SINGLE, *(f"{name}850" for name in PRESSURE), *STATIC)
+SHORT = {f"{name}850": name for name in PRESSURE}
+
+Files = Sequence[Path | str]
+
+
+def field(name: str, hours: np.ndarray = HOURS) -> np.ndarray:
+    """(hours, latitude, longitude); sea surface temperature is missing in the west, the ground does not change."""
+    mean, amplitude, *_ = ALL[name]
+    phase = 0 if name in STATIC else hours.astype(int)[:, None, None] / 3
+    values = mean + amplitude * np.sin(phase + 2 * LAT[:, None] + 3 * LON + list(ALL).index(name))
+    values = np.broadcast_to(values, (len(hours), len(LAT), len(LON)))
+    return np.where((name == "sst") & (LON < 10.6), np.nan, values).astype(np.float32)
+
+
+def new_cds(names: Sequence[str], hours: np.ndarray = HOURS, version: str = "0001") -> xr.Dataset:
+    """As the CDS delivers them since 2024."""
+    levels = ["pressure_level"] if names[0] in PRESSURE else []
+    dims = ("valid_time", *levels, "latitude", "longitude")
+    coords: dict[str, Any] = {
+        "valid_time": hours.astype("datetime64[ns]"), "latitude": LAT, "longitude": LON,
+        "number": 0, "expver": ("valid_time", np.full(len(hours), version)),
+    }  # fmt: skip
+    if levels:
+        coords["pressure_level"] = ("pressure_level", [1000.0, 850.0], {"units": "hPa"})
+    return xr.Dataset({name: (dims, on_levels(name, hours), {"units": ALL[name][2]}) for name in names}, coords)
+
+
+def on_levels(name: str, hours: np.ndarray) -> np.ndarray:
+    values = field(name, hours)
+    return np.stack([values * 1.01, values], axis=1) if name in PRESSURE else values
+
+
+def old_cds(names: Sequence[str], hours: np.ndarray = HOURS) -> xr.Dataset:
+    """As the CDS delivered them until 2024."""
+    dataset = new_cds(names, hours).drop_vars(["number", "expver"]).rename(valid_time="time")
+    return dataset.rename(pressure_level="level") if names[0] in PRESSURE else dataset
+
+
+def written(dataset: xr.Dataset, path: Path, **encoding: Any) -> Path:
+    dataset.to_netcdf(path, engine="netcdf4", encoding=encoding or None)
+    return path
+
+
+# Each form is written to a folder; it returns what a user would name
+
+
+def as_new_cds(folder: Path) -> Files:
+    static = new_cds([*STATIC], HOURS[:1])
+    parts = {"s": new_cds([*SINGLE]), "p": new_cds([*PRESSURE]), "z": static}
+    return [written(part, folder / f"{name}.nc") for name, part in parts.items()]
+
+
+def as_old_cds(folder: Path) -> Files:
+    """Packed into 16 bits, each month by itself."""
+    files = []
+    for month in np.unique(HOURS.astype("datetime64[M]")):
+        hours = HOURS[HOURS.astype("datetime64[M]") == month]
+        for kind in (SINGLE, PRESSURE, STATIC):
+            dataset = old_cds([*kind], hours)
+            packing = {}
+            for name, values in dataset.items():
+                low, high = float(values.min()), float(values.max())
+                scale = (high - low) / 65000 or 1.0
+                packing[str(name)] = {"dtype": "int16", "scale_factor": scale, "add_offset": (low + high) / 2,
+                                      "_FillValue": -32767}  # fmt: skip
+            files.append(written(dataset, folder / f"{month}_{next(iter(kind))}.nc", **packing))
+    return files
+
+
+def as_mixed_versions(folder: Path) -> Files:
+    """A dimension expver, final (1) then preliminary (5), each half missing; preliminary values there are wrong."""
+    files = []
+    for kind in (SINGLE, PRESSURE):
+        dataset = old_cds([*kind])
+        final = dataset.isel(time=slice(0, 7)).reindex(time=dataset.time)
+        preliminary = (dataset * 1.02).isel(time=slice(5, 7)).reindex(time=dataset.time)
+        preliminary = preliminary.combine_first(dataset.isel(time=slice(7, None)))
+        both = xr.concat([final, preliminary], dim=xr.DataArray([1, 5], dims="expver", name="expver"))
+        for name in kind:
+            both[name].attrs["units"] = ALL[name][2]
+        files.append(written(both, folder / f"{next(iter(kind))}.nc"))
+    return [*files, written(old_cds([*STATIC], HOURS[:1]), folder / "z.nc")]
+
+
+def as_zip_named_nc(folder: Path) -> Files:
+    """Members whose versions differ."""
+    kinds = {
+        "instant": new_cds([name for name in SINGLE if name not in ACCUMULATED]),
+        "accum": new_cds(ACCUMULATED, version="0005"),
+        "pressure": new_cds([*PRESSURE]),
+        "static": new_cds([*STATIC], HOURS[:1]),
+    }
+    with zipfile.ZipFile(folder / "era5.nc", "w") as archive:
+        for kind, part in kinds.items():
+            archive.write(written(part, folder / "part.nc"), f"data_stream-oper_stepType-{kind}.nc")
+    (folder / "part.nc").unlink()
+    return [folder / "era5.nc"]
+
+
+def message(name: str, edition: int, centre: str = "ecmf", **keys: Any) -> int:
+    """A GRIB message on the grid, without values."""
+    handle = new_message(f"regular_ll_{'pl' if name in PRESSURE else 'sfc'}_grib{edition}")
+    grid = {"Ni": len(LON), "Nj": len(LAT), "latitudeOfFirstGridPointInDegrees": LAT[0],
+            "latitudeOfLastGridPointInDegrees": LAT[-1], "longitudeOfFirstGridPointInDegrees": LON[0],
+            "longitudeOfLastGridPointInDegrees": LON[-1], "iDirectionIncrementInDegrees": 0.25,
+            "jDirectionIncrementInDegrees": 0.25}  # fmt: skip
+    fill(handle, np.zeros(len(LAT) * len(LON)), centre=centre, **grid, bitsPerValue=24, **keys)
+    return handle
+
+
+def fill(handle: int, values: np.ndarray, **keys: Any) -> None:
+    for key, value in keys.items():
+        codes_set(handle, key, value)
+    if np.isnan(values).any():
+        codes_set(handle, "bitmapPresent", 1)
+        codes_set(handle, "missingValue", 9999)
+    codes_set_values(handle, np.where(np.isnan(values), 9999, values).ravel().astype(float))
+
+
+def clock(run: np.datetime64) -> dict[str, int]:
+    return {"dataDate": int(str(run)[:10].replace("-", "")), "dataTime": 100 * int(str(run)[11:13])}
+
+
+def write(file: Any, name: str, values: np.ndarray, edition: int, run: np.datetime64, **keys: Any) -> None:
+    handle = message(name, edition, **clock(run), **keys)
+    fill(handle, values)
+    codes_write(handle, file)
+    codes_release(handle)
+
+
+def as_grib(folder: Path, edition: int) -> Files:
+    """One file of everything; sums as the CDS has them: runs from 6 and 18 UTC, the hour that ends at each step."""
+    path = folder / "era5.grib"
+    producer = {"setLocalDefinition": 1, "class": "ea"} if edition == 1 else {}
+    with path.open("wb") as file:
+        for name in ALL:
+            handle = message(name, edition, paramId=ALL[name][3], **producer)
+            for hour, values in zip(HOURS[: 1 if name in STATIC else None], field(name), strict=False):
+                if name in ACCUMULATED:
+                    step = (hour.astype(int) - 7) % 12 + 1
+                    keys = {"stepType": "accum", "stepRange": f"{step - 1}-{step}"}
+                    fill(handle, values, **clock(hour - step), **keys)
+                elif name == "t":
+                    fill(handle, values * 1.01, **clock(hour), level=1000)
+                    codes_write(handle, file)
+                    fill(handle, values, level=850)
+                else:
+                    fill(handle, values, **clock(hour), **({"level": 850} if name in PRESSURE else {}))
+                codes_write(handle, file)
+            codes_release(handle)
+    return [path]
+
+
+def arco() -> xr.Dataset:
+    """As in ARCO-ERA5: long names, levels together, missing values after `valid_time_stop`."""
+    parts = [old_cds([*SINGLE]), old_cds([*PRESSURE]).transpose("time", "level", ...), old_cds([*STATIC])]
+    dataset = xr.merge(parts).rename({name: values[4] for name, values in ALL.items()})
+    later = HOURS[-1] + np.arange(1, 37)
+    dataset = dataset.reindex(time=np.concatenate([HOURS, later]).astype("datetime64[ns]"))
+    return dataset.assign_attrs(valid_time_start="1940-01-01", valid_time_stop=str(HOURS[-1]))
+
+
+def as_zarr(folder: Path, version: int, consolidated: bool) -> Files:
+    arco().to_zarr(folder / "store", zarr_format=version, consolidated=consolidated)
+    return [folder / "store"]
+
+
+def as_zarr_behind_an_address(folder: Path) -> Files:
+    arco().to_zarr("memory://era5.zarr", zarr_format=2, consolidated=True, mode="w")
+    return ["memory://era5.zarr"]
+
+
+def as_longitudes_from_zero(folder: Path) -> Files:
+    """Round the globe, the wanted ones on both sides of the end of the file."""
+    files = []
+    for kind in (SINGLE, PRESSURE, STATIC):
+        dataset = new_cds([*kind]).assign_coords(longitude=LON % 360)
+        turned = dataset.roll(longitude=5, roll_coords=True).assign_coords(
+            longitude=np.roll(LON, 5) + np.where(np.arange(len(LON)) < 5, -360, 0)
+        )
+        files.append(written(turned, folder / f"{next(iter(kind))}.nc"))
+    return files
+
+
+def as_latitudes_rising(folder: Path) -> Files:
+    return [
+        written(new_cds([*kind]).sortby("latitude").rename(latitude="lat", longitude="lon"), folder / f"{i}.nc")
+        for i, kind in enumerate((SINGLE, PRESSURE, STATIC))
+    ]
+
+
+def as_other_units(folder: Path) -> Files:
+    """As tools for climate models like them."""
+    dataset = new_cds([*SINGLE])
+    changes = {"t2m": (1, -273.15, "degC"), "d2m": (1.8, -459.67, "degF"), "msl": (0.01, 0, "hPa"),
+               "sst": (1, -273.15, "Celsius"), "u10": (3600 / 1852, 0, "knots"), "v10": (3.6, 0, "km/h"),
+               "sd": (1000, 0, "kg m-2"), "tp": (1 / 3.6, 0, "kg m-2 s-1"), "ssrd": (1 / 3600, 0, "W/m^2")}  # fmt: skip
+    for name, (factor, offset, units) in changes.items():
+        dataset[name] = (dataset[name].astype(float) * factor + offset).assign_attrs(units=units)
+    above, ground = new_cds([*PRESSURE]), new_cds([*STATIC])
+    above["q"] = (above.q * 1000).assign_attrs(units="g/kg")
+    above = above.assign_coords(pressure_level=("pressure_level", [100000.0, 85000.0], {"units": "Pa"}))
+    ground["z"] = (ground.z / 9.80665).assign_attrs(units="m")
+    ground["lsm"] = (ground.lsm * 100).assign_attrs(units="%")
+    return [written(part, folder / f"{i}.nc") for i, part in enumerate((dataset, above, ground))]
+
+
+def as_unsorted_hours(folder: Path) -> Files:
+    """Shuffled, one twice, in a folder with other things, one hour a file without a dimension of time."""
+    order = np.random.default_rng(0).permutation(len(HOURS) - 1)
+    for i, kind in enumerate((SINGLE, PRESSURE, STATIC)):
+        dataset = new_cds([*kind])
+        written(dataset.isel(valid_time=[*order, order[3]]), folder / f"{i}.nc")
+        (folder / "below").mkdir(exist_ok=True)
+        written(dataset.isel(valid_time=-1), folder / "below" / f"{i}_last.nc")
+    (folder / "README").write_text("notes")
+    return [folder]
+
+
+def as_cfgrib_wrote_it(folder: Path) -> Files:
+    """Sums along time and step; what no run has is missing. Two files, each lacking what the other has."""
+    runs = np.array(["2021-02-28T06", "2021-02-28T18", "2021-03-01T06"], "datetime64[h]")
+    steps = np.arange(1, 13)
+    valid = runs[:, None] + steps
+    files = list(as_new_cds(folder))
+    written(new_cds([name for name in SINGLE if name not in ACCUMULATED]), folder / "s.nc")
+    for month in ("2021-02", "2021-03"):
+        held = valid.astype("datetime64[M]") == np.datetime64(month)
+        fields = {}
+        for name in ACCUMULATED:
+            values = field(name, valid.ravel()).reshape(len(runs), len(steps), len(LAT), len(LON))
+            values = np.where(held[..., None, None], values, np.nan)
+            fields[name] = (("time", "step", "latitude", "longitude"), values, {"units": ALL[name][2]})
+        coords = {"time": runs.astype("datetime64[ns]"), "step": (valid[0] - runs[0]).astype("timedelta64[ns]"),
+                  "valid_time": (("time", "step"), valid.astype("datetime64[ns]")), "surface": 0.0,
+                  "latitude": LAT, "longitude": LON}  # fmt: skip
+        files.append(written(xr.Dataset(fields, coords), folder / f"accumulated_{month}.nc"))
+    return files
+
+
+FORMS: dict[str, Callable[[Path], Files]] = {
+    "old CDS": as_old_cds,
+    "mixed versions": as_mixed_versions,
+    "zip named nc": as_zip_named_nc,
+    "GRIB1": partial(as_grib, edition=1),
+    "GRIB2": partial(as_grib, edition=2),
+    "Zarr 2": partial(as_zarr, version=2, consolidated=True),
+    "Zarr 2, not consolidated": partial(as_zarr, version=2, consolidated=False),
+    "Zarr 3": partial(as_zarr, version=3, consolidated=False),
+    "Zarr at an address": as_zarr_behind_an_address,
+    "longitudes from zero": as_longitudes_from_zero,
+    "latitudes rising": as_latitudes_rising,
+    "other units": as_other_units,
+    "hours in disorder": as_unsorted_hours,
+    "cfgrib's NetCDF": as_cfgrib_wrote_it,
+}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
+    return open_era5(as_new_cds(tmp_path_factory.mktemp("new")), NAMES).load()
+
+
+def test_the_new_cds_is_read_as_it_was_written(expected: xr.Dataset) -> None:
+    np.testing.assert_array_equal(expected.time, HOURS)
+    np.testing.assert_array_equal(expected.latitude, LAT)
+    np.testing.assert_array_equal(expected.longitude, LON)
+    for name in NAMES:
+        np.testing.assert_array_equal(expected[name], field(SHORT.get(name, name)))
+    assert expected.notes == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_says_the_same(expected: xr.Dataset, form: str, tmp_path: Path) -> None:
+    found = open_era5(FORMS[form](tmp_path), NAMES)
+    assert set(found.variables) == {*NAMES, "time", "latitude", "longitude"} and not found.chunks
+    np.testing.assert_array_equal(found.time, expected.time)
+    np.testing.assert_allclose(found.latitude, expected.latitude, atol=1e-5)
+    np.testing.assert_allclose(found.longitude, expected.longitude, atol=1e-5)
+    for name in NAMES:
+        precision = float(expected[name].max() - expected[name].min()) / (40000 if form == "old CDS" else 1e5)
+        rounding = 4e-7 * float(np.abs(expected[name]).max())
+        np.testing.assert_allclose(found[name], expected[name], atol=precision + rounding, err_msg=name)
+    beyond = [note for note in found.notes if "22 hours are left out that not every variable has" in note]
+    assert found.notes == beyond and bool(beyond) == (form == "cfgrib's NetCDF")
+
+
+def test_a_part_is_read_alone(expected: xr.Dataset, tmp_path: Path) -> None:
+    """Any rows, columns and hours, in any order."""
+    found = open_era5(as_longitudes_from_zero(tmp_path), NAMES)
+    for part in ({"time": 3}, {"time": [5, 2, 9], "latitude": slice(2, 5)}, {"longitude": [7, 1, 2], "latitude": 0},
+                 {"time": slice(4, 1, -1), "longitude": slice(None, None, 2)}):  # fmt: skip
+        np.testing.assert_array_equal(found.t2m.isel(part), expected.t2m.isel(part))
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """An address that serves the folder."""
+    service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=service.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{service.server_port}"
+    service.shutdown()
+    service.server_close()
+
+
+def test_zarr_on_the_web(expected: xr.Dataset, tmp_path: Path, server: str) -> None:
+    pytest.importorskip("aiohttp")
+    as_zarr(tmp_path, 2, True)
+    found = open_era5([f"{server}/store"], ("t2m", "t850"))
+    np.testing.assert_array_equal(found.t2m, expected.t2m)
+    with pytest.raises(LdmdownError, match=f"{server}/nothing: cannot be opened as Zarr"):
+        open_era5([f"{server}/nothing"], ("t2m",))
+
+
+# Sums
+
+
+def since_start(name: str, hours: np.ndarray) -> np.ndarray:
+    """Sums over all hours up to each."""
+    return np.cumsum(field(name, hours).astype(float), axis=0)
+
+
+def test_era5_land_sums_from_midnight(expected: xr.Dataset, tmp_path: Path) -> None:
+    """Each day's sums begin at 00 UTC; the last is that of 00 UTC of the next day. Files part the day."""
+    hours = np.arange(np.datetime64("2021-02-28T01", "h"), np.datetime64("2021-03-01T12", "h"))
+    fields = {}
+    for name in ACCUMULATED:
+        day = hours < np.datetime64("2021-03-01T01")
+        sums = np.concatenate([since_start(name, hours[day]), since_start(name, hours[~day])])
+        fields[name] = (("valid_time", "latitude", "longitude"), sums, {"units": ALL[name][2]})
+    land = xr.Dataset(fields, {"valid_time": hours.astype("datetime64[ns]"), "latitude": 43 + np.arange(9) / 10,
+                               "longitude": 10 + np.arange(13) / 10})  # fmt: skip
+    files = [written(land.isel(valid_time=part), tmp_path / f"{i}.nc")
+             for i, part in enumerate((slice(0, 20), slice(20, None)))]  # fmt: skip
+    found = open_era5(files, ACCUMULATED)
+    np.testing.assert_array_equal(found.time, hours)
+    for name in ACCUMULATED:
+        np.testing.assert_allclose(found[name].sel(time=HOURS)[:, ::-1], expected[name], rtol=1e-4)
+
+
+def test_era5_on_a_finer_grid_is_not_era5_land(tmp_path: Path) -> None:
+    """Hourly sums that somebody interpolated to a tenth of a degree fall, which sums of a day never do."""
+    dataset = new_cds([*ACCUMULATED]).assign_coords(
+        latitude=44 - np.arange(len(LAT)) / 10, longitude=10 + np.arange(len(LON)) / 10
+    )
+    found = open_era5([written(dataset, tmp_path / "fine.nc")], ACCUMULATED)
+    np.testing.assert_array_equal(found.tp, field("tp"))
+
+
+def forecast(run: np.datetime64, path: Path, steps: Sequence[int], edition: int, **producer: Any) -> Path:
+    """A run whose sums begin at its start; its temperature tells the lead."""
+    hours = run + np.array(steps)
+    with path.open("wb") as file:
+        for name in ("t2m", "u10", "v10", "tp", "q"):
+            parameter = {"paramId": ALL[name][3]}
+            values = field(name, hours)
+            if name == "t2m":
+                values = values + np.array(steps, np.float32)[:, None, None] / 100
+            if name == "tp" and max(steps):
+                total = np.cumsum(field(name, run + np.arange(1, max(steps) + 1)).astype(float), axis=0)
+                values = np.stack([total[step - 1] if step else 0 * total[0] for step in steps])
+            for step, one in zip(steps, values, strict=True):
+                keys: dict[str, Any] = {**parameter, "stepRange": str(step)}
+                if name == "tp":
+                    keys = {"stepType": "accum", **parameter, "stepRange": f"0-{step}"}
+                if name == "q":
+                    keys["level"] = 850
+                write(file, name, one, edition, run, **keys, **producer)
+    return path
+
+
+@pytest.mark.parametrize("edition", [1, 2])
+def test_two_runs_of_a_forecast(edition: int, tmp_path: Path) -> None:
+    """Steps become hours, the shorter lead wins, and sums from the start become those of an hour."""
+    runs = np.array(["2021-03-01T00", "2021-03-01T06"], "datetime64[h]")
+    files = [forecast(run, tmp_path / f"{run}.grib2", range(10), edition) for run in runs]
+    found = open_era5(files, ("t2m", "tp", "q850"))
+    hours = runs[0] + np.arange(1, 16)  # nothing has fallen at the first
+    np.testing.assert_array_equal(found.time, hours)
+    lead = np.where(hours < runs[1], hours - runs[0], hours - runs[1]).astype(int)
+    lead[5] = 6  # the later run says nothing of the sum at its own start
+    np.testing.assert_allclose(found.tp, field("tp", hours), atol=2e-9)
+    np.testing.assert_allclose(found.q850, field("q", hours), atol=1e-8)
+    lead[5] = 0
+    np.testing.assert_allclose(found.t2m, field("t2m", hours) + lead[:, None, None] / 100, atol=1e-4)
+    assert found.notes == [
+        "1 hours are left out that not every variable has, the first 2021-03-01T00:00",
+        "several runs of a forecast hold the same hours: the one with the shortest lead is taken",
+    ]
+
+
+def test_a_forecast_every_three_hours_a_step_a_file(tmp_path: Path) -> None:
+    """As IFS open data comes: sums are the mean over the hours between the steps."""
+    run = np.datetime64("2021-03-01T00", "h")
+    files = [forecast(run, tmp_path / f"{step}h-oper-fc.grib2", [step], 2) for step in (0, 3, 6, 9)]
+    found = open_era5([str(tmp_path / "*.grib2")], ("t2m", "tp"))
+    assert len(files) == 4
+    np.testing.assert_array_equal(found.time, run + np.array([3, 6, 9]))
+    hourly = field("tp", run + np.arange(1, 10)).astype(float)
+    np.testing.assert_allclose(found.tp, hourly.reshape(3, 3, len(LAT), len(LON)).mean(axis=1), atol=1e-8)
+    assert found.notes[1] == "sums over more than an hour are spread evenly: tp over 3 hours"
+
+
+def test_gfs(tmp_path: Path) -> None:
+    """Another centre's names and units, both components of the wind in one message."""
+    run = np.datetime64("2021-03-01T00", "h")
+    path = tmp_path / "gfs.t00z.pgrb2.0p25.f003"
+    names = {"t2m": "2t", "d2m": "2d", "msl": "prmsl", "q": "q", "tp": "tp", "ssrd": "sdswrf", "sd": ""}
+    with path.open("wb") as file:
+        for name, short in names.items():
+            values = field(name, run + np.array([3]))[0]
+            keys: dict[str, Any] = {"shortName": short, "stepRange": "3"}
+            if name == "q":
+                keys |= {"typeOfLevel": "isobaricInhPa", "level": 850}
+            if name == "tp":
+                keys = {"shortName": short, "stepType": "accum", "stepRange": "0-3"}
+                values = 3000 * values
+            if name == "ssrd":
+                keys = {"shortName": short, "stepType": "avg", "stepRange": "0-3"}
+                values = values / 3600
+            if name == "sd":
+                keys = {"discipline": 0, "parameterCategory": 1, "parameterNumber": 13, "stepRange": "3"}
+                values = 1000 * values
+            write(file, name, values, 2, run, centre="kwbc", **keys)
+        both = codes_grib_multi_new()
+        for name in ("u10", "v10"):
+            handle = message(name, 2, paramId=ALL[name][3], stepRange="3", centre="kwbc", **clock(run))
+            fill(handle, field(name, run + np.array([3]))[0])
+            codes_grib_multi_append(handle, 4, both)
+        codes_grib_multi_write(both, file)
+    found = open_era5([path], ("t2m", "d2m", "msl", "q850", "tp", "ssrd", "sd", "u10", "v10"))
+    np.testing.assert_array_equal(found.time, [run + 3])
+    for name in ("t2m", "d2m", "msl", "q850", "tp", "ssrd", "sd", "u10", "v10"):
+        np.testing.assert_allclose(found[name], field(SHORT.get(name, name), run + np.array([3])), rtol=1e-5, atol=1e-5)
+
+
+def test_steps_of_a_single_run_in_netcdf(tmp_path: Path) -> None:
+    """`step` as the only axis of time, and a scalar start; hours as numbers."""
+    dataset = old_cds(["t2m"]).assign_coords(time=np.arange(len(HOURS))).rename(time="step")
+    dataset["step"].attrs["units"] = "hours"
+    dataset = dataset.assign_coords(time=HOURS[0].astype("datetime64[ns]"))
+    found = open_era5([written(dataset, tmp_path / "run.nc")], ("t2m",))
+    np.testing.assert_array_equal(found.time, HOURS)
+    np.testing.assert_array_equal(found.t2m, field("t2m"))
+
+
+# Climate models
+
+
+@pytest.mark.parametrize(
+    ("calendar", "note"),
+    [
+        ("noleap", "dates of the calendar noleap are kept as they read"),
+        (
+            "360_day",
+            "dates of the calendar 360_day are kept as they read; those that the standard calendar lacks, "
+            "such as 30 February, are left out (3)",
+        ),
+    ],
+)
+def test_calendars_of_climate_models(calendar: str, note: str, tmp_path: Path) -> None:
+    days = xr.date_range("2021-02-27", periods=5, freq="D", calendar=calendar, use_cftime=True)
+    values = (280 + np.arange(5)[:, None, None] + np.zeros((len(LAT), len(LON)))).astype(np.float32)
+    dataset = xr.Dataset(
+        {"tas": (("time", "lat", "lon"), values, {"units": "K"})}, {"time": days, "lat": LAT, "lon": LON, "height": 2.0}
+    )
+    found = open_era5([written(dataset, tmp_path / "tas.nc")], ("t2m",))
+    kept = [day for day in days if (day.month, day.day) not in ((2, 29), (2, 30))]
+    assert [str(day)[:10] for day in found.time.values] == [f"{day:%Y-%m-%d}" for day in kept]
+    np.testing.assert_array_equal(found.t2m[:, 0, 0], [280 + list(days).index(day) for day in kept])
+    assert isinstance(days[0], cftime.datetime) and found.notes[-1] == note.replace("(3)", f"({5 - len(kept)})")
+
+
+# What is said of files that do not serve
+
+
+def test_missing_hours_are_told(tmp_path: Path) -> None:
+    dataset = new_cds(["t2m", "u10"]).drop_isel(valid_time=[3, 4, 8])
+    found = open_era5([written(dataset, tmp_path / "gaps.nc")], ("t2m", "u10"))
+    assert found.notes == ["3 hours are missing between the first and the last, the first 2021-02-28T21:00"]
+
+
+def test_a_missing_level(tmp_path: Path) -> None:
+    path = written(new_cds(["t"]).isel(pressure_level=[0]), tmp_path / "p.nc")
+    with pytest.raises(LdmdownError) as caught:
+        open_era5([path], ("t850",), checkpoint="alps")
+    assert str(caught.value) == (
+        f"{path}: t850 is missing\n"
+        "  found: t (1000 hPa)\n"
+        "  expected: under one of the names t850, t on 850 hPa, temperature on 850 hPa, T850 on 850 hPa, "
+        "ta on 850 hPa\n"
+        "  cure: name all files together; this prints the script that gets them: "
+        "ldmdown request --start 2021-02-28 --end 2021-03-01 --checkpoint alps"
+    )
+
+
+def test_a_member_of_a_zip_is_named(tmp_path: Path) -> None:
+    as_zip_named_nc(tmp_path)
+    path = tmp_path / "bad.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data_stream-oper_stepType-instant.nc", b"\x89HDF\r\n\x1a\ncut off")
+    with pytest.raises(LdmdownError) as caught:
+        open_era5([tmp_path / "era5.nc", path], ("t2m",))
+    assert str(caught.value).startswith(f"{path}/data_stream-oper_stepType-instant.nc: cannot be read\n")
+    assert "/tmp/ldmdown-" not in str(caught.value)
+
+
+def test_one_wrong_file_among_many_is_named(tmp_path: Path) -> None:
+    for number, hour in enumerate(HOURS):
+        written(new_cds(["t2m"], HOURS[number : number + 1]), tmp_path / f"{hour}.nc")
+    moved = new_cds(["t2m"], HOURS[-1:] + 1)
+    bad = written(moved.assign_coords(latitude=moved.latitude + 0.1), tmp_path / "moved.nc")
+    with pytest.raises(LdmdownError, match=f"{bad}: t2m is on two grids\n  found: 10.00 to 13.00 E, 43.10 to 45.10 N"):
+        open_era5([tmp_path], ("t2m",))
+    bad.write_text("<html>Service unavailable</html>")
+    with pytest.raises(LdmdownError, match=f"{bad}: is no NetCDF, GRIB or zip file\n.*\n  cure: this is a web page"):
+        open_era5([tmp_path], ("t2m",))
+
+
+def test_units_that_the_values_contradict(tmp_path: Path) -> None:
+    dataset = new_cds(["t2m"])
+    dataset["t2m"] = (dataset.t2m - 273.15).assign_attrs(units="K")
+    path = written(dataset, tmp_path / "celsius.nc")
+    era5 = open_era5([path], ("t2m",))
+    window = covered_window(era5, Grid())
+    assert window is not None
+    with pytest.raises(
+        LdmdownError, match="t2m is not physical\n(.*\n)*  cure: these look like degC: correct the units"
+    ):
+        CoarsePredictors(era5, Grid(), window, ("t2m",)).read(0)
+
+
+def test_members_of_an_ensemble_are_not_mixed(tmp_path: Path) -> None:
+    dataset = xr.concat([new_cds(["t2m"]).drop_vars("number")] * 3, dim="number")
+    path = written(dataset, tmp_path / "ensemble.nc")
+    with pytest.raises(LdmdownError, match=f"{path}: t2m has one dimension too many\n  found: number of 3"):
+        open_era5([path], ("t2m",))
+
+
+def test_a_grid_that_is_not_regular(tmp_path: Path) -> None:
+    grids = np.meshgrid(LON, LAT)
+    dataset = old_cds(["t2m"]).drop_vars(["latitude", "longitude"]).rename(latitude="y", longitude="x")
+    dataset = dataset.assign_coords(lon=(("y", "x"), grids[0]), lat=(("y", "x"), grids[1]))
+    path = written(dataset, tmp_path / "curvilinear.nc")
+    with pytest.raises(LdmdownError, match=f"{path}: has no axis latitude\n  found: time of 14, y of 9, x of 13"):
+        open_era5([path], ("t2m",))
+
+
+def test_a_store_that_is_broken(tmp_path: Path) -> None:
+    as_zarr(tmp_path, 3, False)
+    shutil.rmtree(tmp_path / "store" / "2m_temperature")
+    with pytest.raises(LdmdownError, match="t2m is missing"):
+        open_era5([tmp_path / "store"], ("t2m",))
+    (tmp_path / "store" / "zarr.json").write_text("{")
+    with pytest.raises(LdmdownError, match=f"{tmp_path / 'store'}: cannot be opened as Zarr"):
+        open_era5([tmp_path / "store"], ("t2m",))
+    assert zarr.__version__
