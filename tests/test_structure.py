@@ -11,7 +11,21 @@ import ldmdown
 
 ROOT = Path(ldmdown.__file__).parent
 VERBS = {"prepare", "train", "downscale", "convert", "evaluate"}
-SHARED = {"checkpoint", "card", "inference", "runtime", "metrics", "plots"}
+SHARED = {
+    "accuracy",
+    "bootstrap",
+    "climate",
+    "predictions",
+    "scorecard",
+    "spectra",
+    "systems",
+    "checkpoint",
+    "card",
+    "inference",
+    "runtime",
+    "metrics",
+    "plots",
+}
 GROUND = {"config", "errors"}
 FILES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in ROOT.rglob("*.py"))
 
