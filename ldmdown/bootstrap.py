@@ -58,7 +58,8 @@ class Blocks:
         self._of_day = {day: place // length for place, day in enumerate(days)}
         self.count = self._of_day[days[-1]] + 1
         random = np.random.default_rng(0)
-        draws = DRAWS if self.count >= FEWEST else 0
+        self.certain = self.count >= FEWEST
+        draws = DRAWS if self.certain else 0
         self.weights = random.multinomial(self.count, np.full(self.count, 1 / self.count), size=draws).astype(float)
 
     def of(self, hour: int) -> int:

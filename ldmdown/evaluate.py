@@ -9,6 +9,7 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,16 +17,23 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from ldmdown.climate import Place
 from ldmdown.data.grid import SourceGrid
+from ldmdown.data.stations import read_stations
+from ldmdown.data.terrain import Terrain
+from ldmdown.errors import LdmdownError
 from ldmdown.predictions import Predictions
-from ldmdown.scorecard import Scorecard, System
+from ldmdown.scorecard import Scorecard, System, plain
+from ldmdown.station_scores import StationScores
 
-SHOWN = ("rmse", "bias", "r2", "pcc", "crps", "energy_score", "spread_skill", "wasserstein")
+TABLES = ("t2m", "ws10", "wind")  # that are printed
+SHOWN = {"rmse": "RMSE", "bias": "bias", "pcc": "PCC", "crps": "CRPS", "energy_score": "energy",
+         "spread_skill": "spread", "wasserstein": "distrib."}  # fmt: skip
 
 
 class Contest(Protocol):
@@ -37,49 +45,132 @@ class Contest(Protocol):
     systems: list[System]
     reference: dict[str, Any]
     notes: list[str]
+    terrain: Terrain | None
 
     def read(self, hour: int) -> tuple[NDArray[np.float32], Mapping[str, NDArray[np.float32]]]:
         """(variable, rows, cols) of the reference, and (member, variable, rows, cols) of each system."""
 
 
-def evaluate(predictions: Sequence[Path], reference: Sequence[Path], output: Path) -> None:
+@dataclass(frozen=True)
+class Options:
+    """What is scored beside the fields.
+
+    Parameters
+    ----------
+    stations
+        a CSV file of measurements; see data/stations.
+    nearest
+        take the nearest cell's value at a station, not the interpolated one.
+    height_corrected
+        bring temperatures to the stations' heights, which needs a known terrain.
+    """
+
+    stations: Path | None = None
+    nearest: bool = False
+    height_corrected: bool = False
+
+
+def evaluate(
+    predictions: Sequence[Path],
+    reference: Sequence[Path],
+    output: Path,
+    *,
+    terrain: Path | None = None,
+    options: Options = Options(),
+) -> None:
     """Score files of predictions, and write scores.json and scores.csv to a folder.
 
     Parameters
     ----------
     predictions
-        outputs of `downscale`, other gridded fields, or ERA5 itself; one file each.
+        outputs of `downscale`, other gridded fields, or ERA5 itself; each one file, or a glob of files in time.
     reference
         files of the fields that count as true, such as VHR-REA_IT's, all together.
+    terrain
+        a file of heights, by which land, sea, mountains and coast are scored separately.
 
     Raises
     ------
     LdmdownError
         if a file cannot be read, or no variable, place or hour is in all of them.
     """
-    contest = Predictions(predictions, reference)
-    _report(contest, output)
+    _report(Predictions(predictions, reference, terrain), output, options)
 
 
-def _report(contest: Contest, output: Path) -> None:
+def evaluate_checkpoints(
+    checkpoints: Sequence[str],
+    archive: Path,
+    output: Path,
+    *,
+    period: str = "test",
+    members: int = 8,
+    every: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    terrain: Path | None = None,
+    options: Options = Options(),
+) -> None:
+    """Score checkpoints on an archive, beside interpolations and, on the twin's, the ideal ensemble.
+
+    Parameters
+    ----------
+    checkpoints, archive, period, members, every, seed, device, terrain
+        as in `systems.Systems`.
+
+    Raises
+    ------
+    LdmdownError
+        if a checkpoint does not fit the archive, or the archive has no such hours.
+    """
+    from ldmdown.systems import Systems  # and PyTorch with it, which files do not need
+
+    contest = Systems(
+        checkpoints, archive, period, members=members, every=every, seed=seed, device=device, terrain=terrain
+    )
+    _report(contest, output, options)
+
+
+def _report(contest: Contest, output: Path, options: Options) -> None:
     place = Place(contest.grid)
-    card = Scorecard(contest.names, contest.systems, place, contest.hours, {})
+    surfaces = contest.terrain.surfaces(place.spacing_km) if contest.terrain is not None else {}
+    card = Scorecard(contest.names, contest.systems, place, contest.hours, surfaces)
+    stations = _stations(contest, options)
     for hour in track(contest.hours, "scoring", console=Console(stderr=True)):
-        card.add(hour, *contest.read(hour))
+        truth, fields = contest.read(hour)
+        first = card.add(hour, truth, fields)
+        if stations is not None:
+            stations.add(hour, first)
     results = {
         "ldmdown": version("ldmdown"),
         "title": f"{', '.join(one.name for one in contest.systems)} against {contest.reference['name']}",
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "reference": contest.reference,
-        "notes": contest.notes,
+        "notes": [*contest.notes, *card.notes()],
         **card.results(),
     }
+    if stations is not None:
+        results["stations"] = plain(stations.results())
     output.mkdir(parents=True, exist_ok=True)
     _write(output, results)
     _print(results)
     for note in results["notes"]:
         print(note, file=sys.stderr)
     print(f"wrote {output / 'scores.json'} and {output / 'scores.csv'}: {len(card.scored)} hours", file=sys.stderr)
+
+
+def _stations(contest: Contest, options: Options) -> StationScores | None:
+    if options.stations is None:
+        return None
+    if options.height_corrected and contest.terrain is None:
+        raise LdmdownError("--height-correction", "needs the height of the cells", cure="add --terrain FILE")
+    measured = read_stations(options.stations)
+    if not measured.values.keys() & set(contest.hours):
+        span = [str(np.datetime64(hour, "h")) for hour in (min(measured.values), max(measured.values))]
+        raise LdmdownError(options.stations, "and the fields have no hour in common", found=" to ".join(span),
+                           expected=" to ".join(str(np.datetime64(contest.hours[at], "h")) for at in (0, -1)),
+                           cure="give stations and fields of the same hours")  # fmt: skip
+    terrain = contest.terrain if options.height_corrected else None
+    return StationScores(measured, contest.grid, "nearest" if options.nearest else "bilinear", terrain)
 
 
 def _write(output: Path, results: dict[str, Any]) -> None:
@@ -96,17 +187,18 @@ def _write(output: Path, results: dict[str, Any]) -> None:
 
 
 def _print(results: dict[str, Any]) -> None:
-    """The scores that matter most; bold is best, and not bold what is surely worse."""
-    table = Table("variable", "system", *SHOWN)
-    for key in results["variables"]:
-        for system in results["systems"]:
-            name = system["name"]
-            scores = results["scores"][name].get(key, {})
-            if scores:
-                best = results["best"].get(key, {})
-                table.add_row(key, name, *(_cell(scores.get(one), best.get(one), name) for one in SHOWN))
-        table.add_section()
-    Console().print(table)
+    """The scores that matter most; bold is the best and what is not surely worse."""
+    for key in (key for key in TABLES if key in results["variables"]):
+        rows = {one["name"]: results["scores"][one["name"]].get(key, {}) for one in results["systems"]}
+        held = [score for score in SHOWN if any(score in scores for scores in rows.values())]
+        about = results["variables"][key]
+        table = Table(
+            "", *(SHOWN[score] for score in held), title=f"{about['long_name']} [{about['units']}]", box=SIMPLE
+        )
+        best = results["best"].get(key, {})
+        for name, scores in rows.items():
+            table.add_row(name, *(_cell(scores.get(score), best.get(score), name) for score in held))
+        Console().print(table)
 
 
 def _cell(score: dict[str, float | None] | None, best: dict[str, Any] | None, name: str) -> str:

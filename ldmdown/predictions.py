@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ldmdown.data.era5 import CONVERSIONS, EQUAL_UNITS, open_era5, source_grid
 from ldmdown.data.grid import Array, SourceGrid, regrid
 from ldmdown.data.reference import Reference, open_reference
+from ldmdown.data.terrain import Terrain, read_heights
 from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
 from ldmdown.scorecard import System
@@ -40,6 +41,8 @@ class Predictions:
         each a file, or a glob of files that follow each other in time.
     reference
         the files that count as true, all together.
+    terrain
+        a file of heights, or None.
 
     Attributes
     ----------
@@ -56,7 +59,7 @@ class Predictions:
         if a file cannot be read or has other units, or no variable, place or hour is in all of them.
     """
 
-    def __init__(self, predictions: Sequence[Path], reference: Sequence[Path]) -> None:
+    def __init__(self, predictions: Sequence[Path], reference: Sequence[Path], terrain: Path | None = None) -> None:
         groups = [_expand(path) for path in predictions]
         self.names = tuple(_common_names([*groups, list(reference)]))
         opened = [_open(files, self.names) for files in groups]
@@ -79,6 +82,9 @@ class Predictions:
                 found=f"{_span(opened[0])}, reference {_span(truth)}",
                 cure="give files of the same hours",
             )
+        self.terrain = None if terrain is None else Terrain(read_heights(terrain, self.grid))
+        if terrain is None:
+            self.notes.append("no terrain is known (--terrain): no scores by kind of ground")
         first = self.hours[0]
         self.systems = [
             System(label, "prediction", len(part.read(first)), regridded=part.weights is not None)

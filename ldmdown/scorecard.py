@@ -118,17 +118,17 @@ class Scorecard:
         self.accuracy = {one.name: Accuracy(place.shape, self.blocks.count, self.surfaces) for one in systems}
         self.scored: list[int] = []
         self.incomplete = 0
-        self.strong = bool({"u10", "v10"} <= set(names))
 
     @property
     def variables(self) -> tuple[str, ...]:
         """Of the fields, with the wind speed."""
         return (*self.names, SPEED) if set(WIND) <= set(self.names) else self.names
 
-    def add(self, hour: int, truth: Array, fields: Mapping[str, Array]) -> None:
+    def add(self, hour: int, truth: Array, fields: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
         """An hour: truth (variable, rows, cols), and by system (member, variable, rows, cols).
 
-        All systems are scored on the same cells, those where none is missing.
+        All systems are scored on the same cells, those where none is missing. Returns the fields by system (the
+        reference among them, of an ensemble the first member) and variable, with the wind speed.
         """
         named = self._named(truth)
         ensembles = {name: self._named(members) for name, members in fields.items()}
@@ -136,16 +136,27 @@ class Scorecard:
         for part in (truth[None], *fields.values()):
             valid &= np.isfinite(part).all(axis=(0, 1))
         mask = None if valid.all() else valid
-        self.incomplete += mask is not None
+        first = {name: {key: members[0] for key, members in parts.items()} for name, parts in ensembles.items()}
         if not valid.any():
-            return
+            return {REFERENCE: named, **first}
+        self.incomplete += mask is not None
         self.scored.append(hour)
         block = self.blocks.of(hour)
         self.reference.add(hour, block, named, mask)
         for name, ensemble in ensembles.items():
-            first = {variable: members[0] for variable, members in ensemble.items()}
-            self.climate[name].add(hour, block, first, mask)
+            self.climate[name].add(hour, block, first[name], mask)
             self.accuracy[name].add(block, ensemble, named, mask)
+        return {REFERENCE: named, **first}
+
+    def notes(self) -> list[str]:
+        """What must be said of the scores."""
+        found = []
+        if self.incomplete:
+            found.append(f"{self.incomplete} of {len(self.scored)} hours have missing cells: spectra, derivatives of "
+                         "the wind, energy and variogram scores leave them out")  # fmt: skip
+        if not self.blocks.certain:
+            found.append(f"{self.blocks.days} days are too few for intervals: no difference is claimed")
+        return found
 
     def _named(self, fields: Array) -> dict[str, Array]:
         """By variable, (..., rows, cols) of (..., variable, rows, cols)."""

@@ -11,21 +11,9 @@ import ldmdown
 
 ROOT = Path(ldmdown.__file__).parent
 VERBS = {"prepare", "train", "downscale", "convert", "evaluate"}
-SHARED = {
-    "accuracy",
-    "bootstrap",
-    "climate",
-    "predictions",
-    "scorecard",
-    "spectra",
-    "systems",
-    "checkpoint",
-    "card",
-    "inference",
-    "runtime",
-    "metrics",
-    "plots",
-}
+SHARED = {"checkpoint", "card", "inference", "runtime", "metrics", "plots"}
+SCORING = {"accuracy", "baselines", "bootstrap", "climate", "predictions", "products", "scorecard", "spectra"}
+SCORING |= {"station_scores", "systems"}
 GROUND = {"config", "errors"}
 FILES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in ROOT.rglob("*.py"))
 
@@ -59,8 +47,8 @@ def allowed(module: str) -> set[str]:
         return {"models"}
     if module in SHARED:
         return {"data", "models", *SHARED, *GROUND}
-    if module in VERBS:
-        return {"data", "models", *SHARED, *GROUND}
+    if module in SCORING or module in VERBS:
+        return {"data", "models", *SCORING, *SHARED, *GROUND}
     return {"", "data", "models", *VERBS, *SHARED, *GROUND, "cli"}  # cli, __main__ and the package itself
 
 
