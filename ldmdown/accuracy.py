@@ -124,13 +124,18 @@ class Accuracy:
         """Scores that look at several cells at once; the energy score per root of a patch's cells."""
         patch = PATCH if min(self.shape) >= PATCH else None
         cells = PATCH**2 if patch else self.shape[0] * self.shape[1]
+        variogram: dict[str, float] = {}
         for kind, names in (("t2m", ("t2m",)), ("wind", WIND), ("all", ("t2m", *WIND))):
             if set(names) <= set(truth):
                 ensemble = np.stack([fields[name] for name in names], axis=1)
                 reference = np.stack([truth[name] for name in names])
                 energy = metrics.energy_score(ensemble, reference, patch) / cells**0.5
                 self.sums[kind, "energy"][block] += energy
-                self.sums[kind, "variogram"][block] += metrics.variogram_score(ensemble, reference)
+                if kind != "all":
+                    variogram[kind] = metrics.variogram_score(ensemble, reference)
+                else:  # a mean over variables
+                    variogram[kind] = (variogram["t2m"] + 2 * variogram["wind"]) / 3
+                self.sums[kind, "variogram"][block] += variogram[kind]
                 self.sums[kind, "structure hours"][block] += 1
 
     def _note(self, block: int, name: str, **means: float) -> None:

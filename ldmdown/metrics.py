@@ -35,15 +35,17 @@ def r2(prediction: Array, reference: Array) -> float:
 
     NaN where the reference is constant.
     """
-    variance = float(np.var(reference, dtype=np.float64))
-    return 1 - rmse(prediction, reference) ** 2 / variance if variance else float("nan")
+    if _constant(reference):
+        return float("nan")
+    return 1 - rmse(prediction, reference) ** 2 / float(np.var(reference, dtype=np.float64))
 
 
 def pcc(prediction: Array, reference: Array) -> float:
     """Pearson's correlation over all cells; higher is better. NaN where one of the fields is constant."""
-    ours, theirs = (field.astype(np.float64) - field.mean(dtype=np.float64) for field in (prediction, reference))
-    scale = float(np.sqrt(np.mean(ours**2) * np.mean(theirs**2)))
-    return float(np.mean(ours * theirs)) / scale if scale else float("nan")
+    if _constant(prediction) or _constant(reference):
+        return float("nan")
+    ours, theirs = (field - field.mean(dtype=np.float64) for field in (prediction, reference))
+    return float(np.mean(ours * theirs) / np.sqrt(np.mean(ours**2) * np.mean(theirs**2)))
 
 
 def crps(ensemble: Array, reference: Array) -> float:
@@ -85,21 +87,25 @@ def variogram_score(ensemble: Array, reference: Array, lags: tuple[int, ...] = (
     """Variogram score of order 0.5 over pairs of cells `lags` apart along rows and columns, averaged.
 
     (|y_i - y_j|^0.5 - E|X_i - X_j|^0.5)^2 (Scheuerer and Hamill 2015, doi:10.1175/MWR-D-14-00269.1), less
-    the variance of the mean over a finite ensemble. (member, ..., rows, cols).
+    the variance of the mean over a finite ensemble. (member, ..., rows, cols); NaN where no lag fits in.
     """
     members = len(ensemble)
     terms = []
     for lag in lags:
-        for axis in (-2, -1):
-            simulated = [np.sqrt(np.abs(_difference(member, lag, axis))) for member in ensemble]
-            mean = sum(simulated) / members
-            error = np.sqrt(np.abs(_difference(reference, lag, axis))) - mean
-            term = np.mean(np.square(error, dtype=np.float64))
+        for axis in (axis for axis in (-2, -1) if lag < reference.shape[axis]):
+            mean, squares = np.zeros(1, ensemble.dtype), 0.0
+            for member in ensemble:
+                root = _root_difference(member, lag, axis)
+                mean = mean + root
+                squares += np.mean(root * root, dtype=np.float64)
+            mean /= members
+            error = _root_difference(reference, lag, axis) - mean
+            term = np.mean(error * error, dtype=np.float64)
             if members > 1:
-                spread = sum(np.mean(np.square(one - mean, dtype=np.float64)) for one in simulated)
-                term -= spread / (members * (members - 1))
+                variance = squares / members - np.mean(mean * mean, dtype=np.float64)
+                term -= variance / (members - 1)
             terms.append(term)
-    return float(np.mean(terms))
+    return float(np.mean(terms)) if terms else float("nan")
 
 
 def rank_histogram(ensemble: Array, reference: Array) -> Array:
@@ -153,6 +159,10 @@ def percentile(counts: Array, edges: Array, share: float) -> Array:
     return (edges[place] + part * np.diff(edges)[place])[..., 0]
 
 
+def _constant(field: Array) -> bool:
+    return bool(field.min() == field.max())
+
+
 def _patches(field: Array, patch: int | None) -> Array:
     *lead, channels, rows, cols = field.shape
     if patch is None:
@@ -164,7 +174,10 @@ def _patches(field: Array, patch: int | None) -> Array:
     return field.reshape(*lead, down * across, channels * patch * patch)
 
 
-def _difference(field: Array, lag: int, axis: int) -> Array:
-    if axis == -2:
-        return field[..., lag:, :] - field[..., :-lag, :]
-    return field[..., lag:] - field[..., :-lag]
+def _root_difference(field: Array, lag: int, axis: int) -> Array:
+    later, earlier = (
+        (field[..., lag:, :], field[..., :-lag, :]) if axis == -2 else (field[..., lag:], field[..., :-lag])
+    )
+    difference = np.subtract(later, earlier)
+    np.abs(difference, out=difference)
+    return np.sqrt(difference, out=difference)
