@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from ldmdown import style
-from ldmdown.report import Pictures
+from ldmdown.pictures import Pictures
 
 Results = Mapping[str, Any]
 Box = tuple[slice, slice]  # of rows and columns
@@ -80,15 +80,18 @@ def draw(axis: Axes, pictures: Pictures, field: NDArray[np.floating], box: Box, 
     """A part of a field along the axes of its grid, with parallels and meridians, labelled where they leave it."""
     rows, cols = box
     left, right, bottom, top = _extent(pictures, box)
-    image = axis.imshow(field[box], extent=(left, right, bottom, top), interpolation="antialiased", **scale)
+    aspect = _aspect(pictures, box) * (right - left) / (top - bottom)
+    image = axis.imshow(
+        field[box], extent=(left, right, bottom, top), aspect=aspect, interpolation="antialiased", **scale
+    )
     axis.grid(visible=False)
     x, y = pictures.x[cols], pictures.y[rows]
     lon, lat = pictures.lon[box], pictures.lat[box]
-    for lines, values in ((lon, _whole_degrees(lon)), (lat, _whole_degrees(lat))):
+    for lines, values in ((lon, style.whole_degrees(lon)), (lat, style.whole_degrees(lat))):
         axis.contour(x, y, lines, values, colors="black", linewidths=0.4, alpha=0.35)
-    meridians, parallels = _whole_degrees(lon[-1]), _whole_degrees(lat[:, 0])
-    axis.set_xticks(np.interp(meridians, lon[-1], x), [_degrees(value, "EW") for value in meridians])
-    axis.set_yticks(np.interp(parallels, lat[::-1, 0], y[::-1]), [_degrees(value, "NS") for value in parallels])
+    meridians, parallels = style.whole_degrees(lon[-1]), style.whole_degrees(lat[:, 0])
+    axis.set_xticks(np.interp(meridians, lon[-1], x), [style.degrees(value, "EW") for value in meridians])
+    axis.set_yticks(np.interp(parallels, lat[::-1, 0], y[::-1]), [style.degrees(value, "NS") for value in parallels])
     axis.tick_params(**TICKS)
     axis.spines[["top", "right"]].set_visible(True)
     return image
@@ -121,7 +124,7 @@ def stations(results: Results, score: str, name: str) -> Figure:
         axis.margins(0.06)
         for side, sides in ((axis.xaxis, "EW"), (axis.yaxis, "NS")):
             side.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-            side.set_major_formatter(FuncFormatter(lambda value, _, sides=sides: _degrees(value, sides)))
+            side.set_major_formatter(FuncFormatter(lambda value, _, sides=sides: style.degrees(value, sides)))
         axis.tick_params(**TICKS)
     _bar(figure, image, axes, _label(results, score, name), score)
     return figure
@@ -186,22 +189,11 @@ def _extent(pictures: Pictures, box: Box) -> tuple[float, float, float, float]:
 
 
 def _aspect(pictures: Pictures, box: Box) -> float:
-    left, right, bottom, top = _extent(pictures, box)
-    return (top - bottom) / (right - left)
+    """Height over width, on the ground."""
+    rows, cols = (part.stop - part.start for part in box)
+    return pictures.cell_shape * rows / cols
 
 
 def _frame(pictures: Pictures, box: Box) -> Rectangle:
     left, right, bottom, top = _extent(pictures, box)
     return Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor="black", linewidth=0.8)
-
-
-def _whole_degrees(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Every first, second or fifth degree among the values, four or so."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    step = next((step for step in (1, 2, 4) if (high - low) / step <= 4.5), 5)
-    return np.arange(np.ceil(low / step) * step, high, step)
-
-
-def _degrees(value: float, sides: str) -> str:
-    """Such as 44°N or 10.5°E."""
-    return f"{abs(value):g}°{'' if value == 0 else sides[0] if value > 0 else sides[1]}"

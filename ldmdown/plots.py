@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from ldmdown import maps, style
-from ldmdown.report import Pictures
+from ldmdown.pictures import Pictures
 
 Results = Mapping[str, Any]
 Array = NDArray[np.floating]
@@ -23,17 +23,19 @@ WIDTH = 10.0  # of every figure [inches]
 TAIL = 0.01  # of the reference's distribution, on each side
 FEWEST = 4  # bins in a tail that is worth a picture
 BOXES = {"rmse": "RMSE", "bias": "Bias", "r2": "R²", "pcc": "Correlation (PCC)"}
+DERIVATIVES = ("divergence", "vorticity")
 WITHOUT_UNITS = ("r2", "pcc")
-SPECTRA = {"t2m": ("2 metre temperature", "K² km"), "ke": ("Kinetic energy of the 10 metre wind", "m² s⁻² km")}
+SPECTRA = {"t2m": ("2 metre temperature", "K²"), "ke": ("Kinetic energy of the 10 metre wind", "m² s⁻²")}
 
+LOWEST = -22  # that is shown of a ratio [dB]
 TICKS = (500, 200, 100, 50, 20, 10, 5)  # [km]
 
 
 def figures(results: Results, pictures: Pictures | None = None) -> dict[str, Figure]:
     """Every figure that the results and the pictures have the content for, by the stem of its file's name."""
     with matplotlib.rc_context(style.LOOK):
-        drawn = {name: draw(results) for name, (part, draw) in CURVES.items() if results.get(part)}
-        return drawn | maps.figures(results, pictures, style.main_variables(results))
+        drawn = {name: draw(results) for name, (holds, draw) in CURVES.items() if holds(results)}
+        return drawn | maps.figures(results, pictures and pictures.north_up, style.main_variables(results))
 
 
 def boxplots(results: Results) -> Figure:
@@ -76,7 +78,7 @@ def _box(axis: Axes, place: int, values: Array, colour: str) -> None:
 
 def distributions(results: Results) -> Figure:
     """Frequencies, and their tails on a logarithmic axis; wind speed has only one."""
-    names = list(results["distribution"])
+    names = [name for name in style.main_variables(results) if name in results["distribution"]]
     figure = Figure(figsize=(WIDTH, 2.9 * len(names) + 0.5))
     cells = figure.add_gridspec(len(names), 3, width_ratios=(1.25, 1, 1))
     for row, name in enumerate(names):
@@ -98,7 +100,7 @@ def distributions(results: Results) -> Figure:
         for axis, (title, limits) in zip(zooms, tails.items(), strict=True):
             axis.set(xlim=limits, yscale="log", title=title)
             _fit_logarithmic(axis, densities.values(), edges, limits)
-    _legend(figure, results, _held(results["distribution"]))
+    _legend(figure, results, results["distribution"][names[0]]["density"])
     return figure
 
 
@@ -107,6 +109,13 @@ def _tails(density: Array, edges: Array) -> tuple[float, float]:
     share = np.append(0, np.cumsum(density * np.diff(edges)))
     low, high = np.interp([TAIL, 1 - TAIL], share / share[-1], edges)
     return float(low), float(high)
+
+
+def _most(density: Array, edges: Array) -> tuple[float, float]:
+    """Symmetric about zero, a little more than all but a hundred-thousandth of the reference."""
+    share = np.append(0, np.cumsum(density * np.diff(edges)))
+    ends = np.interp([1e-5, 1 - 1e-5], share / share[-1], edges)
+    return -1.4 * float(np.abs(ends).max()), 1.4 * float(np.abs(ends).max())
 
 
 def _span(densities: Iterable[Array], edges: Array) -> tuple[float, float]:
@@ -132,18 +141,20 @@ def spectra(results: Results) -> Figure:
     for (top, bottom), (name, part) in zip(columns, parts.items(), strict=True):
         wavelength = np.array(part["wavelength_km"], float)
         powers = {system: _floats(values) for system, values in part["power"].items()}
+        ratios = {system: _floats(values) for system, values in part["ratio_db"].items()}
         title, units = SPECTRA[name]
         for system, line in _lines(results, powers):
             top.plot(wavelength, powers[system], **line)
-            bottom.plot(wavelength, 10 * np.log10(powers[system] / powers["reference"]), **line)
+            if system != "reference":
+                bottom.plot(wavelength, ratios[system], **line)
         for system, line in _lines(results, part["effective_resolution_km"]):
             reached = part["effective_resolution_km"][system]
-            if reached is not None and np.isfinite(reached):
+            if reached is not None:
                 bottom.plot(reached, -1, "o", color=line["color"], markersize=4.5, markeredgecolor="white", zorder=5)
         bottom.axhspan(-1, 1, color="#eef1f3", zorder=0)
-        ratios = [10 * np.log10(power / powers["reference"]) for power in powers.values()]
-        low = np.nanmin(np.where(np.isfinite(ratios), ratios, np.nan))
-        bottom.set(ylim=(max(-21, low - 1), max(3, min(12, np.nanmax(ratios) + 1))))
+        bottom.axhline(0, color="black", linewidth=0.8)
+        every = np.concatenate(list(ratios.values()))
+        bottom.set_ylim(max(LOWEST, np.nanmin(every) - 1), min(-LOWEST / 2, max(3, np.nanmax(every) + 1)))
         for axis in (top, bottom):
             axis.axvline(nyquist, color="#5b6570", linewidth=0.9, linestyle=(0, (2, 2)))
             axis.set(xscale="log", xlim=(wavelength.max(), min(wavelength.min(), nyquist) * 0.93))
@@ -156,7 +167,7 @@ def spectra(results: Results) -> Figure:
         bottom.set_xticks(
             [tick for tick in (500, 200, 100, 50, 20, 10, 5) if wavelength.min() <= tick <= wavelength.max()]
         )
-    _legend(figure, results, list(next(iter(parts.values()))["power"]))
+    _legend(figure, results, next(iter(parts.values()))["power"])
     return figure
 
 
@@ -197,40 +208,53 @@ def reliability(results: Results) -> Figure:
         bottom.set(yscale="log", xlabel="Forecast probability")
     columns[0][0].set_ylabel("Observed frequency")
     columns[0][1].set_ylabel("Cases")
-    _legend(figure, results, list(part))
+    _legend(figure, results, part)
     return figure
 
 
 def diurnal(results: Results) -> Figure:
     """The mean of each hour of the day."""
-    part = results["diurnal"]
+    part, names = results["diurnal"], style.main_variables(results)
     figure = Figure(figsize=(WIDTH, 3.0))
-    for axis, (name, cycles) in zip(figure.subplots(1, len(part), squeeze=False)[0], part.items(), strict=True):
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         units = results["variables"][name]["units"]
-        for system, line in _lines(results, cycles):
-            axis.plot(range(24), style.displayed(_floats(cycles[system]), units), **line)
+        for system, line in _lines(results, part[name]):
+            axis.plot(range(24), style.displayed(_floats(part[name][system]), units), **line)
         axis.set(xlim=(0, 23), xlabel="Hour [UTC]", title=_long_name(results, name))
         axis.set_ylabel(f"Mean [{style.units_of_fields(units)}]")
         axis.set_xticks(range(0, 24, 3))
-    _legend(figure, results, _held(part, None))
+    _legend(figure, results, part[names[0]])
     return figure
 
 
 def hour_to_hour(results: Results) -> Figure:
     """How often a cell changes by so much within an hour."""
     part = results["hour_to_hour"]
+    names = [name for name in style.main_variables(results) if name in part]
+    return _logarithmic(results, part, names, "Change in an hour")
+
+
+def derivatives(results: Results) -> Figure:
+    """How often the wind diverges, and turns, by so much."""
+    names = [name for name in DERIVATIVES if name in results["distribution"]]
+    return _logarithmic(results, results["distribution"], names, "")
+
+
+def _logarithmic(results: Results, part: Mapping[str, Any], names: Sequence[str], label: str) -> Figure:
+    """Densities side by side on a logarithmic axis."""
     figure = Figure(figsize=(WIDTH, 3.0))
-    for axis, (name, changes) in zip(figure.subplots(1, len(part), squeeze=False)[0], part.items(), strict=True):
-        edges = np.array(changes["edges"], float)
-        densities = {system: _floats(values) for system, values in changes["density"].items()}
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        units = results["variables"][name]["units"]
+        scale, shown = (1e4, "10⁻⁴ s⁻¹") if units == "s-1" else (1.0, style.written(units))
+        edges = np.array(part[name]["edges"], float) * scale
+        densities = {system: _floats(values) / scale for system, values in part[name]["density"].items()}
         for system, line in _lines(results, densities):
             axis.stairs(densities[system], edges, baseline=None, **line)
-        limits = _span(densities.values(), edges)
-        units = style.written(results["variables"][name]["units"])
-        axis.set(yscale="log", xlim=limits, title=_long_name(results, name))
-        axis.set(xlabel=f"Change in an hour [{units}]", ylabel=f"Frequency [{style.per(units)}]")
+        limits = _most(densities["reference"], edges)
+        axis.set(yscale="log", xlim=limits, title=_long_name(results, name).capitalize())
+        axis.set(xlabel=f"{label or name.capitalize()} [{shown}]", ylabel=f"Frequency [{style.per(shown)}]")
         _fit_logarithmic(axis, densities.values(), edges, limits)
-    _legend(figure, results, _held(part))
+    _legend(figure, results, part[names[0]]["density"])
     return figure
 
 
@@ -257,16 +281,22 @@ def surfaces(results: Results) -> Figure:
     return figure
 
 
-CURVES: dict[str, tuple[str, Callable[[Results], Figure]]] = {
-    "boxplots": ("hourly", boxplots),
-    "distributions": ("distribution", distributions),
-    "spectra": ("spectra", spectra),
-    "surfaces": ("by_surface", surfaces),
-    "ranks": ("rank_histogram", ranks),
-    "reliability": ("reliability", reliability),
-    "diurnal": ("diurnal", diurnal),
-    "hour_to_hour": ("hour_to_hour", hour_to_hour),
-}  # the stem of the file's name: the part of the results, how it is drawn
+def _holds(part: str, *names: str) -> Callable[[Results], bool]:
+    """Whether the results hold a part, and in it one of these names."""
+    return lambda results: bool(results.get(part)) and (not names or any(name in results[part] for name in names))
+
+
+CURVES: dict[str, tuple[Callable[[Results], bool], Callable[[Results], Figure]]] = {
+    "boxplots": (_holds("hourly"), boxplots),
+    "surfaces": (_holds("by_surface"), surfaces),
+    "distributions": (_holds("distribution", "t2m", "u10", "ws10"), distributions),
+    "spectra": (_holds("spectra"), spectra),
+    "derivatives": (_holds("distribution", *DERIVATIVES), derivatives),
+    "ranks": (_holds("rank_histogram"), ranks),
+    "reliability": (_holds("reliability"), reliability),
+    "diurnal": (_holds("diurnal"), diurnal),
+    "hour_to_hour": (_holds("hour_to_hour"), hour_to_hour),
+}  # the stem of the file's name: when it is drawn, and how
 
 
 def _systems(results: Results) -> list[str]:
@@ -305,12 +335,7 @@ def _lines(results: Results, held: Iterable[str]) -> list[tuple[str, dict[str, A
     ]
 
 
-def _held(part: Mapping[str, Any], key: str | None = "density") -> list[str]:
-    """The systems that any variable of a part has."""
-    return [name for one in part.values() for name in (one[key] if key else one)]
-
-
-def _legend(figure: Figure, results: Results, held: Sequence[str]) -> None:
+def _legend(figure: Figure, results: Results, held: Iterable[str]) -> None:
     lines = _lines(results, held)
     handles = [Line2D([], [], **line) for _, line in lines]
     figure.legend(

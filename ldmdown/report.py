@@ -1,6 +1,6 @@
 """One self-contained page: sections of tables, figures and a map; it reads nothing from any network.
 
-A piece is a string of HTML; `page` puts pieces under headings. `write_report` makes the page of `evaluate`.
+A piece is a string of HTML; `page` puts pieces under headings.
 """
 
 from __future__ import annotations
@@ -10,34 +10,16 @@ import html
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Field = NDArray[np.float32]  # (rows, cols)
+from ldmdown.pictures import Pictures as Pictures
 
 DOTS_PER_INCH = 160  # of inline pictures: sharp on a screen of double density, and in print
 LARGE = 250_000  # bytes; a PNG above it, a map with noise, is kept as WebP
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What figures and page show beside the scores: fields on the grid of the scores.
-
-    `lat`, `lon` are (rows, cols) [degrees], `x`, `y` the axes [m]. `maps` are by score (bias, rmse), variable and
-    system; `snapshots` by system, or "reference", and variable, at `snapshot_time`, of the first member of an ensemble.
-    """
-
-    lat: NDArray[np.floating]
-    lon: NDArray[np.floating]
-    x: NDArray[np.floating]
-    y: NDArray[np.floating]
-    maps: Mapping[str, Mapping[str, Mapping[str, Field]]] = field(default_factory=dict)
-    snapshot_time: str = ""
-    snapshots: Mapping[str, Mapping[str, Field]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

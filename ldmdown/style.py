@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldmdown.data.variables import VARIABLES
+
 FREEZING = 273.15  # [K]
 
 REFERENCE = "#000000"
@@ -87,5 +89,17 @@ def labelled(name: str, units: str) -> str:
 
 def main_variables(results: Mapping[str, Any]) -> list[str]:
     """The variables that have figures of their own: wind by its speed where that is scored."""
-    names = [name for name in results["variables"] if name != "wind"]
+    names = [name for name in results["variables"] if name in VARIABLES]
     return [name for name in names if name not in ("u10", "v10")] if "ws10" in names else names
+
+
+def whole_degrees(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Round degrees among the values, so that they are few."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    step = next((step for step in (0.1, 0.2, 0.5, 1, 2, 4) if (high - low) / step <= 4.5), 5)
+    return np.arange(np.ceil(low / step) * step, high, step)
+
+
+def degrees(value: float, sides: str) -> str:
+    """Such as 44°N or 10.5°E."""
+    return f"{abs(value):g}°{'' if value == 0 else sides[0] if value > 0 else sides[1]}"

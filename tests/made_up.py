@@ -23,6 +23,11 @@ VARIABLES = {
     "v10": {"long_name": "10 metre V wind component", "units": "m s-1"},
     "ws10": {"long_name": "10 metre wind speed", "units": "m s-1"},
 }
+EXTRA = {
+    "wind": {"long_name": "10 metre wind vector", "units": "m s-1"},
+    "divergence": {"long_name": "divergence of the 10 metre wind", "units": "s-1"},
+    "vorticity": {"long_name": "vorticity of the 10 metre wind", "units": "s-1"},
+}
 ERROR = {"bilinear": 1.9, "U-Net": 1.0, "GAN": 1.12, "italy, a member": 1.35, "italy, mean of 8": 1.02, "ideal": 1.3}
 SMOOTH = {"bilinear": 40, "U-Net": 12, "GAN": 7, "italy, a member": 5, "italy, mean of 8": 11, "ideal": 1}  # [km]
 SCORES = {
@@ -94,9 +99,10 @@ def results(grid: Grid) -> dict[str, Any]:
     scale = {"t2m": 1.0, "u10": 1.3, "v10": 1.35, "ws10": 1.2}
     times = np.arange("2021-01-01", "2021-01-13", dtype="datetime64[h]").astype(str).tolist()
     both = ["reference", *KINDS]
-    wavelength = np.geomspace(grid.spacing / 500, 600, 60)
+    wavelength = np.geomspace(600, grid.spacing / 500, 60)
     chance, change = np.linspace(0, 1, 9), np.abs(np.linspace(-3.9, 3.9, 40))
     cycle = np.sin((np.arange(24) - 9) / 24 * 2 * np.pi)
+    steep = np.linspace(-0.005, 0.005, 301)
     edges = {"t2m": np.linspace(255, 310, 111), "ws10": np.linspace(0, 28, 57)}
     return {
         "ldmdown": "0.1.0",
@@ -106,12 +112,21 @@ def results(grid: Grid) -> dict[str, Any]:
         "grid": {"rows": grid.rows, "cols": grid.cols, "spacing_km": grid.spacing / 1000, "crs": grid.crs},
         "hours": {"first": times[0], "last": times[-1], "count": len(times), "days": DAYS},
         "notes": ["era5.nc was regridded bilinearly to the grid of out.nc", "twin, recipe 2: a test world <not COSMO>"],
-        "variables": VARIABLES,
+        "variables": VARIABLES | EXTRA,
         "systems": systems,
         "scores": {name: {key: _scores(name, ERROR[name] * scale[key]) for key in VARIABLES} for name in KINDS},
         "score_info": {
             key: {"long_name": name, "units": units, "better": better, "doi": "10.1175/2010MWR3456.1"}
             for key, (name, units, better) in SCORES.items()
+        },
+        "best": {
+            key: {
+                "rmse": {"system": "U-Net", "level_with": ["italy, mean of 8"]},
+                "bias": {"system": "italy, a member", "level_with": []},
+            } for key in VARIABLES
+        },
+        "ratio_to_ideal": {
+            name: {key: {"rmse": _estimate(ERROR[name] / 1.0, 0.03)} for key in VARIABLES} for name in KINDS
         },
         "by_surface": {
             surface: {
@@ -124,12 +139,17 @@ def results(grid: Grid) -> dict[str, Any]:
         "distribution": {
             key: {"edges": edge.tolist(), "density": {name: _density(key, edge, SMOOTH.get(name, 0)) for name in both}}
             for key, edge in edges.items()
+        } | {
+            key: {"edges": steep.tolist(),
+                  "density": {name: _steepness(steep, SMOOTH.get(name, 0)) for name in both}}
+            for key in ("divergence", "vorticity")
         },
         "spectra": {
             key: {
                 "wavelength_km": wavelength.tolist(),
                 "power": {name: (strength * wavelength**slope / (1 + (SMOOTH.get(name, 0) / wavelength) ** 4)).tolist()
                           for name in both},
+                "ratio_db": {name: (-10 * np.log10(1 + (SMOOTH[name] / wavelength) ** 4)).tolist() for name in KINDS},
                 "effective_resolution_km": {name: 1.4 * SMOOTH[name] for name in KINDS},
             } for key, strength, slope in (("t2m", 3.0, 2.6), ("ke", 10.0, 1.9))
         },
@@ -140,7 +160,7 @@ def results(grid: Grid) -> dict[str, Any]:
         "reliability": {
             name: {event: {"forecast": chance.tolist(), "observed": (chance**power).tolist(),
                            "count": (1e6 * np.exp(-np.arange(9))).tolist()}
-                   for event in ("ws10 > 15 m s-1", "t2m < 273.15 K")}
+                   for event in ("ws10 above 15 m s-1", "t2m below 273.15 K")}
             for name, power in (("italy, a member", 1.3), ("ideal", 1.02))
         },
         "diurnal": {
@@ -175,14 +195,15 @@ def _stations(random: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def _scores(name: str, error: float) -> dict[str, dict[str, float | None]]:
+def _scores(name: str, error: float) -> dict[str, dict[str, float]]:
     values: dict[str, float] = {"rmse": error, "bias": 0.3 * (1.3 - error), "r2": 1 - error**2 / 12}
     if KINDS[name] in ("member", "ideal"):
         values |= {"crps": 0.45 * error, "spread_skill": 0.9 if name != "ideal" else 1.0}
-    return {
-        key: {"value": value, "low": value - 0.04 * error, "high": value + 0.04 * error}
-        for key, value in values.items()
-    }
+    return {key: _estimate(value, 0.04 * error) for key, value in values.items()}
+
+
+def _estimate(value: float, wide: float) -> dict[str, float]:
+    return {"value": value, "low": value - wide, "high": value + wide}
 
 
 def _hourly(error: float, times: list[str], random: np.random.Generator) -> dict[str, Any]:
@@ -196,6 +217,12 @@ def _hourly(error: float, times: list[str], random: np.random.Generator) -> dict
         "r2": r2.tolist(),
         "pcc": np.sqrt(np.maximum(0, r2)).tolist(),
     }
+
+
+def _steepness(edges: np.ndarray, smooth: float) -> list[float]:
+    middle = (edges[1:] + edges[:-1]) / 2
+    density = np.exp(-np.abs(middle) * (4000 + 200 * smooth))
+    return (density / (density * np.diff(edges)).sum()).tolist()
 
 
 def _density(name: str, edges: np.ndarray, smooth: float) -> list[float]:

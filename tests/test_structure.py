@@ -11,7 +11,20 @@ import ldmdown
 
 ROOT = Path(ldmdown.__file__).parent
 VERBS = {"prepare", "train", "downscale", "convert", "evaluate"}
-SHARED = {"checkpoint", "card", "inference", "runtime", "maps", "metrics", "plots", "quicklook", "report", "style"}
+SHARED = {
+    "checkpoint",
+    "card",
+    "comparison",
+    "inference",
+    "runtime",
+    "maps",
+    "metrics",
+    "pictures",
+    "plots",
+    "quicklook",
+    "report",
+    "style",
+}
 GROUND = {"config", "errors"}
 FILES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in ROOT.rglob("*.py"))
 
