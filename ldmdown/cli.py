@@ -341,7 +341,7 @@ def plot(
 
     ldmdown plot era5.nc out.nc -o map.png --time 2020-01-31T12
     """
-    from ldmdown.plots import plot as run
+    from ldmdown.quicklook import plot as run
 
     run(files, output, variables=variables.split(","), time=time, member=member, arrows=arrows, extent=extent)
 

@@ -27,10 +27,13 @@ from ldmdown.data.grid import SourceGrid
 from ldmdown.data.stations import read_stations
 from ldmdown.data.terrain import Terrain
 from ldmdown.errors import LdmdownError
+from ldmdown.pictures import Pictures
+from ldmdown.plots import figures
 from ldmdown.predictions import Predictions
 from ldmdown.scorecard import Scorecard, System, plain
 from ldmdown.station_scores import StationScores
 
+DOTS_PER_INCH = 130  # of figures
 TABLES = ("t2m", "ws10", "wind")  # that are printed
 SHOWN = {"rmse": "RMSE", "bias": "bias", "pcc": "PCC", "crps": "CRPS", "energy_score": "energy",
          "spread_skill": "spread", "wasserstein": "distrib."}  # fmt: skip
@@ -135,11 +138,14 @@ def _report(contest: Contest, output: Path, options: Options) -> None:
     surfaces = contest.terrain.surfaces(place.spacing_km) if contest.terrain is not None else {}
     card = Scorecard(contest.names, contest.systems, place, contest.hours, surfaces)
     stations = _stations(contest, options)
+    shown = contest.hours[len(contest.hours) // 2]
+    snapshots: dict[str, dict[str, Any]] = {}
     for hour in track(contest.hours, "scoring", console=Console(stderr=True)):
-        truth, fields = contest.read(hour)
-        first = card.add(hour, truth, fields)
+        first = card.add(hour, *contest.read(hour))
         if stations is not None:
             stations.add(hour, first)
+        if hour == shown:
+            snapshots = first
     results = {
         "ldmdown": version("ldmdown"),
         "title": f"{', '.join(one.name for one in contest.systems)} against {contest.reference['name']}",
@@ -150,8 +156,12 @@ def _report(contest: Contest, output: Path, options: Options) -> None:
     }
     if stations is not None:
         results["stations"] = plain(stations.results())
+    grid, when = contest.grid, str(np.datetime64(shown, "h"))
+    pictures = Pictures(place.lat, place.lon, grid.x, grid.y, card.maps(), when, snapshots)
     output.mkdir(parents=True, exist_ok=True)
     _write(output, results)
+    for name, figure in figures(results, pictures).items():
+        figure.savefig(output / f"{name}.png", dpi=DOTS_PER_INCH)
     _print(results)
     for note in results["notes"]:
         print(note, file=sys.stderr)

@@ -11,7 +11,20 @@ import ldmdown
 
 ROOT = Path(ldmdown.__file__).parent
 VERBS = {"prepare", "train", "downscale", "convert", "evaluate"}
-SHARED = {"checkpoint", "card", "inference", "runtime", "metrics", "plots"}
+SHARED = {
+    "checkpoint",
+    "card",
+    "comparison",
+    "inference",
+    "runtime",
+    "maps",
+    "metrics",
+    "pictures",
+    "plots",
+    "quicklook",
+    "report",
+    "style",
+}
 SCORING = {"accuracy", "baselines", "bootstrap", "climate", "predictions", "products", "scorecard", "spectra"}
 SCORING |= {"station_scores", "systems"}
 GROUND = {"config", "errors"}

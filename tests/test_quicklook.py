@@ -9,7 +9,7 @@ from matplotlib import image
 from test_evaluate import FIELDS, written
 
 from ldmdown.errors import LdmdownError
-from ldmdown.plots import plot
+from ldmdown.quicklook import plot
 
 
 def test_era5_beside_an_output(tmp_path: Path, era5: Callable[..., Path]) -> None:
