@@ -346,6 +346,7 @@ class Scorecard:
 
     def _spectra(self) -> dict[str, Any]:
         found = {}
+        error = spectra.sampling_error(self.place.shape, self.place.spacing_km, self.blocks.days)
         for kind, reference in self.reference.power.items():
             length = self.reference.wavelength_km
             power = {name: part.power[kind] / len(self.scored) for name, part in self._series().items()}
@@ -354,8 +355,9 @@ class Scorecard:
                 "power": {name: rounded(values) for name, values in power.items()},
                 "ratio_db": {name: rounded(spectra.decibels(values, power[REFERENCE]))
                              for name, values in power.items() if name != REFERENCE},
+                "error_db": rounded(error),
                 "effective_resolution_km": {
-                    name: spectra.effective_resolution(length, part.power[kind], reference)
+                    name: spectra.effective_resolution(length, part.power[kind], reference, error)
                     for name, part in self.climate.items()
                 },
             }  # fmt: skip

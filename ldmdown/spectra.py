@@ -37,18 +37,33 @@ def decibels(power: Array, reference: Array) -> Array:
     return np.where(np.isfinite(ratio), ratio, np.nan)
 
 
-def effective_resolution(wavelength: Array, power: Array, reference: Array, tolerance: float = TOLERANCE) -> float:
-    """The shortest wavelength down to which power stays within `tolerance` [dB] of the reference's.
+def effective_resolution(wavelength: Array, power: Array, reference: Array, error: Array | float = 0.0) -> float:
+    """The shortest wavelength down to which power stays within TOLERANCE of the reference's.
 
     Wavelengths fall. Powers are averaged over a third of an octave first, since a ring of few coefficients
-    is uncertain. NaN if not even the longest wavelength is right.
+    is uncertain; what remains uncertain, two standard errors [dB], is allowed for. NaN if not even the longest
+    wavelength is right.
     """
-    distance = np.abs(np.log2(wavelength[:, None] / wavelength))
-    near = (distance <= BAND).astype(float)
+    near = _near(wavelength)
     ratio = np.abs(decibels(near @ power, near @ reference))
-    wrong = np.flatnonzero(~(ratio <= tolerance))
+    wrong = np.flatnonzero(~(ratio <= TOLERANCE + 2 * error))
     last = wrong[0] if len(wrong) else len(wavelength)
     return float(wavelength[last - 1]) if last else float("nan")
+
+
+def sampling_error(shape: tuple[int, int], spacing: tuple[float, float], fields: int) -> Array:
+    """Standard error of a ratio of two spectra [dB], of so many independent fields, as bands are averaged.
+
+    A mean of n squares of Gaussian numbers has the relative error sqrt(2 / n).
+    """
+    wavelength, _, count = _rings(*shape, *spacing)
+    numbers = fields * (_near(wavelength) @ count[1 : len(wavelength) + 1])
+    return 10 / np.log(10) * np.sqrt(4 / numbers)
+
+
+def _near(wavelength: Array) -> NDArray[np.float64]:
+    """Which wavelengths (columns) lie in the band of each (rows)."""
+    return (np.abs(np.log2(wavelength[:, None] / wavelength)) <= BAND).astype(np.float64)
 
 
 @lru_cache(maxsize=4)

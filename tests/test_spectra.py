@@ -85,3 +85,19 @@ def test_effective_resolution_at_its_ends() -> None:
     wavelength, power = 100 / np.arange(1.0, 50), np.ones(49)
     assert spectra.effective_resolution(wavelength, power, power) == wavelength[-1]
     assert np.isnan(spectra.effective_resolution(wavelength, 2 * power, power))
+
+
+def test_independent_fields_are_resolved_within_their_sampling_error() -> None:
+    """Spectra of two sets of draws differ as far as their error says, and by nothing that is claimed."""
+    shape, spacing, fields = (64, 96), (2.0, 2.0), 6
+    error = spectra.sampling_error(shape, spacing, fields)
+    off, resolved = [], []
+    for _ in range(60):
+        (wavelength, ours), (_, theirs) = (
+            spectra.power_spectrum(RNG.normal(size=(fields, *shape)), spacing) for _ in range(2)
+        )
+        near = spectra._near(wavelength)
+        off.append(spectra.decibels(near @ ours, near @ theirs) / error)
+        resolved.append(spectra.effective_resolution(wavelength, ours, theirs, error))
+    assert np.sqrt(np.mean(np.square(off))) == pytest.approx(1, rel=0.15)
+    assert np.mean(np.array(resolved) == wavelength[-1]) > 0.9
