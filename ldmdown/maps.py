@@ -111,7 +111,7 @@ def alps(pictures: Pictures) -> Box:
 def stations(results: Results, score: str, name: str) -> Figure:
     """A score at every station, a map a system, on one scale."""
     part = results["stations"]
-    lon, lat = np.array(part["lon"]), np.array(part["lat"])
+    lon, lat = (np.array([station[axis] for station in part["stations"]]) for axis in ("lon", "lat"))
     fields = {
         system: np.array(part["scores"][system][name][score], float) for system in _ordered(results, part["scores"])
     }

@@ -33,6 +33,8 @@ SMOOTH = {"bilinear": 40, "U-Net": 12, "GAN": 7, "italy, a member": 5, "italy, m
 SCORES = {
     "rmse": ("Root mean square error", "field", "low"),
     "bias": ("Bias", "field", "zero"),
+    "mae": ("Mean absolute error", "field", "low"),
+    "pcc": ("Pearson's correlation", "1", "high"),
     "r2": ("Coefficient of determination", "1", "high"),
     "crps": ("Fair CRPS", "field", "low"),
     "spread_skill": ("Spread over error", "1", "one"),
@@ -179,10 +181,18 @@ def results(grid: Grid) -> dict[str, Any]:
 def _stations(random: np.random.Generator) -> dict[str, Any]:
     """Eighty in South Tyrol."""
     return {
-        "name": [f"station {place}" for place in range(80)],
-        "lon": random.uniform(10.4, 12.4, 80).tolist(),
-        "lat": random.uniform(46.25, 47.05, 80).tolist(),
-        "height": random.uniform(200, 2900, 80).tolist(),
+        "file": "south_tyrol.csv",
+        "interpolation": "bilinear",
+        "height_corrected": True,
+        "hours": 24,
+        "stations": [
+            {"name": f"station {place}", "lat": lat, "lon": lon, "height": 1000.0}
+            for place, (lat, lon) in enumerate(random.uniform((46.25, 10.4), (47.05, 12.4), (80, 2)).tolist())
+        ],
+        "all": {
+            name: {"t2m": {"count": 1900, "rmse": error, "bias": 0.1, "mae": 0.8 * error, "pcc": 0.9}}
+            for name, error in ERROR.items()
+        },
         "scores": {
             name: {
                 "t2m": {
@@ -197,6 +207,7 @@ def _stations(random: np.random.Generator) -> dict[str, Any]:
 
 def _scores(name: str, error: float) -> dict[str, dict[str, float]]:
     values: dict[str, float] = {"rmse": error, "bias": 0.3 * (1.3 - error), "r2": 1 - error**2 / 12}
+    values |= {"mae": 0.8 * error, "pcc": 1 - error**2 / 24}
     if KINDS[name] in ("member", "ideal"):
         values |= {"crps": 0.45 * error, "spread_skill": 0.9 if name != "ideal" else 1.0}
     return {key: _estimate(value, 0.04 * error) for key, value in values.items()}
