@@ -266,7 +266,7 @@ def convert(
 
 @app.command()
 def evaluate(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for the scores.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for report.html, scores and figures.")],
     predictions: Annotated[
         list[Path] | None, typer.Argument(help="Outputs of downscale, other fields, or ERA5; a quoted glob is one.")
     ] = None,

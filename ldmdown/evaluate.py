@@ -30,6 +30,7 @@ from ldmdown.errors import LdmdownError
 from ldmdown.pictures import Pictures
 from ldmdown.plots import figures
 from ldmdown.predictions import Predictions
+from ldmdown.report import write_report
 from ldmdown.scorecard import Scorecard, System, plain
 from ldmdown.station_scores import StationScores
 
@@ -81,7 +82,7 @@ def evaluate(
     terrain: Path | None = None,
     options: Options = Options(),
 ) -> None:
-    """Score files of predictions, and write scores.json and scores.csv to a folder.
+    """Score files of predictions, and write report.html, scores.json, scores.csv and figures to a folder.
 
     Parameters
     ----------
@@ -133,7 +134,8 @@ def evaluate_checkpoints(
     _report(contest, output, options)
 
 
-def _report(contest: Contest, output: Path, options: Options) -> None:
+def score(contest: Contest, options: Options) -> tuple[dict[str, Any], Pictures]:
+    """All hours of a contest: what is written as scores.json, and fields to look at."""
     place = Place(contest.grid)
     surfaces = contest.terrain.surfaces(place.spacing_km) if contest.terrain is not None else {}
     card = Scorecard(contest.names, contest.systems, place, contest.hours, surfaces)
@@ -146,6 +148,8 @@ def _report(contest: Contest, output: Path, options: Options) -> None:
             stations.add(hour, first)
         if hour == shown:
             snapshots = first
+    if not card.scored:
+        raise LdmdownError(contest.reference["name"], "and the predictions have no cell in common that is not missing")
     results = {
         "ldmdown": version("ldmdown"),
         "title": f"{', '.join(one.name for one in contest.systems)} against {contest.reference['name']}",
@@ -157,15 +161,22 @@ def _report(contest: Contest, output: Path, options: Options) -> None:
     if stations is not None:
         results["stations"] = plain(stations.results())
     grid, when = contest.grid, str(np.datetime64(shown, "h"))
-    pictures = Pictures(place.lat, place.lon, grid.x, grid.y, card.maps(), when, snapshots)
+    return results, Pictures(place.lat, place.lon, grid.x, grid.y, card.maps(), when, snapshots)
+
+
+def _report(contest: Contest, output: Path, options: Options) -> None:
+    results, pictures = score(contest, options)
     output.mkdir(parents=True, exist_ok=True)
     _write(output, results)
-    for name, figure in figures(results, pictures).items():
+    drawn = figures(results, pictures)
+    for name, figure in drawn.items():
         figure.savefig(output / f"{name}.png", dpi=DOTS_PER_INCH)
+    write_report(output / "report.html", results, pictures, drawn)
     _print(results)
     for note in results["notes"]:
         print(note, file=sys.stderr)
-    print(f"wrote {output / 'scores.json'} and {output / 'scores.csv'}: {len(card.scored)} hours", file=sys.stderr)
+    print(f"{results['hours']['count']} hours scored; look at {output / 'report.html'}; beside it scores.json, "
+          "scores.csv and the figures", file=sys.stderr)  # fmt: skip
 
 
 def _stations(contest: Contest, options: Options) -> StationScores | None:

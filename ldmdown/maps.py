@@ -116,7 +116,8 @@ def stations(results: Results, score: str, name: str) -> Figure:
         system: np.array(part["scores"][system][name][score], float) for system in _ordered(results, part["scores"])
     }
     stretch = 1 / np.cos(np.radians(lat.mean()))
-    figure, axes = _panels(len(fields), [1.05 * float(np.ptp(lat) * stretch / np.ptp(lon))])
+    height, width = (max(float(np.ptp(part)), 0.2) for part in (lat, lon))  # of one station too
+    figure, axes = _panels(len(fields), [1.05 * height * stretch / width])
     limits = _limits(score, fields.values())
     for (axis,), (system, field) in zip(axes, fields.items(), strict=True):
         image = axis.scatter(lon, lat, c=field, s=18, linewidths=0.4, edgecolors="#5b6570", **limits)

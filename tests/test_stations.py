@@ -75,6 +75,13 @@ def test_the_real_file() -> None:
     assert stations.height[at] == 2040 and 46 < stations.lat.min() < stations.lat.max() < 47.2
     everything = np.concatenate([held["t2m"] for held in stations.values.values()])
     assert 240 < np.nanmin(everything) < np.nanmax(everything) < 290
+    grid = Grid(west=4_330_000, north=2_680_000, rows=80, cols=112)  # South Tyrol
+    scores = StationScores(stations, SourceGrid(grid.y, grid.x, grid.projection), "bilinear", None)
+    for hour in stations.values:
+        scores.add(hour, {"constant": {"t2m": np.full(grid.shape, 270.0)}})
+    found = scores.results()["all"]["constant"]["t2m"]
+    assert found["count"] == np.isfinite(everything).sum() and scores.hours == 25
+    assert found["bias"] == pytest.approx(270 - np.nanmean(everything))
 
 
 def stations_at(rows: list[int], cols: list[int], heights: list[float], values: dict) -> Stations:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from ldmdown.config import Config, parse_config
 from ldmdown.data.archive import Archive
 from ldmdown.data.twin import RECIPE
 from ldmdown.errors import LdmdownError
-from ldmdown.evaluate import evaluate_checkpoints
+from ldmdown.evaluate import Options, score
 from ldmdown.inference import Draw, Runner, measured_correlation
 from ldmdown.prepare import prepare
 from ldmdown.systems import Systems
@@ -213,10 +212,9 @@ def test_what_does_not_fit_is_refused(folder: Path, tiny: dict[str, Path]) -> No
         Systems([str(folder / "unet.safetensors")], folder / "archive.zarr", "validation", members=1)
 
 
-def test_the_whole_scorecard(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_scorecard(folder: Path) -> None:
     files = [str(folder / f"{name}.safetensors") for name in ("small", "kl")]
-    evaluate_checkpoints(files, folder / "archive.zarr", tmp_path / "scores", members=3, every=6)
-    results = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    results, _ = score(Systems(files, folder / "archive.zarr", "test", members=3, every=6), Options())
     scores = {name: parts["t2m"] for name, parts in results["scores"].items()}
     assert scores["ideal"]["crps"]["value"] < scores["bilinear"]["crps"]["value"] < scores["LDM (kl)"]["crps"]["value"]
     assert results["ratio_to_ideal"]["ideal"]["t2m"]["crps"]["value"] == 1
@@ -225,4 +223,3 @@ def test_the_whole_scorecard(folder: Path, tmp_path: Path, capsys: pytest.Captur
         results["by_surface"]["mountains"]["lapse rate"]["t2m"] != results["by_surface"]["mountains"]["bilinear"]["t2m"]
     )
     assert results["hours"]["count"] == 4 and "change_ratio" not in scores["ideal"]
-    assert f"twin, recipe {RECIPE}: a test world" in capsys.readouterr().err
