@@ -161,14 +161,27 @@ def train(
         Literal["all", "unet", "vae", "ldm", "gan"], typer.Option(help="all: those that are not finished, in order.")
     ] = "all",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run ended.")] = False,
+    batch_size: Annotated[
+        str, typer.Option(metavar="auto|N", help="Crops computed at once on each device; gradients of parts add up.")
+    ] = "auto",
 ) -> None:
     """Train a system on an archive, and write its checkpoint after each stage.
 
     ldmdown train own_data.yaml --resume
+
+    torchrun --nproc-per-node 4 -m ldmdown train own_data.yaml
     """
     from ldmdown.train import train as run
 
-    run(config, stage, resume)
+    run(config, stage, resume, _crops(batch_size))
+
+
+def _crops(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or not int(text):
+        raise LdmdownError("--batch-size", "is no number of crops", found=text, expected="auto, or 1 or more")
+    return int(text)
 
 
 @app.command()

@@ -94,9 +94,8 @@ class DataConfig(Section):
 class StaticsConfig(Section):
     """What the networks are told about the ground."""
 
-    given: tuple[str, ...] = ()  # fields of the ground, in the order of the channels; none: learn an embedding
-    embedding: int = 8  # channels of a learned fine-grid field
-    rate: float = 1e-2  # at which it is learned, without weight decay
+    given: tuple[str, ...] = ()  # fields of the ground, in the order of the channels; none: estimate an embedding
+    embedding: int = 8  # fields of the ground that the training hours tell of (models/ground)
 
 
 class UNetConfig(Section):
@@ -181,7 +180,8 @@ class StageConfig(Section):
     crop: int = 16
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-3
-    warmup: float = 0.05  # fraction of the steps; then a cosine to zero
+    schedule: Literal["cosine", "plateau"] = "cosine"  # of the rate; plateau: x 0.25 after 4 validations without gain
+    warmup: float = 0.05  # cosine: fraction of the steps, before it falls to zero
     clip: float = 1.0
     ema: float = 0.998
     validate_every: int = 200
@@ -193,6 +193,7 @@ class TrainConfig(Section):
 
     run: str = "run"
     seed: int = 0
+    compile: bool = False  # the networks, by torch.compile: a wait at first, then faster
     start: str | None = None  # a checkpoint, by file or name, whose weights the networks start from where they fit
     unet: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)
     gan: StageConfig = StageConfig(steps=4000, rate=2e-4, batch=16, betas=(0.5, 0.9), ema=0.99)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,13 +20,19 @@ import torch
 import yaml
 import zarr
 
-from ldmdown import checkpoint
+from ldmdown import checkpoint, runtime
+from ldmdown.batches import Batch
+from ldmdown.config import Config, parse_config
 from ldmdown.data.archive import Archive
 from ldmdown.data.grid import Grid
 from ldmdown.data.reference import ReferenceOnGrid, open_reference
 from ldmdown.errors import LdmdownError
 from ldmdown.prepare import prepare
-from ldmdown.train import Average, train
+from ldmdown.run import Run, load, on_disk, read_losses
+from ldmdown.runtime import Processes
+from ldmdown.train import Training, train
+
+ALONE = Processes(0, 1, 1, torch.device("cpu"))
 
 CONDITIONER = {"statics_dim": 16, "predictors_dim": 16, "out_dim": 16, "depth": 1}
 STAGE = {"batch": 4, "crop": 4, "validate_every": 5, "ema": 0.5}
@@ -196,12 +206,13 @@ def test_a_whole_system(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "ldm: finished before, kept" in capsys.readouterr().err
 
 
-def test_the_papers_latent_space(folder: Path) -> None:
+def test_the_papers_latent_space(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(folder, autoencoder={"kind": "kl", "multiplier": 2, "minimum": 4}, scale=None)
     train(path)
     loaded = checkpoint.load(folder / "checkpoints" / "small.safetensors")
     assert loaded.config.autoencoder.kind == "kl" and loaded.model.scale is None
     assert (folder / "run" / "vae.csv").exists() and not (folder / "run" / "scale.csv").exists()
+    assert "warning: the latent space loses power: t2m" in capsys.readouterr().err
 
 
 def test_a_gan_learns_beside_and_goes_on_after_a_kill(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -238,6 +249,26 @@ def test_latents_of_the_target_itself(folder: Path) -> None:
     target = archive.normalization["target"].normalize(archive.read(5)["target"], archive.targets)
     decoded = model.autoencoder.decode(torch.from_numpy(latents[5:6]).float())
     np.testing.assert_allclose(decoded[0], target, atol=0.02)
+
+
+def test_weights_of_another_checkpoint_to_start_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a step the mean and its ground are kept as they are; what does not fit begins anew."""
+    train(folder / "small.yaml", "unet")
+    first = folder / "checkpoints" / "small.safetensors"
+    shutil.copy(first, folder / "first.safetensors")
+    kept = SMALL["train"] | {"start": "first.safetensors", "run": "again", "unet": STAGE | {"steps": 0, "rate": 1}}
+    train(write(folder, name="again", train=kept), "unet")
+    ours, theirs = (checkpoint.load(folder / "checkpoints" / f"{name}.safetensors") for name in ("again", "small"))
+    for name, tensor in ours.model.state_dict().items():
+        torch.testing.assert_close(tensor, theirs.model.state_dict()[name], rtol=0, atol=0)
+    assert ours.header["training"]["validation_loss"]["unet"] > 0
+    wider = {"features": [16], "bottleneck": 16}
+    train(write(folder, name="wider", unet=wider, train=kept | {"run": "wider"}), "unet")
+    model = checkpoint.load(folder / "checkpoints" / "wider.safetensors").model
+    torch.testing.assert_close(model.statics, theirs.model.statics)
+    write(folder, statics={"embedding": 3}, unet=wider, train=kept | {"start": "small.yaml", "run": "none"})
+    with pytest.raises(LdmdownError, match="is not a checkpoint"):
+        train(folder / "small.yaml")
 
 
 def test_stages_come_in_order(folder: Path) -> None:
@@ -296,10 +327,168 @@ def test_killed_and_gone_on_with_it_learns_the_same(folder: Path, tmp_path_facto
         torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=0, atol=0)
 
 
-def test_a_loss_that_is_no_number_ends_the_stage(folder: Path) -> None:
-    changed = SMALL["train"] | {"unet": STAGE | {"steps": 30, "rate": 1e30, "clip": 1e30, "warmup": 0.0}}
-    with pytest.raises(LdmdownError, match="the loss of the unet stage is no longer a number"):
-        train(write(folder, train=changed))
+def rates(folder: Path, stage: str) -> dict[int, float]:
+    with (folder / "run" / f"{stage}.csv").open() as file:
+        return {int(row["step"]): float(row["rate"]) for row in csv.DictReader(file)}
+
+
+def test_a_loss_that_goes_astray_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Back to the last state, with half the rate and other crops to come; the page says so."""
+    settings = SMALL["train"] | {"unet": STAGE | {"steps": 20, "rate": 0.01, "schedule": "plateau", "patience": 99}}
+    path = write(folder, train=settings)
+    once, honest = [torch.tensor(float("nan"))], Training._unet_loss
+    seen: dict[int, list[int]] = {}
+
+    def astray(training: Training, batch: Batch) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            seen.setdefault(batch["step"], []).append(batch["seeds"][0])
+        bad = batch["step"] == 12 and torch.is_grad_enabled() and once
+        return honest(training, batch) * (once.pop() if bad else 1)
+
+    monkeypatch.setattr(Training, "_unet_loss", astray)
+    train(path, "unet")
+    event = "the loss went astray (nan) before step 15: back to step 10, at half the rate"
+    assert f"unet: {event}" in capsys.readouterr().err
+    assert event in (folder / "run" / "report.html").read_text()
+    assert rates(folder, "unet") == {step: 0.01 if step <= 10 else 0.005 for step in range(1, 21)}
+    assert all(np.isfinite(float(loss)) for _, loss, _ in losses(folder, "unet"))
+    assert len(seen[5]) == 1 and len(set(seen[11])) == 2
+
+
+def test_a_loss_that_goes_astray_again_and_again(folder: Path) -> None:
+    settings = {"steps": 30, "rate": 1e30, "clip": 1e30, "warmup": 0.0}
+    path = write(folder, train=SMALL["train"] | {"unet": STAGE | settings})
+    with pytest.raises(LdmdownError, match=r"the loss of the unet stage went astray before step 5, for the 4th time"):
+        train(path)
+
+
+def test_hours_that_cannot_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of 48 is named and left out, its latents too; of three that is too many."""
+    bad, honest, whole = {7}, Archive.read_target, Archive.read
+
+    def read_target(archive: Archive, index: int, *window: object) -> object:
+        if index in bad:
+            raise RuntimeError("error during blosc decompression: -1")
+        return honest(archive, index, *window)
+
+    def read(archive: Archive, index: int, window: object = None) -> object:
+        fields = whole(archive, index, window)
+        return fields | {"target": np.full_like(fields["target"], np.nan)} if index in bad else fields
+
+    monkeypatch.setattr(Archive, "read_target", read_target)
+    monkeypatch.setattr(Archive, "read", read)
+    train(folder / "small.yaml")
+    said = capsys.readouterr().err
+    name = f"{folder / 'archive.zarr'}: 2021-01-01T07 cannot be read (error during blosc decompression: -1): left out"
+    assert said.count(name) == 1
+    for stage in ("unet", "ldm"):
+        assert all(np.isfinite(float(loss)) for _, loss, _ in losses(folder, stage))
+    shutil.rmtree(folder / "run")
+    bad |= {3, 40}
+    with pytest.raises(LdmdownError) as caught:
+        train(folder / "small.yaml", "unet")
+    assert "too many hours cannot be read\n  found: 2021-01-01T" in str(caught.value)
+    assert "expected: at most 1% of 48 hours" in str(caught.value)
+
+
+def test_parts_of_a_batch_add_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One crop at a time, and again with blocks that are computed twice: the losses of the whole batch."""
+    other, third = folder / "parts", folder / "checkpointed"
+    train(folder / "small.yaml")
+    for place in (other, third):
+        write_below(place, folder)
+        for name in ("unet", "scale"):
+            for file in (folder / "run").glob(f"{name}.*"):
+                shutil.copy(file, place / "run")
+    train(other / "small.yaml", "ldm", batch_size=1)
+    assert "ldm: memory takes 1 of 4 crops at a time; gradients add up" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "free_memory", lambda device: 0)
+        train(third / "small.yaml", "ldm")
+    assert "ldm: memory takes 1 of 4 crops at a time, with activation checkpointing" in capsys.readouterr().err
+    expected = [float(loss) for _, loss, _ in losses(folder, "ldm")]
+    for place in (other, third):
+        np.testing.assert_allclose([float(loss) for _, loss, _ in losses(place, "ldm")], expected, atol=1e-5)
+
+
+def write_below(place: Path, folder: Path) -> None:
+    """A folder with the same configuration and archive, and no run."""
+    (place / "run").mkdir(parents=True)
+    shutil.copy(folder / "small.yaml", place)
+    (place / "archive.zarr").symlink_to(folder / "archive.zarr")
+
+
+def test_a_full_disk(folder: Path) -> None:
+    """What was there stays; the message says what to do."""
+    config = Config.model_validate(SMALL)
+    run = Run(folder / "run", config, ALONE)
+    path = run.state_path("unet")
+    run.write(path, {"step": 5, "fingerprint": "a"})
+    path.with_suffix(".tmp").symlink_to("/dev/full")
+    with pytest.raises(LdmdownError) as caught, on_disk(folder):
+        run.write(path, {"step": 10, "fingerprint": "a", "tensors": {"w": torch.zeros(1000)}})
+    assert "the disk is full; what was written before is intact\n  found: " in str(caught.value)
+    assert "cure: make room, then go on with `ldmdown train --resume`" in str(caught.value)
+    assert run.load_state("unet", "a") == {"step": 5, "fingerprint": "a"}
+    assert not path.with_suffix(".tmp").is_symlink()
+    with pytest.raises(FileNotFoundError), on_disk(folder):  # is another matter
+        (folder / "missing").read_text()
+
+
+class Board:
+    """TensorBoard's writer, which only remembers."""
+
+    scalars: ClassVar[list[tuple[str, float, int]]] = []
+
+    def __init__(self, folder: str, purge_step: int) -> None: ...
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.scalars.append((name, value, step))
+
+    def flush(self) -> None: ...
+
+
+def test_the_folder_of_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configuration, environment, validation by noise, pictures, best and last weights, TensorBoard and the page."""
+    monkeypatch.setitem(sys.modules, "tensorboard", ModuleType("tensorboard"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Board))
+    sys.modules["tensorboard"].__spec__ = ModuleSpec("tensorboard", None)
+    path = write(folder, autoencoder={"kind": "kl", "multiplier": 2, "minimum": 4}, scale=None)
+    train(path)
+    run = folder / "run"
+    assert Config.model_validate(yaml.safe_load((run / "config.yaml").read_text())) == parse_config(path)
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["processes"] == 1 and environment["versions"]["torch"] == torch.__version__
+    levels = read_losses(run / "ldm-levels.csv")
+    assert levels.pop("step").tolist() == [5, 10, 15, 20]
+    assert list(levels) == ["0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1"]
+    assert all((values > 0).all() for values in levels.values())
+    assert sorted(file.stem for file in (run / "pictures").iterdir()) == [
+        "ldm-000020",
+        "unet-000025",
+        "unet-000030",
+        "vae-000010",
+    ]
+    best, last = (load(run / f"unet.{which}.pt")["tensors"] for which in ("best", "state"))
+    assert best.keys() == last.keys() and not torch.equal(best["unet.b.conv.0.weight"], last["unet.b.conv.0.weight"])
+    assert [step for name, _, step in Board.scalars if name == "vae/loss"] == list(range(1, 11))
+    lost = json.loads(next(run.glob("vae-*.json")).read_text())
+    assert list(lost) == ["t2m", "u10", "v10"] and max(lost["u10"].values()) > 0.5
+    page = (run / "report.html").read_text()
+    for text in (
+        "Training of small",
+        "validation loss",
+        "LDM, one member",
+        "set autoencoder.kind to lapped",
+        "t2m CRPS",
+    ):
+        assert text in page
+    assert page.count("<img") == 3 + 1 + 3  # curves, validation by noise, samples
+    assert "http" not in page.replace("http-equiv", "")
 
 
 def test_a_crop_that_the_networks_do_not_divide(folder: Path) -> None:
@@ -311,21 +500,6 @@ def test_a_crop_that_the_networks_do_not_divide(folder: Path) -> None:
         LdmdownError, match="train.ldm.crop: these networks need coarse cells in multiples of 4\n  found: 6"
     ):
         train(path)
-
-
-def test_the_average_by_hand() -> None:
-    """Decay min(0.5, (1 + n) / (10 + n)): 0.1 after the first step, 2/11 after the second."""
-    weight = torch.zeros(1)
-    average = Average({"w": weight}, 0.5)
-    weight += 1
-    average.update(0)
-    assert average.tensors["w"].item() == pytest.approx(0.9)
-    weight += 1
-    average.update(1)
-    assert average.tensors["w"].item() == pytest.approx(0.9 * 2 / 11 + 2 * 9 / 11)
-    with average.in_place({"w": weight}):
-        assert weight.item() == average.tensors["w"].item()
-    assert weight.item() == 2
 
 
 @pytest.mark.slow
@@ -353,3 +527,59 @@ def test_the_three_commands_in_an_empty_folder(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert (empty / "out.nc").stat().st_size > 1e5
     assert {path.name for path in empty.iterdir()} >= {"era5.nc", "archive.zarr", "run", "checkpoints", "out.nc"}
+
+
+def torchrun(folder: Path, processes: int, *options: str) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*launcher, "-m", "ldmdown", "train", "small.yaml", *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(folder: Path) -> None:
+    """Of each batch one takes a half: 50 steps of vae and ldm in float32."""
+    stages = {name: STAGE | {"steps": 50, "validate_every": 25, "rate": 1e-4} for name in ("vae", "ldm")}
+    latent_space = {"kind": "kl", "multiplier": 2, "minimum": 4}
+    path = write(folder, autoencoder=latent_space, scale=None, train=SMALL["train"] | stages)
+    train(path)
+    other = folder / "two"
+    write_below(other, folder)
+    for file in (folder / "run").glob("unet.*"):
+        shutil.copy(file, other / "run")
+    torchrun(other, 2)
+    for stage in ("vae", "ldm"):
+        ours, theirs = (read_losses(place / "run" / f"{stage}.csv") for place in (other, folder))
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(ours["validation"], theirs["validation"], rtol=0, atol=1e-5)
+    ours, theirs = (checkpoint.load(place / "checkpoints" / "small.safetensors") for place in (other, folder))
+    assert ours.header["training"]["steps"] == theirs.header["training"]["steps"]
+
+
+@pytest.mark.slow
+def test_killed_at_random_it_learns_the_same(folder: Path) -> None:
+    """Five times, wherever it is: in a stage, between two, in the latents or while it writes."""
+    other = folder / "killed"
+    write_below(other, folder)
+    train(folder / "small.yaml")
+    random = np.random.default_rng()
+    command = [sys.executable, "-m", "ldmdown", "train", "small.yaml", "--resume"]
+    killed = 0
+    for _ in range(40):
+        process = subprocess.Popen(command, cwd=other, stderr=subprocess.DEVNULL)
+        until = time.time() + random.uniform(0, 3)
+        while not list((other / "run").glob("*.csv")) or time.time() < until:
+            time.sleep(0.01)
+            if process.poll() is not None:
+                break
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        if killed == 5 or process.returncode == 0:
+            break
+    subprocess.run(command, cwd=other, check=True, capture_output=True)
+    assert killed
+    for stage in ("unet", "scale", "ldm"):
+        assert losses(other, stage) == losses(folder, stage)
+    ours, theirs = (checkpoint.load(place / "checkpoints" / "small.safetensors").model for place in (other, folder))
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=0, atol=0)

@@ -1,0 +1,127 @@
+"""The parts of the loop of training, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ldmdown import heldout, loop, runtime
+from ldmdown.batches import noise, parts, times
+from ldmdown.config import StageConfig
+from ldmdown.loop import Average
+from ldmdown.models.unet import UNet
+
+
+def test_the_average_by_hand() -> None:
+    """Decay min(0.5, (1 + n) / (10 + n)): 0.1 after the first step, 2/11 after the second."""
+    weight = torch.zeros(1)
+    average = Average({"w": weight}, 0.5)
+    weight += 1
+    average.update(0)
+    assert average.tensors["w"].item() == pytest.approx(0.9)
+    weight += 1
+    average.update(1)
+    assert average.tensors["w"].item() == pytest.approx(0.9 * 2 / 11 + 2 * 9 / 11)
+    with average.in_place():
+        assert weight.item() == pytest.approx(0.9 * 2 / 11 + 2 * 9 / 11)
+    assert weight.item() == 2
+
+
+def batch(places: range, whole: int = 8) -> dict[str, object]:
+    """Crops of a batch of which there are `whole`."""
+    chosen = list(places)
+    return {"predictors": torch.zeros(len(chosen), 1), "seeds": [100 + i for i in chosen], "places": chosen,
+            "whole": whole, "step": 3}  # fmt: skip
+
+
+def test_noise_and_times_belong_to_a_crop() -> None:
+    """Whole, or as halves of two processes, the second in parts of three."""
+    first, second = batch(range(4)), batch(range(4, 8))
+    pieces = [first, *(part for part, _ in parts(second, 3))]
+    for values in (times, lambda one: noise(one, (2, 3))):
+        torch.testing.assert_close(values(batch(range(8))), torch.cat([values(one) for one in pieces]), rtol=0, atol=0)
+    assert [fraction for _, fraction in parts(second, 3)] == [0.75, 0.25]
+    assert (times(batch(range(8))) * 8).long().tolist() == list(range(8))
+    assert abs(noise(batch(range(8)), (64, 64)).std().item() - 1) < 0.01
+
+
+def test_the_share_of_a_process() -> None:
+    shares = [runtime.Processes(rank, 3, 3, torch.device("cpu")).share(12) for rank in range(3)]
+    assert [range(12)[share] for share in shares] == [range(4), range(4, 8), range(8, 12)]
+
+
+def test_computed_again_is_the_same() -> None:
+    """Gradients, and running statistics that count a batch once."""
+    torch.manual_seed(0)
+    unet = UNet(2, 1, (4, 8), 8).train()
+    source, results = torch.randn(2, 2, 16, 16), []
+    start = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    for again in (False, True):
+        unet.load_state_dict(start)
+        unet.zero_grad()
+        blocks = loop._blocks(unet) if again else []
+        with runtime.checkpointed(blocks):
+            kept = runtime.kept_bytes(lambda: unet(source), unet)
+            unet.load_state_dict(start)
+            unet(source).square().mean().backward()
+        assert all("forward" not in vars(block) for block in blocks)
+        results.append((kept, [one.grad for one in unet.parameters()], dict(unet.state_dict())))
+    (kept, *expected), (less, *found) = results
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert less < kept / 2
+    assert found[1]["e1.conv.conv.1.num_batches_tracked"] == 1
+
+
+def test_what_is_kept_for_gradients() -> None:
+    """Of a product the input, not the weight; of a square of it the product: 5 x 7 and 5 x 3 numbers of 4 bytes."""
+    linear = nn.Linear(7, 3, bias=False)
+    assert runtime.kept_bytes(lambda: linear(torch.ones(5, 7)).square(), linear) == 4 * (5 * 7 + 5 * 3)
+
+
+class Hungry(nn.Module):
+    """Takes two crops, and fails at more as CUDA does."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.room, self.tried = room, list[int]()
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.tried.append(len(batch["predictors"]))
+        if len(batch["predictors"]) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (self.weight * batch["predictors"]).sum()
+
+
+@pytest.mark.parametrize(("room", "tried"), [(9, [8]), (2, [8, 4, 2]), (0, [8, 4, 2, 1])])
+def test_halved_until_it_fits(room: int, tried: list[int]) -> None:
+    hungry = Hungry(room)
+    assert loop._tried(hungry, batch(range(8))) == (tried[-1] if room else 0)
+    assert hungry.tried == tried
+
+
+def test_schedules_by_hand() -> None:
+    """Ten steps of warm-up of a hundred, then half a cosine; or none."""
+    settings = StageConfig(steps=100, rate=1.0, batch=1, warmup=0.1)
+    assert [loop.schedule(step, settings) for step in (0, 9, 10, 55)] == pytest.approx([0.1, 1, 1, 0.5])
+    assert loop.schedule(0, settings.model_copy(update={"schedule": "plateau"})) == 1
+
+
+def test_a_loss_is_healthy_if_it_is_a_number_not_far_above_the_first() -> None:
+    state = {"first": float("nan")}
+    assert not loop._healthy(state, float("nan"))
+    assert loop._healthy(state, -2.0) and state["first"] == -2
+    assert loop._healthy(state, 17.9) and not loop._healthy(state, 18.1)
+    assert not loop._healthy(state, float("inf"))
+
+
+def test_power_lost_by_wavelength() -> None:
+    """A wave of 32 km at half its amplitude lacks 6.02 dB; one of 128 km lacks nothing."""
+    rows = np.cos(2 * np.pi * (np.arange(64) + 0.5) * 2 / 32)[:, None]
+    cols = np.cos(2 * np.pi * (np.arange(64) + 0.5) * 2 / 128)
+    reference = (rows + cols)[None]
+    lost = heldout.lost((0.5 * rows + cols)[None], reference, 2.0)
+    assert lost["32"] == pytest.approx(20 * np.log10(2), abs=1e-6)
+    assert lost["128"] == pytest.approx(0, abs=1e-6)
