@@ -353,6 +353,8 @@ def plot(
     """Draw an hour on a map, for a quick look.
 
     ldmdown plot era5.nc out.nc -o map.png --time 2020-01-31T12
+
+    ldmdown plot out.nc -o alps.png --variables t2m --extent 6 45 11 47 --arrows
     """
     from ldmdown.quicklook import plot as run
 

@@ -8,6 +8,7 @@
   const slider = figure.querySelector(".divider"), readout = figure.querySelector("output");
   const chosen = (name) => figure.querySelector(`[name="${name}"]:checked, select[name="${name}"]`).value;
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const signed = (value) => value.toFixed(1).replace("-", "−");
   const MISSING = -32768;
   let pictures = {}, point = null, dragged = false;
 
@@ -42,8 +43,8 @@
     const name = chosen("variable"), { low, high, units, colours } = data.variables[name], table = bytes(colours);
     pictures = { left: painted(chosen("left"), name), right: painted(chosen("right"), name) };
     const [from, to] = figure.querySelectorAll(".scale span"), bar = figure.querySelector(".scale canvas").getContext("2d");
-    from.textContent = `${low} ${units}`;
-    to.textContent = `${high} ${units}`;
+    from.textContent = `${signed(low)} ${units}`;
+    to.textContent = `${signed(high)} ${units}`;
     for (let x = 0; x < 256; x++) {
       bar.fillStyle = `rgb(${table[3 * x]} ${table[3 * x + 1]} ${table[3 * x + 2]})`;
       bar.fillRect(x, 0, 1, 1);
@@ -146,7 +147,7 @@
     const name = chosen("variable"), units = data.variables[name].units;
     const value = (system) => {
       const steps = fields[system][name][point.row * data.cols + point.col];
-      return steps === MISSING ? "missing" : `${(steps * data.step).toFixed(1).replace("-", "−")} ${units}`;
+      return steps === MISSING ? "missing" : `${signed(steps * data.step)} ${units}`;
     };
     const [lon, lat] = [degrees(data.lon), degrees(data.lat)];
     const place = `${Math.abs(lat).toFixed(2)}° ${lat < 0 ? "S" : "N"}, ${Math.abs(lon).toFixed(2)}° ${lon < 0 ? "W" : "E"}`;

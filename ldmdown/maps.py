@@ -59,7 +59,7 @@ def error_maps(results: Results, pictures: Pictures, score: str, name: str) -> F
 
 
 def snapshots(results: Results, pictures: Pictures, name: str) -> Figure:
-    """An hour of every system, and below each map its part over the Alps."""
+    """An hour of every system, and below each map a part of it, the Alps if they are there."""
     held = ["reference", *_ordered(results, pictures.snapshots)]
     units = results["variables"][name]["units"]
     fields = {system: style.displayed(pictures.snapshots[system][name], units) for system in held}
@@ -98,11 +98,11 @@ def draw(axis: Axes, pictures: Pictures, field: NDArray[np.floating], box: Box, 
 
 
 def alps(pictures: Pictures) -> Box:
-    """The cells over the Alps; where there are none, the middle third of the grid."""
+    """The cells over the Alps; the middle third of a grid that shows no more, or nothing, of them."""
     west, south, east, north = ALPS
     inside = (pictures.lon > west) & (pictures.lon < east) & (pictures.lat > south) & (pictures.lat < north)
     rows, cols = np.flatnonzero(inside.mean(axis=1) > 0.3), np.flatnonzero(inside.any(axis=0))
-    if rows.size < 8:
+    if rows.size < 8 or rows.size > inside.shape[0] / 1.5 or cols.size > inside.shape[1] / 1.5:
         third, other = (size // 3 for size in inside.shape)
         return slice(third, 2 * third), slice(other, 2 * other)
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)

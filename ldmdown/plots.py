@@ -21,13 +21,14 @@ Array = NDArray[np.floating]
 
 WIDTH = 10.0  # of every figure [inches]
 TAIL = 0.01  # of the reference's distribution, on each side
-FEWEST = 4  # bins in a tail that is worth a picture
+NARROW = 0.05  # of the whole range: a tail that is not worth a picture
+MOST_BINS = 120
 BOXES = {"rmse": "RMSE", "bias": "Bias", "r2": "R²", "pcc": "Correlation (PCC)"}
 DERIVATIVES = ("divergence", "vorticity")
 WITHOUT_UNITS = ("r2", "pcc")
 SPECTRA = {"t2m": ("2 metre temperature", "K²"), "ke": ("Kinetic energy of the 10 metre wind", "m² s⁻²")}
 
-LOWEST = -22  # that is shown of a ratio [dB]
+LOWEST, DEEPEST = -22, 1e-4  # that are shown of ratios [dB], and of power over the reference's least
 TICKS = (500, 200, 100, 50, 20, 10, 5)  # [km]
 
 
@@ -83,11 +84,11 @@ def distributions(results: Results) -> Figure:
     cells = figure.add_gridspec(len(names), 3, width_ratios=(1.25, 1, 1))
     for row, name in enumerate(names):
         part, units = results["distribution"][name], results["variables"][name]["units"]
-        edges = style.displayed(np.array(part["edges"], float), units)
-        densities = {system: _floats(values) for system, values in part["density"].items()}
+        edges, densities = _joined(part)
+        edges = style.displayed(edges, units)
         (left, right), (low, high) = _span(densities.values(), edges), _tails(densities["reference"], edges)
         tails = {"The lowest hundredth": (left, low), "The highest hundredth": (high, right)}
-        if np.sum(edges < low) < FEWEST:
+        if low - left < NARROW * (right - left):
             del tails["The lowest hundredth"]
         places = [cells[row, 0], cells[row, 1], cells[row, 2]] if len(tails) == 2 else [cells[row, 0], cells[row, 1:]]
         whole, *zooms = (figure.add_subplot(place) for place in places)
@@ -102,6 +103,18 @@ def distributions(results: Results) -> Figure:
             _fit_logarithmic(axis, densities.values(), edges, limits)
     _legend(figure, results, results["distribution"][names[0]]["density"])
     return figure
+
+
+def _joined(part: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
+    """Edges and densities by system, with so many neighbouring bins joined that a few remain."""
+    edges = np.array(part["edges"], float)
+    starts = np.arange(0, len(edges) - 1, -(-len(edges) // MOST_BINS))
+    wide = edges[[*starts, -1]]
+    densities: dict[str, Array] = {
+        system: np.add.reduceat(_floats(values) * np.diff(edges), starts) / np.diff(wide)
+        for system, values in part["density"].items()
+    }
+    return wide, densities
 
 
 def _tails(density: Array, edges: Array) -> tuple[float, float]:
@@ -161,6 +174,7 @@ def spectra(results: Results) -> Figure:
         note: Any = {"transform": top.get_xaxis_transform(), "color": "#5b6570", "fontsize": "small"}
         top.text(nyquist * 1.04, 0.98, f"two cells: {nyquist:g} km", ha="right", va="top", **note)
         top.set(yscale="log", title=title, ylabel=f"Power [{units}]")
+        top.set_ylim(bottom=powers["reference"].min() * DEEPEST)
         bottom.set(xlabel="Wavelength [km]", ylabel="Ratio to the reference [dB]")
         bottom.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         bottom.xaxis.set_minor_formatter(NullFormatter())
@@ -203,7 +217,8 @@ def reliability(results: Results) -> Figure:
             if event in part[system]:
                 curve = {key: _floats(values) for key, values in part[system][event].items()}
                 top.plot(curve["forecast"], curve["observed"], marker="o", markersize=3.5, **line)
-                bottom.plot(curve["forecast"], curve["count"], marker="o", markersize=2.5, **line)
+                cases = np.where(curve["count"] > 0, curve["count"], np.nan)
+                bottom.plot(curve["forecast"], cases, marker="o", markersize=2.5, **line)
         top.set(title=event.replace("s-1", "s⁻¹"), xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         bottom.set(yscale="log", xlabel="Forecast probability")
     columns[0][0].set_ylabel("Observed frequency")
@@ -219,7 +234,9 @@ def diurnal(results: Results) -> Figure:
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         units = results["variables"][name]["units"]
         for system, line in _lines(results, part[name]):
-            axis.plot(range(24), style.displayed(_floats(part[name][system]), units), **line)
+            means = style.displayed(_floats(part[name][system]), units)
+            known = np.flatnonzero(np.isfinite(means))
+            axis.plot(known, means[known], marker="o" if len(known) < 24 else "", markersize=3, **line)
         axis.set(xlim=(0, 23), xlabel="Hour [UTC]", title=_long_name(results, name))
         axis.set_ylabel(f"Mean [{style.units_of_fields(units)}]")
         axis.set_xticks(range(0, 24, 3))
@@ -246,8 +263,8 @@ def _logarithmic(results: Results, part: Mapping[str, Any], names: Sequence[str]
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         units = results["variables"][name]["units"]
         scale, shown = (1e4, "10⁻⁴ s⁻¹") if units == "s-1" else (1.0, style.written(units))
-        edges = np.array(part[name]["edges"], float) * scale
-        densities = {system: _floats(values) / scale for system, values in part[name]["density"].items()}
+        edges, densities = _joined(part[name])
+        edges, densities = edges * scale, {system: values / scale for system, values in densities.items()}
         for system, line in _lines(results, densities):
             axis.stairs(densities[system], edges, baseline=None, **line)
         limits = _most(densities["reference"], edges)

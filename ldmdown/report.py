@@ -199,8 +199,8 @@ bootstrap over days. A click on a header sorts.</p>"""
 FIGURES = {
     "snapshots": (
         "An hour",
-        "{variable} at {time} UTC and, below each map, its part over the Alps (framed). Of ensembles the first member.",
-        "Maps of {variable} of the reference and of {systems}, with a closer look at the Alps.",
+        "{variable} at {time} UTC and, below each map, the framed part of it. Of ensembles the first member.",
+        "Maps of {variable} of the reference and of {systems}, with a closer look at a part.",
     ),
     "boxplots": (
         "Hour by hour",

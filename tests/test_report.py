@@ -125,7 +125,7 @@ def test_the_report_is_sound_and_complete(written: Path) -> None:
     ]  # fmt: skip
     assert [image["alt"] for image in outline.all("img")] == [
         "Maps of 10 metre wind speed of the reference and of bilinear, U-Net, GAN, italy, a member, italy, mean of 8, "
-        "ideal, with a closer look at the Alps.",
+        "ideal, with a closer look at a part.",
         "Maps of the RMSE of 2 metre temperature, of bilinear, U-Net, GAN, italy, a member, italy, mean of 8, ideal. "
         "Lowest RMSE of 2 metre temperature: U-Net.",
     ]
