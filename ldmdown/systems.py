@@ -92,7 +92,7 @@ class Systems:
         grid = self._archive.grid
         self.grid = SourceGrid(grid.y, grid.x, grid.projection)
         self.reference: dict[str, Any] = {"name": f"{archive.name}, {period} period", "files": [str(archive)]}
-        self.notes: list[str] = []
+        self.notes = [note for group in loaded for one in group for note in _assumed(one)]
         self._members = members
         self._twin = self._open_twin()
         self.terrain = self._terrain(terrain)
@@ -185,6 +185,14 @@ def _check(checkpoint: Checkpoint, archive: Archive) -> None:
         if missing:
             raise LdmdownError(checkpoint.path, f"has {what} that {archive.path} lacks", found=", ".join(missing),
                                expected=", ".join(theirs))  # fmt: skip
+
+
+def _assumed(checkpoint: Checkpoint) -> list[str]:
+    """What is not known of a converted checkpoint, and what its scores rest on."""
+    wind, regridding = checkpoint.header["wind"], checkpoint.header["regridding"]
+    if (wind, regridding) == ("earth", "bilinear"):
+        return []
+    return [f"{checkpoint.path.stem}: its wind is taken as {wind}, and its regridding was {regridding}"]
 
 
 def _unique_names(joined: Sequence[Products]) -> dict[tuple[int, Kind], str]:
