@@ -294,11 +294,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the checkpoints' noise.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     terrain: Annotated[
-        Path | None, typer.Option(help="Heights on regular lat/lon, GRIB or NetCDF. [default: the twin's own]")
+        Path | None,
+        typer.Option(help="Heights on regular lat/lon, GRIB or NetCDF; an archive of the twin has its own."),
     ] = None,
     stations: Annotated[
         Path | None,
-        typer.Option(help="Hourly CSV, UTC: time, name, lat, lon, alt; t [C or K], ws [m/s], wr [degrees]."),
+        typer.Option(help="Hourly measurements, CSV; its columns stand above."),
     ] = None,
     nearest: Annotated[bool, typer.Option("--nearest", help="The nearest cell at a station, not bilinear.")] = False,
     height_correction: Annotated[
@@ -310,6 +311,10 @@ def evaluate(
     ldmdown evaluate out.nc era5.nc --reference reference/VHR-REA_IT_20210105.nc -o scores
 
     ldmdown evaluate --checkpoint twin --checkpoint twin-gan --archive archive.zarr -o scores
+
+    Columns of a CSV of stations, separated by comma, semicolon or tab: time or date (UTC); name or id; lat, lon; alt
+    or height (m); t or t2m (degrees C or K); ws, wg, ff or ws10 (m/s, at 10 m); wr or dd (degrees, whence it blows).
+    A second line may hold units in brackets.
     """
     from ldmdown.evaluate import Options, evaluate_checkpoints
     from ldmdown.evaluate import evaluate as evaluate_files
