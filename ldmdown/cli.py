@@ -287,17 +287,68 @@ def convert(
 
 @app.command()
 def evaluate(
-    predictions: Annotated[list[Path], typer.Argument(help="Outputs of downscale, other gridded fields, or ERA5.")],
-    reference: Annotated[list[Path], typer.Option(help="A file of the fields that count as true; repeat for more.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for scores.json and scores.csv.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for report.html, scores and figures.")],
+    predictions: Annotated[
+        list[Path] | None, typer.Argument(help="Outputs of downscale, other fields, or ERA5; a quoted glob is one.")
+    ] = None,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="A file of the fields that count as true; repeat for more.")
+    ] = None,
+    checkpoint: Annotated[list[str] | None, typer.Option(help="Instead of files; repeat to compare.")] = None,
+    archive: Annotated[Path | None, typer.Option(help="Of `prepare`: what checkpoints are scored on.")] = None,
+    period: Annotated[Literal["test", "validation", "train"], typer.Option(help="Of the archive.")] = "test",
+    members: Annotated[int, typer.Option(min=1, help="That checkpoints draw.")] = 8,
+    every: Annotated[int, typer.Option(min=1, help="Of the archive's hours take every n-th.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the checkpoints' noise.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    terrain: Annotated[
+        Path | None,
+        typer.Option(help="Heights on regular lat/lon, GRIB or NetCDF; an archive of the twin has its own."),
+    ] = None,
+    stations: Annotated[
+        Path | None,
+        typer.Option(help="Hourly measurements, CSV; its columns stand above."),
+    ] = None,
+    nearest: Annotated[bool, typer.Option("--nearest", help="The nearest cell at a station, not bilinear.")] = False,
+    height_correction: Annotated[
+        bool, typer.Option("--height-correction", help="Bring temperatures to the stations' heights by 6.5 K/km.")
+    ] = False,
 ) -> None:
-    """Score predictions against a reference, hour by hour, on the first prediction's grid.
+    """Score predictions against a reference, or checkpoints on an archive beside what needs no network.
 
     ldmdown evaluate out.nc era5.nc --reference reference/VHR-REA_IT_20210105.nc -o scores
-    """
-    from ldmdown.evaluate import evaluate as run
 
-    run(predictions, reference, output)
+    ldmdown evaluate --checkpoint twin --checkpoint twin-gan --archive archive.zarr -o scores
+
+    Columns of a CSV of stations, separated by comma, semicolon or tab: time or date (UTC); name or id; lat, lon; alt
+    or height (m); t or t2m (degrees C or K); ws, wg, ff or ws10 (m/s, at 10 m); wr or dd (degrees, whence it blows).
+    A second line may hold units in brackets.
+    """
+    from ldmdown.evaluate import Options, evaluate_checkpoints
+    from ldmdown.evaluate import evaluate as evaluate_files
+
+    options = Options(stations, nearest, height_correction)
+    if predictions and reference and not checkpoint and archive is None:
+        evaluate_files(predictions, reference, output, terrain=terrain, options=options)
+    elif checkpoint and archive is not None and not predictions and not reference:
+        evaluate_checkpoints(
+            checkpoint,
+            archive,
+            output,
+            period=period,
+            members=members,
+            every=every,
+            seed=seed,
+            device=device,
+            terrain=terrain,
+            options=options,
+        )
+    else:
+        raise LdmdownError(
+            "evaluate",
+            "needs files and what they are compared with",
+            expected="PREDICTION ... --reference FILE, or --checkpoint NAME ... --archive ARCHIVE",
+        )
 
 
 @app.command()
@@ -315,8 +366,10 @@ def plot(
     """Draw an hour on a map, for a quick look.
 
     ldmdown plot era5.nc out.nc -o map.png --time 2020-01-31T12
+
+    ldmdown plot out.nc -o alps.png --variables t2m --extent 6 45 11 47 --arrows
     """
-    from ldmdown.plots import plot as run
+    from ldmdown.quicklook import plot as run
 
     run(files, output, variables=variables.split(","), time=time, member=member, arrows=arrows, extent=extent)
 

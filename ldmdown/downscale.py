@@ -40,7 +40,7 @@ from ldmdown.data.grid import Grid, Window
 from ldmdown.data.netcdf import FieldWriter
 from ldmdown.data.variables import attributes
 from ldmdown.errors import LdmdownError
-from ldmdown.inference import Draw, Fields, Runner
+from ldmdown.inference import Draw, Fields, Runner, measured_correlation
 from ldmdown.runtime import Precision, choose_device
 
 BUNDLED = "italy"
@@ -49,7 +49,6 @@ ACKNOWLEDGEMENT = (
     "the European Commission nor ECMWF is responsible for any use of it."
 )
 REFERENCES = "doi:10.5194/gmd-18-2051-2025 (method); doi:10.1002/qj.3803 (ERA5)"
-MOST_CORRELATED = 0.95
 MADE = {"unet": "the conditional mean", "gan": "the generator's field"}  # by stages that draw no members
 BATCH = {"cpu": 1, "cuda": 16}  # members of hours at once
 
@@ -294,7 +293,7 @@ def _runner(checkpoint: Checkpoint, window: Window, options: Options, device: to
     )
     correlation = options.temporal_correlation
     if correlation is None:
-        correlation = min(max(checkpoint.header.get("temporal_correlation", 0.0), 0.0), MOST_CORRELATED)
+        correlation = measured_correlation(checkpoint)
     draw = Draw(options.members or 1, options.seed, sampler, correlation)
     return Runner(checkpoint, window, draw, options.precision, options.batch_size or BATCH[device.type])
 

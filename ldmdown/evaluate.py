@@ -1,6 +1,6 @@
-"""`ldmdown evaluate`: how far predictions lie from a reference, hour by hour, on the first prediction's grid.
+"""`ldmdown evaluate`: how good predictions are, of files or of checkpoints, as tables, figures and a report.
 
-Everything else is interpolated bilinearly to that grid; hours are read one by one, so memory does not grow.
+Hours are read one by one, so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -8,222 +8,222 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ldmdown import metrics
-from ldmdown.data.era5 import open_era5, source_grid
-from ldmdown.data.grid import Array, SourceGrid, regrid
-from ldmdown.data.reference import Reference, open_reference
-from ldmdown.data.variables import variable
+from ldmdown.climate import Place
+from ldmdown.data.grid import SourceGrid
+from ldmdown.data.stations import read_stations
+from ldmdown.data.terrain import Terrain
 from ldmdown.errors import LdmdownError
+from ldmdown.pictures import Pictures
+from ldmdown.plots import figures
+from ldmdown.predictions import Predictions
+from ldmdown.report import write_report
+from ldmdown.scorecard import Scorecard, System, plain
+from ldmdown.station_scores import StationScores
 
-Fields = NDArray[np.float32]  # (member, variable, rows, cols)
+DOTS_PER_INCH = 130  # of figures
+TABLES = ("t2m", "ws10", "wind")  # that are printed
+SHOWN = {"rmse": "RMSE", "bias": "bias", "pcc": "PCC", "crps": "CRPS", "energy_score": "energy",
+         "spread_skill": "spread", "wasserstein": "distrib."}  # fmt: skip
 
-KNOWN = ("t2m", "u10", "v10")
-SPEED = "ws10"
-SHOWN = ("rmse", "bias", "mae", "r2", "pcc", "crps", "spread_skill")
+
+class Contest(Protocol):
+    """Systems and a reference, hour by hour on one grid."""
+
+    names: tuple[str, ...]
+    grid: SourceGrid
+    hours: list[int]
+    systems: list[System]
+    reference: dict[str, Any]
+    notes: list[str]
+    terrain: Terrain | None
+
+    def read(self, hour: int) -> tuple[NDArray[np.float32], Mapping[str, NDArray[np.float32]]]:
+        """(variable, rows, cols) of the reference, and (member, variable, rows, cols) of each system."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """A file, and the way from its grid to the grid of the scores."""
+class Options:
+    """What is scored beside the fields.
 
-    name: str
-    fields: Reference
-    weights: Any  # None: it is on that grid
-    index: dict[int, int]
+    Parameters
+    ----------
+    stations
+        a CSV file of measurements; see data/stations.
+    nearest
+        take the nearest cell's value at a station, not the interpolated one.
+    height_corrected
+        bring temperatures to the stations' heights, which needs a known terrain.
+    """
 
-    def read(self, hour: int, shape: tuple[int, int]) -> Fields:
-        """(member, variable, rows, cols); a file without members has one."""
-        values = self.fields.read(self.index[hour])
-        values = np.moveaxis(values, 1, 0) if values.ndim == 4 else values[None]
-        return values if self.weights is None else regrid(self.weights, values, shape)
+    stations: Path | None = None
+    nearest: bool = False
+    height_corrected: bool = False
 
 
-def evaluate(predictions: Sequence[Path], reference: Sequence[Path], output: Path) -> None:
-    """Write scores.json and scores.csv to a folder, and print a table.
+def evaluate(
+    predictions: Sequence[Path],
+    reference: Sequence[Path],
+    output: Path,
+    *,
+    terrain: Path | None = None,
+    options: Options = Options(),
+) -> None:
+    """Score files of predictions, and write report.html, scores.json, scores.csv and figures to a folder.
 
     Parameters
     ----------
     predictions
-        outputs of `downscale`, other gridded fields, or ERA5 itself; one file each.
+        outputs of `downscale`, other gridded fields, or ERA5 itself; each one file, or a glob of files in time.
     reference
         files of the fields that count as true, such as VHR-REA_IT's, all together.
+    terrain
+        a file of heights, by which land, sea, mountains and coast are scored separately.
 
     Raises
     ------
     LdmdownError
         if a file cannot be read, or no variable, place or hour is in all of them.
     """
-    names = _common_names([*predictions, reference[0]])
-    opened = [_open([path], names) for path in predictions]
-    truth = _open(reference, names)
-    grid = opened[0].source
-    lon, lat = grid.lonlat()
-    parts = [_on_grid(str(path), one, grid, lat, lon) for path, one in zip(predictions, opened, strict=True)]
-    true = _on_grid("reference", truth, grid, lat, lon)
-    hours = sorted(set(true.index).intersection(*(part.index for part in parts)))
-    if not hours:
-        raise LdmdownError(
-            predictions[0],
-            "and the reference have no hour in common",
-            found=f"{_span(opened[0])}, reference {_span(truth)}",
-            cure="give files of the same hours",
-        )
-    rows: list[dict[str, Any]] = []
-    for hour in track(hours, "scoring", console=Console(stderr=True)):
-        target = _with_speed(true.read(hour, lat.shape), names)[0]
-        for part in parts:
-            fields = _with_speed(part.read(hour, lat.shape), names)
-            for channel, name in enumerate(_shown(names)):
-                when = str(np.datetime64(hour, "h"))
-                rows.append({"prediction": part.name, "time": when, "variable": name}
-                            | score(fields[:, channel], target[channel]))  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
-    _write(output, rows, summarize(rows), grid, hours)
-    _print(summarize(rows))
-    print(f"wrote {output / 'scores.json'} and {output / 'scores.csv'}: {len(hours)} hours", file=sys.stderr)
+    _report(Predictions(predictions, reference, terrain), output, options)
 
 
-def score(fields: NDArray[np.float32], target: NDArray[np.float32]) -> dict[str, float]:
-    """Of one hour and variable: (member, rows, cols) against (rows, cols), where neither is missing.
-
-    Of the first member; with several members also of their mean, fair CRPS and spread over error.
-    """
-    valid = np.isfinite(target) & np.isfinite(fields).all(axis=0)
-    if not valid.any():
-        return {}
-    members, truth = fields[:, valid], target[valid]
-    first = members[0]
-    result = {
-        "rmse": metrics.rmse(first, truth),
-        "bias": metrics.bias(first, truth),
-        "mae": metrics.mae(first, truth),
-        "r2": metrics.r2(first, truth),
-        "pcc": metrics.pcc(first, truth),
-    }
-    if len(members) > 1:
-        result["rmse_of_mean"] = metrics.rmse(members.mean(axis=0), truth)
-        result["crps"] = metrics.crps(members, truth)
-        result["spread_skill"] = metrics.spread_skill(members, truth)
-    return result
-
-
-def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """By prediction and variable, the mean over hours; of RMSE the root of the mean square."""
-    hourly: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in rows:
-        scores = hourly.setdefault((row["prediction"], row["variable"]), {})
-        for key, value in row.items():
-            if key not in ("prediction", "time", "variable"):
-                scores.setdefault(key, []).append(value)
-    result: dict[str, dict[str, dict[str, float]]] = {}
-    for (prediction, name), scores in hourly.items():
-        means = {key: float(np.mean(values)) for key, values in scores.items()}
-        roots = {key: float(np.sqrt(np.mean(np.square(values)))) for key, values in scores.items() if "rmse" in key}
-        result.setdefault(prediction, {})[name] = means | roots
-    return result
-
-
-def _common_names(files: Sequence[Path]) -> list[str]:
-    """The variables that all files hold."""
-    held: list[set[str]] = []
-    for file in files:
-        try:
-            with xr.open_dataset(file, engine="netcdf4") as dataset:
-                content = {str(name) for name in dataset.variables}
-        except (OSError, ValueError) as error:
-            raise LdmdownError(file, "cannot be read as NetCDF", found=str(error)) from None
-        held.append({name for name in KNOWN if content & {name, *variable(name).aliases}})
-    common = [name for name in KNOWN if all(name in one for one in held)]
-    common = [
-        name for name in common if name == "t2m" or {"u10", "v10"} <= set(common)
-    ]  # one component cannot be turned
-    if not common:
-        raise LdmdownError(
-            files[0],
-            "and the other files have no variable in common",
-            found="; ".join(
-                f"{file}: {', '.join(sorted(one)) or 'none'}" for file, one in zip(files, held, strict=True)
-            ),
-            expected=f"one of {', '.join(KNOWN)}",
-        )
-    return common
-
-
-def _open(files: Sequence[Path], names: Sequence[str]) -> Reference:
-    with xr.open_dataset(files[0], engine="netcdf4") as dataset:
-        geographic = {"latitude", "longitude"} <= set(dataset.dims)
-    if not geographic:
-        return open_reference(files, names)
-    era5 = open_era5(files, names)
-    return Reference(era5, names, source_grid(era5), files[0])
-
-
-def _on_grid(name: str, fields: Reference, grid: SourceGrid, lat: Array, lon: Array) -> Prediction:
-    hours = fields.times.astype("datetime64[h]").astype(np.int64).tolist()
-    index = {hour: place for place, hour in enumerate(hours)}
-    source = fields.source
-    same = source.crs == grid.crs and source.shape == grid.shape
-    if same and np.allclose(source.x, grid.x) and np.allclose(source.y, grid.y):
-        return Prediction(name, fields, None, index)
-    if not source.covers(lat, lon).any():
-        raise LdmdownError(fields.file, "covers nothing of the first prediction's area")
-    print(f"{name}: interpolated to the grid of the first prediction", file=sys.stderr)
-    return Prediction(name, fields, source.weights(lat, lon), index)
-
-
-def _shown(names: Sequence[str]) -> list[str]:
-    return [*names, SPEED] if "u10" in names else list(names)
-
-
-def _with_speed(fields: Fields, names: Sequence[str]) -> Fields:
-    """With the wind speed of each member as a further variable."""
-    if "u10" not in names:
-        return fields
-    u, v = (fields[:, names.index(name)] for name in ("u10", "v10"))
-    return np.concatenate([fields, np.hypot(u, v)[:, None]], axis=1)
-
-
-def _span(fields: Reference) -> str:
-    first, last = (np.datetime_as_string(fields.times[place], unit="h") for place in (0, -1))
-    return f"{first} to {last}"
-
-
-def _write(
-    output: Path, rows: Sequence[dict[str, Any]], summary: dict[str, Any], grid: SourceGrid, hours: Sequence[int]
+def evaluate_checkpoints(
+    checkpoints: Sequence[str],
+    archive: Path,
+    output: Path,
+    *,
+    period: str = "test",
+    members: int = 8,
+    every: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    terrain: Path | None = None,
+    options: Options = Options(),
 ) -> None:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    with (output / "scores.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, keys, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    names = {row["variable"] for row in rows}
-    content = {
-        "hours": len(hours),
-        "first": str(np.datetime64(hours[0], "h")),
-        "last": str(np.datetime64(hours[-1], "h")),
-        "grid": f"{grid.shape[0]} x {grid.shape[1]} cells, {grid.crs.name}",
-        "units": {name: variable(name).units for name in sorted(names)},
-        "scores": summary,
+    """Score checkpoints on an archive, beside interpolations and, on the twin's, the ideal ensemble.
+
+    Parameters
+    ----------
+    checkpoints, archive, period, members, every, seed, device, terrain
+        as in `systems.Systems`.
+
+    Raises
+    ------
+    LdmdownError
+        if a checkpoint does not fit the archive, or the archive has no such hours.
+    """
+    from ldmdown.systems import Systems  # and PyTorch with it, which files do not need
+
+    contest = Systems(
+        checkpoints, archive, period, members=members, every=every, seed=seed, device=device, terrain=terrain
+    )
+    _report(contest, output, options)
+
+
+def score(contest: Contest, options: Options) -> tuple[dict[str, Any], Pictures]:
+    """All hours of a contest: what is written as scores.json, and fields to look at."""
+    place = Place(contest.grid)
+    surfaces = contest.terrain.surfaces(place.spacing_km) if contest.terrain is not None else {}
+    card = Scorecard(contest.names, contest.systems, place, contest.hours, surfaces)
+    stations = _stations(contest, options)
+    shown = contest.hours[len(contest.hours) // 2]
+    snapshots: dict[str, dict[str, Any]] = {}
+    for hour in track(contest.hours, "scoring", console=Console(stderr=True)):
+        first = card.add(hour, *contest.read(hour))
+        if stations is not None:
+            stations.add(hour, first)
+        if hour == shown:
+            snapshots = first
+    if not card.scored:
+        raise LdmdownError(contest.reference["name"], "and the predictions have no cell in common that is not missing")
+    results = {
+        "ldmdown": version("ldmdown"),
+        "title": f"{', '.join(one.name for one in contest.systems)} against {contest.reference['name']}",
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "reference": contest.reference,
+        "notes": [*contest.notes, *card.notes()],
+        **card.results(),
     }
-    (output / "scores.json").write_text(json.dumps(content, indent=1))
+    if stations is not None:
+        results["stations"] = plain(stations.results())
+    grid, when = contest.grid, str(np.datetime64(shown, "h"))
+    return results, Pictures(place.lat, place.lon, grid.x, grid.y, card.maps(), when, snapshots)
 
 
-def _print(summary: dict[str, dict[str, dict[str, float]]]) -> None:
-    held = [key for key in SHOWN if any(key in scores for part in summary.values() for scores in part.values())]
-    table = Table("prediction", "variable", *held)
-    for prediction, variables in summary.items():
-        for name, scores in variables.items():
-            table.add_row(prediction, name, *(f"{scores[key]:.3f}" if key in scores else "" for key in held))
-    Console().print(table)
+def _report(contest: Contest, output: Path, options: Options) -> None:
+    results, pictures = score(contest, options)
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output, results)
+    drawn = figures(results, pictures)
+    for name, figure in drawn.items():
+        figure.savefig(output / f"{name}.png", dpi=DOTS_PER_INCH)
+    write_report(output / "report.html", results, pictures, drawn)
+    _print(results)
+    for note in results["notes"]:
+        print(note, file=sys.stderr)
+    print(f"{results['hours']['count']} hours scored; look at {output / 'report.html'}; beside it scores.json, "
+          "scores.csv and the figures", file=sys.stderr)  # fmt: skip
+
+
+def _stations(contest: Contest, options: Options) -> StationScores | None:
+    if options.stations is None:
+        return None
+    if options.height_corrected and contest.terrain is None:
+        raise LdmdownError("--height-correction", "needs the height of the cells", cure="add --terrain FILE")
+    measured = read_stations(options.stations)
+    if not measured.values.keys() & set(contest.hours):
+        span = [str(np.datetime64(hour, "h")) for hour in (min(measured.values), max(measured.values))]
+        raise LdmdownError(options.stations, "and the fields have no hour in common", found=" to ".join(span),
+                           expected=" to ".join(str(np.datetime64(contest.hours[at], "h")) for at in (0, -1)),
+                           cure="give stations and fields of the same hours")  # fmt: skip
+    terrain = contest.terrain if options.height_corrected else None
+    return StationScores(measured, contest.grid, "nearest" if options.nearest else "bilinear", terrain)
+
+
+def _write(output: Path, results: dict[str, Any]) -> None:
+    (output / "scores.json").write_text(json.dumps(results, allow_nan=False))
+    with (output / "scores.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["system", "variable", "score", "value", "low", "high", "units"])
+        for name, variables in results["scores"].items():
+            for key, scores in variables.items():
+                for score, one in scores.items():
+                    units = results["score_info"][score]["units"]
+                    units = results["variables"][key]["units"] if units == "field" else units
+                    writer.writerow([name, key, score, *one.values(), units])
+
+
+def _print(results: dict[str, Any]) -> None:
+    """The scores that matter most; bold is the best and what is not surely worse."""
+    for key in (key for key in TABLES if key in results["variables"]):
+        rows = {one["name"]: results["scores"][one["name"]].get(key, {}) for one in results["systems"]}
+        held = [score for score in SHOWN if any(score in scores for scores in rows.values())]
+        about = results["variables"][key]
+        table = Table(
+            "", *(SHOWN[score] for score in held), title=f"{about['long_name']} [{about['units']}]", box=SIMPLE
+        )
+        best = results["best"].get(key, {})
+        for name, scores in rows.items():
+            table.add_row(name, *(_cell(scores.get(score), best.get(score), name) for score in held))
+        Console().print(table)
+
+
+def _cell(score: dict[str, float | None] | None, best: dict[str, Any] | None, name: str) -> str:
+    if score is None or score["value"] is None:
+        return ""
+    bold = best is not None and name in (best["system"], *best["level_with"])
+    return f"[bold]{score['value']:.3g}[/bold]" if bold else f"{score['value']:.3g}"

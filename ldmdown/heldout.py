@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldmdown import metrics
+from ldmdown import metrics, spectra
 from ldmdown.batches import Batch, Source, Split, hour, noise
 from ldmdown.config import Config
 from ldmdown.models.downscaler import Downscaler
@@ -120,8 +120,8 @@ def reconstruction(model: Downscaler, split: Split, device: torch.device) -> dic
 
 def lost(fields: Fields, reference: Fields, spacing: float) -> dict[str, float]:
     """Power lost [dB] by half octaves of wavelength, from (hour, rows, cols) on cells of `spacing` km."""
-    wavelength, power = metrics.power_spectrum(fields, spacing)
-    _, expected = metrics.power_spectrum(reference, spacing)
+    wavelength, power = spectra.power_spectrum(fields, (spacing, spacing))
+    _, expected = spectra.power_spectrum(reference, (spacing, spacing))
     band = np.floor(2 * np.log2(wavelength / FINEST)).astype(int)
     sums = {number: (expected[band == number].sum(), power[band == number].sum()) for number in set(band[band >= 0])}
     return {f"{FINEST * 2 ** (number / 2):.3g}": float(10 * np.log10(a / b)) for number, (a, b) in sorted(sums.items())}

@@ -23,6 +23,7 @@ from ldmdown.runtime import Precision, autocast
 Fields = NDArray[np.float32]
 
 POLE_LATITUDE = 47.0  # of VHR-REA_IT's rotated grid [degrees]
+MOST_CORRELATED = 0.95
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Draw:
     seed: int
     sampler: SamplerConfig
     correlation: float
+
+
+def measured_correlation(checkpoint: Checkpoint) -> float:
+    """Of the noise of successive hours, as it was measured in training."""
+    return min(max(checkpoint.header.get("temporal_correlation", 0.0), 0.0), MOST_CORRELATED)
 
 
 class Runner:
@@ -99,21 +105,28 @@ class Runner:
 
         At most `batch_size` members, of one hour or several, are computed at once.
         """
-        config, normalization = self.checkpoint.config, self.checkpoint.normalization
-        factor = config.grid.factor
-        rows, cols = (slice(part.start * factor, part.stop * factor) for part in self.inner)
         together = max(1, self.batch_size // self.draw.members)  # hours
         for start in range(0, len(indices), together):
             block = indices[start : start + together]
-            coarse = np.stack([predictors.read(index) for index in block])
-            coarse = normalization["predictors"].normalize(coarse, config.predictors)
+            coarse = self.normalized(np.stack([predictors.read(index) for index in block]))
             hours = [int(predictors.hours[index]) for index in block]
-            fields = self._fields(torch.from_numpy(coarse).to(self.device), hours)[..., rows, cols]
-            physical = normalization["target"].denormalize(fields.cpu().numpy(), config.targets)
-            if self.turn is not None and {"u10", "v10"} <= set(config.targets):
-                u, v = (config.targets.index(name) for name in ("u10", "v10"))
-                physical[:, :, u], physical[:, :, v] = rotate_to_earth(physical[:, :, u], physical[:, :, v], self.turn)
-            yield from zip(block, physical, strict=True)
+            yield from zip(block, self.physical(self._fields(coarse, hours)), strict=True)
+
+    def normalized(self, coarse: Fields) -> Tensor:
+        """Predictors (..., P, h, w) as the networks take them."""
+        config, normalization = self.checkpoint.config, self.checkpoint.normalization
+        return torch.from_numpy(normalization["predictors"].normalize(coarse, config.predictors)).to(self.device)
+
+    def physical(self, fields: Tensor) -> Fields:
+        """Normalised fields (..., T, H, W) in physical units, winds towards east and north, cut to what was asked."""
+        config, normalization = self.checkpoint.config, self.checkpoint.normalization
+        rows, cols = (slice(part.start * config.grid.factor, part.stop * config.grid.factor) for part in self.inner)
+        physical = normalization["target"].denormalize(fields[..., rows, cols].cpu().numpy(), config.targets)
+        if self.turn is not None and {"u10", "v10"} <= set(config.targets):
+            u, v = (config.targets.index(name) for name in ("u10", "v10"))
+            east, north = rotate_to_earth(physical[..., u, :, :], physical[..., v, :, :], self.turn)
+            physical[..., u, :, :], physical[..., v, :, :] = east, north
+        return physical
 
     def _fields(self, predictors: Tensor, hours: Sequence[int]) -> Tensor:
         """Normalised fields (hour, member, T, H, W)."""
@@ -127,7 +140,7 @@ class Runner:
             draws = []
             for start in range(0, len(pairs), self.batch_size):
                 batch = pairs[start : start + self.batch_size]
-                noise = torch.stack([self._noise(hours[index], member) for index, member in batch])
+                noise = torch.stack([self.noise(hours[index], member) for index, member in batch])
                 draws.append(self._sample(base, condition, [index for index, _ in batch], noise))
         return torch.cat(draws).unflatten(0, (len(hours), self.draw.members))
 
@@ -142,7 +155,8 @@ class Runner:
             spacing=sampler.spacing,
         )
 
-    def _noise(self, hour: int, member: int) -> Tensor:
+    def noise(self, hour: int, member: int) -> Tensor:
+        """What a member of an hour starts from, (L, h, w)."""
         assert self.model.autoencoder is not None
         row, col, rows, cols = self.window
         whole = self.checkpoint.grid.whole

@@ -7,8 +7,9 @@ cut them away first. Every score of an ensemble is fair, that is unbiased by its
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
@@ -34,29 +35,28 @@ def r2(prediction: Array, reference: Array) -> float:
 
     NaN where the reference is constant.
     """
-    variance = float(np.var(reference, dtype=np.float64))
-    return 1 - rmse(prediction, reference) ** 2 / variance if variance else float("nan")
+    if _constant(reference):
+        return float("nan")
+    return 1 - rmse(prediction, reference) ** 2 / float(np.var(reference, dtype=np.float64))
 
 
 def pcc(prediction: Array, reference: Array) -> float:
     """Pearson's correlation over all cells; higher is better. NaN where one of the fields is constant."""
-    ours, theirs = (field.astype(np.float64) - field.mean(dtype=np.float64) for field in (prediction, reference))
-    scale = float(np.sqrt(np.mean(ours**2) * np.mean(theirs**2)))
-    return float(np.mean(ours * theirs)) / scale if scale else float("nan")
+    if _constant(prediction) or _constant(reference):
+        return float("nan")
+    ours, theirs = (field - field.mean(dtype=np.float64) for field in (prediction, reference))
+    return float(np.mean(ours * theirs) / np.sqrt(np.mean(ours**2) * np.mean(theirs**2)))
 
 
 def crps(ensemble: Array, reference: Array) -> float:
     """Fair continuous ranked probability score, averaged over all cells, in the fields' units.
 
     E|X - y| - E|X - X'| / 2 (Gneiting and Raftery 2007, doi:10.1198/016214506000001437, eq. 21), with the
-    second mean over pairs of different members, computed from the sorted members.
+    second mean over pairs of different members. Of one member it is the mean absolute error.
     """
-    members = len(ensemble)
-    rank = np.arange(1, members + 1, dtype=np.float64).reshape(-1, *[1] * reference.ndim)
-    ordered = np.sort(ensemble, axis=0)
-    distance = np.mean(np.abs(ensemble - reference), dtype=np.float64)
-    spread = np.mean((2 * rank - members - 1) * ordered) * members / (members * (members - 1))
-    return float(distance - spread)
+    distance = np.mean([mae(member, reference) for member in ensemble])
+    pairs = [mae(one, other) for one, other in combinations(ensemble, 2)]
+    return float(distance - np.mean(pairs) / 2) if pairs else float(distance)
 
 
 def spread_skill(ensemble: Array, reference: Array) -> float:
@@ -74,58 +74,93 @@ def energy_score(ensemble: Array, reference: Array, patch: int | None = None) ->
     """Fair energy score of (member, channel, rows, cols), averaged over square patches of `patch` cells.
 
     E||X - y|| - E||X - X'|| / 2 with the Euclidean norm over all channels and cells of a patch, so give
-    the channels comparable units first (doi:10.1198/016214506000001437, eq. 22). None: one patch.
+    the channels comparable units first (doi:10.1198/016214506000001437, eq. 22). None: one patch. Of one
+    member it is the mean distance.
     """
     ensemble, reference = _patches(ensemble, patch), _patches(reference, patch)  # (member, patch, values)
-    members = len(ensemble)
-    distance = np.mean(np.linalg.norm(ensemble - reference, axis=-1))
-    pairs = [np.mean(np.linalg.norm(ensemble[i] - ensemble[j], axis=-1)) for i in range(members) for j in range(i)]
-    return float(distance - np.mean(pairs) / 2)
+    distance = np.mean([np.mean(np.linalg.norm(member - reference, axis=-1)) for member in ensemble])
+    pairs = [np.mean(np.linalg.norm(one - other, axis=-1)) for one, other in combinations(ensemble, 2)]
+    return float(distance - np.mean(pairs) / 2) if pairs else float(distance)
 
 
 def variogram_score(ensemble: Array, reference: Array, lags: tuple[int, ...] = (1, 2, 4, 8)) -> float:
     """Variogram score of order 0.5 over pairs of cells `lags` apart along rows and columns, averaged.
 
     (|y_i - y_j|^0.5 - E|X_i - X_j|^0.5)^2 (Scheuerer and Hamill 2015, doi:10.1175/MWR-D-14-00269.1), less
-    the variance of the mean over a finite ensemble. (member, ..., rows, cols).
+    the variance of the mean over a finite ensemble. (member, ..., rows, cols); NaN where no lag fits in.
     """
+    members = len(ensemble)
     terms = []
     for lag in lags:
-        for axis in (-2, -1):
-            simulated = np.sqrt(np.abs(_difference(ensemble, lag, axis)))
-            observed = np.sqrt(np.abs(_difference(reference, lag, axis)))
-            sampling = simulated.var(axis=0, ddof=1) / len(simulated)
-            terms.append(np.mean(np.square(observed - simulated.mean(axis=0)) - sampling))
-    return float(np.mean(terms))
+        for axis in (axis for axis in (-2, -1) if lag < reference.shape[axis]):
+            mean, squares = np.zeros(1, ensemble.dtype), 0.0
+            for member in ensemble:
+                root = _root_difference(member, lag, axis)
+                mean = mean + root
+                squares += np.mean(root * root, dtype=np.float64)
+            mean /= members
+            error = _root_difference(reference, lag, axis) - mean
+            term = np.mean(error * error, dtype=np.float64)
+            if members > 1:
+                variance = squares / members - np.mean(mean * mean, dtype=np.float64)
+                term -= variance / (members - 1)
+            terms.append(term)
+    return float(np.mean(terms)) if terms else float("nan")
 
 
-def power_spectrum(field: Array, spacing: float) -> tuple[Array, Array]:
-    """Variance by wavelength of (..., rows, cols), averaged over the leading axes.
+def rank_histogram(ensemble: Array, reference: Array) -> Array:
+    """How often the reference has rank 0 to M among the members, (M + 1,); flat is reliable.
 
-    The discrete cosine transform needs no window at the borders of a limited area (Denis, Cote and
-    Laprise 2002, doi:10.1175/1520-0493(2002)130<1812:SDOTDA>2.0.CO;2). Returns the wavelengths, long to
-    short [the units of spacing], and the mean variance of a coefficient in each ring of wavenumbers.
+    A reference equal to members counts in equal parts for every rank that it may have
+    (doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2).
     """
-    rows, cols = field.shape[-2:]
-    power = np.square(scipy.fft.dctn(field, axes=(-2, -1), norm="ortho")) / (rows * cols)
-    power = power.reshape(-1, rows, cols).mean(axis=0)
-    wavenumber = np.hypot(np.arange(rows)[:, None] / rows, np.arange(cols)[None, :] / cols)  # Nyquist: 1
-    rings = min(rows, cols)
-    ring = np.rint(wavenumber * rings).astype(int).ravel()
-    count = np.bincount(ring)[1:rings]
-    variance = np.bincount(ring, weights=power.ravel())[1:rings] / count
-    return 2 * spacing * rings / np.arange(1, rings), variance
+    members = len(ensemble)
+    below, equal = (np.zeros(reference.size, np.int32) for _ in range(2))
+    for member in ensemble:
+        below += (member < reference).ravel()
+        equal += (member == reference).ravel()
+    if not equal.any():
+        return np.bincount(below, minlength=members + 1).astype(np.float64)
+    share = 1 / (1 + equal)
+    starts = np.bincount(below, share, minlength=members + 2)
+    ends = np.bincount(below + equal + 1, share, minlength=members + 2)
+    return np.cumsum(starts - ends)[: members + 1]
 
 
-def spectral_ratio(prediction: Array, reference: Array, spacing: float, wavelengths: tuple[float, ...]) -> list[float]:
-    """Power of the prediction over the reference's at each wavelength [dB], within a tenth of it."""
-    length, simulated = power_spectrum(prediction, spacing)
-    _, observed = power_spectrum(reference, spacing)
-    ratios = []
-    for wavelength in wavelengths:
-        near = np.abs(np.log(length / wavelength)) < 0.1
-        ratios.append(float(10 * np.log10(simulated[near].mean() / observed[near].mean())))
-    return ratios
+def reliability(forecast: NDArray[np.bool_], observed: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    """(forecasts, events), each (M + 1,): cells where k members say that an event happens, and where it then does.
+
+    forecast (member, ...) and observed (...) say where the event is.
+    """
+    members = len(forecast)
+    votes = forecast.sum(axis=0, dtype=np.int32).ravel()
+    count = np.bincount(votes, minlength=members + 1)
+    return count, np.bincount(votes[observed.ravel()], minlength=members + 1)
+
+
+def wasserstein(counts: Array, other: Array, width: float) -> Array:
+    """Wasserstein-1 distance of two histograms (..., bins) with bins of equal `width`, in its units.
+
+    The area between the two distribution functions (doi:10.3390/e19020047).
+    """
+    ours, theirs = (np.cumsum(part, axis=-1) for part in (counts, other))
+    ours, theirs = (part / part[..., -1:] for part in (ours, theirs))
+    return np.abs(ours - theirs).sum(axis=-1) * width
+
+
+def percentile(counts: Array, edges: Array, share: float) -> Array:
+    """Value below which a `share` (0 to 1) of a histogram (..., bins) lies, linear within a bin."""
+    total = np.cumsum(counts, axis=-1)
+    wanted = share * total[..., -1:]
+    place = np.minimum((total < wanted).sum(axis=-1, keepdims=True), counts.shape[-1] - 1)
+    inside = np.take_along_axis(counts, place, -1)
+    above = np.take_along_axis(total, place, -1) - wanted
+    part = 1 - np.divide(above, inside, out=np.zeros_like(above, np.float64), where=inside > 0)
+    return (edges[place] + part * np.diff(edges)[place])[..., 0]
+
+
+def _constant(field: Array) -> bool:
+    return bool(field.min() == field.max())
 
 
 def _patches(field: Array, patch: int | None) -> Array:
@@ -139,6 +174,10 @@ def _patches(field: Array, patch: int | None) -> Array:
     return field.reshape(*lead, down * across, channels * patch * patch)
 
 
-def _difference(field: Array, lag: int, axis: int) -> Array:
-    size = field.shape[axis]
-    return field.take(range(lag, size), axis) - field.take(range(size - lag), axis)
+def _root_difference(field: Array, lag: int, axis: int) -> Array:
+    later, earlier = (
+        (field[..., lag:, :], field[..., :-lag, :]) if axis == -2 else (field[..., lag:], field[..., :-lag])
+    )
+    difference = np.subtract(later, earlier)
+    np.abs(difference, out=difference)
+    return np.sqrt(difference, out=difference)

@@ -1,153 +1,360 @@
-"""Maps for a quick look: one column a file, one row a variable, one scale for all."""
+"""The figures of a scorecard, each from one part of its results; what the results do not hold is not drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
-import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from ldmdown.data.variables import VARIABLES, variable
-from ldmdown.errors import LdmdownError
+from ldmdown import maps, style
+from ldmdown.pictures import Pictures
 
-COLOURS = {"t2m": "RdYlBu_r", "ws10": "viridis"}
-DIVERGING = "RdBu_r"  # of what has a sign
-ARROWS = 22  # along each axis
-FREEZING = 273.15  # [K]
+Results = Mapping[str, Any]
+Array = NDArray[np.floating]
 
-Field = NDArray[np.floating]
+WIDTH = 10.0  # of every figure [inches]
+TAIL = 0.01  # of the reference's distribution, on each side
+NARROW = 0.05  # of the whole range: a tail that is not worth a picture
+MOST_BINS = 120
+BOXES = {"rmse": "RMSE", "bias": "Bias", "r2": "R²", "pcc": "Correlation (PCC)"}
+DERIVATIVES = ("divergence", "vorticity")
+WITHOUT_UNITS = ("r2", "pcc")
+SPECTRA = {"t2m": ("2 metre temperature", "K²"), "ke": ("Kinetic energy of the 10 metre wind", "m² s⁻²")}
+
+LOWEST, DEEPEST = -22, 1e-4  # that are shown of ratios [dB], and of power over the reference's least
+TICKS = (500, 200, 100, 50, 20, 10, 5)  # [km]
 
 
-def plot(
-    files: Sequence[Path],
-    output: Path,
-    *,
-    variables: Sequence[str] = ("t2m", "ws10"),
-    time: str | None = None,
-    member: int = 0,
-    arrows: bool = False,
-    extent: tuple[float, float, float, float] | None = None,
-) -> None:
-    """Draw an hour of outputs of `downscale`, or of ERA5, side by side.
+def figures(results: Results, pictures: Pictures | None = None) -> dict[str, Figure]:
+    """Every figure that the results and the pictures have the content for, by the stem of its file's name."""
+    with matplotlib.rc_context(style.LOOK):
+        drawn = {name: draw(results) for name, (holds, draw) in CURVES.items() if holds(results)}
+        return drawn | maps.figures(results, pictures and pictures.north_up, style.main_variables(results))
 
-    Parameters
-    ----------
-    time
-        the hour; None: the first of the first file.
-    member
-        of an ensemble.
-    arrows
-        whether to draw the wind.
-    extent
-        west, south, east, north [degrees]; None: what the last file covers.
 
-    Raises
-    ------
-    LdmdownError
-        if a file cannot be read or lacks the variable, the hour or the member.
-    """
-    import matplotlib
+def boxplots(results: Results) -> Figure:
+    """Hourly scores: a box holds half of the hours, its whiskers nine tenths."""
+    hourly, names = results["hourly"], style.main_variables(results)
+    systems = [system for system in _systems(results) if system in hourly]
+    colours = style.colours(results["systems"])
+    figure = Figure(figsize=(WIDTH, (0.24 * len(systems) + 0.8) * len(names)))
+    rows = figure.subplots(len(names), len(BOXES), squeeze=False, sharey=True)
+    for axes, name in zip(rows, names, strict=True):
+        for axis, (score, title) in zip(axes, BOXES.items(), strict=True):
+            for place, system in enumerate(systems):
+                _box(axis, place, _finite(hourly[system][name][score]), colours[system])
+            units = "1" if score in WITHOUT_UNITS else results["variables"][name]["units"]
+            axis.set_title(style.labelled(title, units))
+            if score == "bias":
+                axis.axvline(0, color="black", linewidth=0.8, zorder=1)
+            axis.grid(visible=False, axis="y")
+        axes[0].set_yticks(range(len(systems)), systems)
+        axes[0].set_ylim(len(systems) - 0.5, -0.5)
+        axes[0].set_ylabel(_long_name(results, name))
+    return figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
 
-    hours = [_Hour(file, time, member) for file in files]
-    hours = [hours[0], *(_Hour(file, time or hours[0].time, member) for file in files[1:])]
-    last = hours[-1]
-    west, south, east, north = extent or (last.lon.min(), last.lat.min(), last.lon.max(), last.lat.max())
-    aspect = 1 / np.cos(np.radians((south + north) / 2))
-    height = 4.2 * (north - south) * aspect / (east - west)
-    figure, axes = pyplot.subplots(
-        len(variables),
-        len(hours),
-        figsize=(4.2 * len(hours) + 1, height * len(variables) + 0.4),
-        squeeze=False,
-        layout="constrained",
+def _box(axis: Axes, place: int, values: Array, colour: str) -> None:
+    axis.boxplot(
+        [values],
+        positions=[place],
+        widths=0.62,
+        whis=(5, 95),
+        showfliers=False,
+        orientation="horizontal",
+        patch_artist=True,
+        medianprops={"color": "white", "linewidth": 1.4},
+        boxprops={"facecolor": colour, "edgecolor": colour},
+        whiskerprops={"color": colour},
+        capprops={"color": colour},
     )
-    for row, name in zip(axes, variables, strict=True):
-        label, fields = _labelled(name, [hour.field(name) for hour in hours])
-        low, high = np.percentile(np.concatenate([field[np.isfinite(field)] for field in fields]), [0.2, 99.8])
-        for axis, hour, field in zip(row, hours, fields, strict=True):
-            mesh = axis.pcolormesh(
-                hour.lon,
-                hour.lat,
-                field,
-                vmin=low,
-                vmax=high,
-                cmap=COLOURS.get(name, DIVERGING),
-                shading="nearest",
-                rasterized=True,
-            )
-            if arrows:
-                hour.draw_arrows(axis, (west, south, east, north))
-            axis.set(xlim=(west, east), ylim=(south, north), aspect=aspect, title=f"{hour.file.name}, {hour.time}")
-            axis.tick_params(labelsize="small")
-        figure.colorbar(mesh, ax=row, label=label, shrink=0.85)
-    beside = output.with_name(f"{output.name}.tmp")
-    figure.savefig(beside, dpi=80, format=output.suffix.lstrip(".") or "png")
-    pyplot.close(figure)
-    beside.rename(output)
 
 
-class _Hour:
-    """An hour of a file, whatever its grid."""
-
-    def __init__(self, file: Path, time: str | None, member: int) -> None:
-        try:
-            self.dataset = xr.open_dataset(file, engine="netcdf4")
-        except (OSError, ValueError) as error:
-            raise LdmdownError(file, "cannot be read as NetCDF", found=str(error)) from None
-        names = {"valid_time": "time", "latitude": "lat", "longitude": "lon"}
-        self.dataset = self.dataset.rename({old: new for old, new in names.items() if old in self.dataset.dims})
-        self.file, dataset = file, self.dataset
-        for name in ("time", "lat", "lon"):
-            if name not in dataset:
-                raise LdmdownError(file, f"has no coordinate {name}", found=", ".join(map(str, dataset.coords)))
-        try:
-            hour = dataset.isel(time=0) if time is None else dataset.sel(time=time)
-            hour = hour.isel(time=0) if "time" in hour.dims else hour
-        except (KeyError, ValueError):
-            first, final = (str(dataset.time.values[place])[:13] for place in (0, -1))
-            raise LdmdownError(
-                file, "does not hold this hour", found=f"{first} to {final}", expected=str(time)
-            ) from None
-        if "realization" in hour.dims:
-            if member >= hour.sizes["realization"]:
-                raise LdmdownError(file, "has no such member", found=f"{hour.sizes['realization']} members",
-                                   expected=str(member))  # fmt: skip
-            hour = hour.isel(realization=member)
-        self.hour = hour
-        self.time = str(hour.time.values)[:16]
-        lon, lat = hour.lon.values, hour.lat.values
-        self.lon, self.lat = np.meshgrid(lon, lat) if lon.ndim == 1 else (lon, lat)
-
-    def field(self, name: str) -> Field:
-        """(rows, cols); wind speed from its components where the file has none."""
-        known = variable(name)
-        for alias in (name, *known.aliases):
-            if alias in self.hour:
-                return self.hour[alias].values
-        if name == "ws10":
-            return np.hypot(self.field("u10"), self.field("v10"))
-        held = ", ".join(str(one) for one in self.hour.data_vars if self.hour[one].shape == self.lat.shape)
-        raise LdmdownError(self.file, f"{name} is missing", found=held, expected=f"one of {', '.join(VARIABLES)}")
-
-    def draw_arrows(self, axis: Any, extent: tuple[float, float, float, float]) -> None:
-        """The wind at about as many points along each side of the extent."""
-        west, south, east, north = extent
-        inside = (self.lon >= west) & (self.lon <= east) & (self.lat >= south) & (self.lat <= north)
-        rows, cols = (np.flatnonzero(inside.any(axis=other)) for other in (1, 0))
-        place = np.ix_(rows[:: max(1, len(rows) // ARROWS)], cols[:: max(1, len(cols) // ARROWS)])
-        u, v = (self.field(name)[place] for name in ("u10", "v10"))
-        axis.quiver(self.lon[place], self.lat[place], u, v, width=0.002, scale=220, alpha=0.8)
+def distributions(results: Results) -> Figure:
+    """Frequencies, and their tails on a logarithmic axis; wind speed has only one."""
+    names = [name for name in style.main_variables(results) if name in results["distribution"]]
+    figure = Figure(figsize=(WIDTH, 2.9 * len(names) + 0.5))
+    cells = figure.add_gridspec(len(names), 3, width_ratios=(1.25, 1, 1))
+    for row, name in enumerate(names):
+        part, units = results["distribution"][name], results["variables"][name]["units"]
+        edges, densities = _joined(part)
+        edges = style.displayed(edges, units)
+        (left, right), (low, high) = _span(densities.values(), edges), _tails(densities["reference"], edges)
+        tails = {"The lowest hundredth": (left, low), "The highest hundredth": (high, right)}
+        if low - left < NARROW * (right - left):
+            del tails["The lowest hundredth"]
+        places = [cells[row, 0], cells[row, 1], cells[row, 2]] if len(tails) == 2 else [cells[row, 0], cells[row, 1:]]
+        whole, *zooms = (figure.add_subplot(place) for place in places)
+        for axis in (whole, *zooms):
+            for system, line in _lines(results, densities):
+                axis.stairs(densities[system], edges, baseline=None, **line)
+            axis.set_xlabel(f"{_long_name(results, name)} [{style.units_of_fields(units)}]")
+        whole.set(xlim=(left, right), ylim=(0, None), title="All values")
+        whole.set_ylabel(f"Frequency [{style.per(style.units_of_fields(units))}]")
+        for axis, (title, limits) in zip(zooms, tails.items(), strict=True):
+            axis.set(xlim=limits, yscale="log", title=title)
+            _fit_logarithmic(axis, densities.values(), edges, limits)
+    _legend(figure, results, results["distribution"][names[0]]["density"])
+    return figure
 
 
-def _labelled(name: str, fields: list[Field]) -> tuple[str, list[Field]]:
-    """In units for people."""
-    known = variable(name)
-    if known.units == "K":
-        return f"{known.long_name} [°C]", [field - FREEZING for field in fields]
-    return f"{known.long_name} [{known.units}]", fields
+def _joined(part: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
+    """Edges and densities by system, with so many neighbouring bins joined that a few remain."""
+    edges = np.array(part["edges"], float)
+    starts = np.arange(0, len(edges) - 1, -(-len(edges) // MOST_BINS))
+    wide = edges[[*starts, -1]]
+    densities: dict[str, Array] = {
+        system: np.add.reduceat(_floats(values) * np.diff(edges), starts) / np.diff(wide)
+        for system, values in part["density"].items()
+    }
+    return wide, densities
+
+
+def _tails(density: Array, edges: Array) -> tuple[float, float]:
+    """Values that a hundredth of the reference lies below, and above."""
+    share = np.append(0, np.cumsum(density * np.diff(edges)))
+    low, high = np.interp([TAIL, 1 - TAIL], share / share[-1], edges)
+    return float(low), float(high)
+
+
+def _most(density: Array, edges: Array) -> tuple[float, float]:
+    """Symmetric about zero, a little more than all but a hundred-thousandth of the reference."""
+    share = np.append(0, np.cumsum(density * np.diff(edges)))
+    ends = np.interp([1e-5, 1 - 1e-5], share / share[-1], edges)
+    return -1.4 * float(np.abs(ends).max()), 1.4 * float(np.abs(ends).max())
+
+
+def _span(densities: Iterable[Array], edges: Array) -> tuple[float, float]:
+    """From the first to the last edge of bins that any density fills."""
+    filled = np.flatnonzero(np.any([density > 0 for density in densities], axis=0))
+    return float(edges[filled[0]]), float(edges[filled[-1] + 1])
+
+
+def _fit_logarithmic(axis: Axes, densities: Iterable[Array], edges: Array, limits: tuple[float, float]) -> None:
+    """The y axis to what is seen between the limits, five decades at most."""
+    seen = (edges[1:] > limits[0]) & (edges[:-1] < limits[1])
+    values = np.concatenate([density[seen & (density > 0)] for density in densities])
+    if values.size:
+        axis.set_ylim(max(values.min() / 1.5, values.max() * 1e-5), values.max() * 1.7)
+
+
+def spectra(results: Results) -> Figure:
+    """Power by wavelength, and below it the ratio to the reference's."""
+    parts = results["spectra"]
+    figure = Figure(figsize=(WIDTH, 5.0))
+    columns = figure.subplots(2, len(parts), squeeze=False, sharex="col", height_ratios=(1.5, 1)).T
+    nyquist = 2 * results["grid"]["spacing_km"]
+    for (top, bottom), (name, part) in zip(columns, parts.items(), strict=True):
+        wavelength = np.array(part["wavelength_km"], float)
+        powers = {system: _floats(values) for system, values in part["power"].items()}
+        ratios = {system: _floats(values) for system, values in part["ratio_db"].items()}
+        title, units = SPECTRA[name]
+        for system, line in _lines(results, powers):
+            top.plot(wavelength, powers[system], **line)
+            if system != "reference":
+                bottom.plot(wavelength, ratios[system], **line)
+        for system, line in _lines(results, part["effective_resolution_km"]):
+            reached = part["effective_resolution_km"][system]
+            if reached is not None:
+                bottom.plot(reached, -1, "o", color=line["color"], markersize=4.5, markeredgecolor="white", zorder=5)
+        bottom.axhspan(-1, 1, color="#eef1f3", zorder=0)
+        bottom.axhline(0, color="black", linewidth=0.8)
+        every = np.concatenate(list(ratios.values()))
+        bottom.set_ylim(max(LOWEST, np.nanmin(every) - 1), min(-LOWEST / 2, max(3, np.nanmax(every) + 1)))
+        for axis in (top, bottom):
+            axis.axvline(nyquist, color="#5b6570", linewidth=0.9, linestyle=(0, (2, 2)))
+            axis.set(xscale="log", xlim=(wavelength.max(), min(wavelength.min(), nyquist) * 0.93))
+        note: Any = {"transform": top.get_xaxis_transform(), "color": "#5b6570", "fontsize": "small"}
+        top.text(nyquist * 1.04, 0.98, f"two cells: {nyquist:g} km", ha="right", va="top", **note)
+        top.set(yscale="log", title=title, ylabel=f"Power [{units}]")
+        top.set_ylim(bottom=powers["reference"].min() * DEEPEST)
+        bottom.set(xlabel="Wavelength [km]", ylabel="Ratio to the reference [dB]")
+        bottom.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        bottom.xaxis.set_minor_formatter(NullFormatter())
+        bottom.set_xticks(
+            [tick for tick in (500, 200, 100, 50, 20, 10, 5) if wavelength.min() <= tick <= wavelength.max()]
+        )
+    _legend(figure, results, next(iter(parts.values()))["power"])
+    return figure
+
+
+def ranks(results: Results) -> Figure:
+    """Where the reference falls among the members, as multiples of the even share."""
+    part, names = results["rank_histogram"], style.main_variables(results)
+    colours = style.colours(results["systems"])
+    figure = Figure(figsize=(WIDTH, 1.7 * len(part) + 0.5))
+    rows = figure.subplots(len(part), len(names), squeeze=False, sharex="row", sharey=True)
+    for axes, (system, histograms) in zip(rows, part.items(), strict=True):
+        for axis, name in zip(axes, names, strict=True):
+            counts = _floats(histograms[name])
+            axis.bar(np.arange(len(counts)), counts / counts.mean(), width=0.86, color=colours[system])
+            axis.axhline(1, color="black", linewidth=0.9)
+            axis.set_xticks(range(len(counts)))
+            axis.grid(visible=False, axis="x")
+            axis.set_title(f"{system}: {_long_name(results, name)}")
+        axes[0].set_ylabel("Share / even share")
+    for axis in rows[-1]:
+        axis.set_xlabel("Members below the reference")
+    return figure
+
+
+def reliability(results: Results) -> Figure:
+    """How often an event happens when it is forecast with a probability; below, how often that is."""
+    part = results["reliability"]
+    events = list(dict.fromkeys(event for one in part.values() for event in one))
+    figure = Figure(figsize=(min(WIDTH, 3.3 * len(events)), 4.9))
+    columns = figure.subplots(2, len(events), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1)).T
+    for (top, bottom), event in zip(columns, events, strict=True):
+        top.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+        for system, line in _lines(results, part):
+            if event in part[system]:
+                curve = {key: _floats(values) for key, values in part[system][event].items()}
+                top.plot(curve["forecast"], curve["observed"], marker="o", markersize=3.5, **line)
+                cases = np.where(curve["count"] > 0, curve["count"], np.nan)
+                bottom.plot(curve["forecast"], cases, marker="o", markersize=2.5, **line)
+        top.set(title=event.replace("s-1", "s⁻¹"), xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        bottom.set(yscale="log", xlabel="Forecast probability")
+    columns[0][0].set_ylabel("Observed frequency")
+    columns[0][1].set_ylabel("Cases")
+    _legend(figure, results, part)
+    return figure
+
+
+def diurnal(results: Results) -> Figure:
+    """The mean of each hour of the day."""
+    part, names = results["diurnal"], style.main_variables(results)
+    figure = Figure(figsize=(WIDTH, 3.0))
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        units = results["variables"][name]["units"]
+        for system, line in _lines(results, part[name]):
+            means = style.displayed(_floats(part[name][system]), units)
+            known = np.flatnonzero(np.isfinite(means))
+            axis.plot(known, means[known], marker="o" if len(known) < 24 else "", markersize=3, **line)
+        axis.set(xlim=(0, 23), xlabel="Hour [UTC]", title=_long_name(results, name))
+        axis.set_ylabel(f"Mean [{style.units_of_fields(units)}]")
+        axis.set_xticks(range(0, 24, 3))
+    _legend(figure, results, part[names[0]])
+    return figure
+
+
+def hour_to_hour(results: Results) -> Figure:
+    """How often a cell changes by so much within an hour."""
+    part = results["hour_to_hour"]
+    names = [name for name in style.main_variables(results) if name in part]
+    return _logarithmic(results, part, names, "Change in an hour")
+
+
+def derivatives(results: Results) -> Figure:
+    """How often the wind diverges, and turns, by so much."""
+    names = [name for name in DERIVATIVES if name in results["distribution"]]
+    return _logarithmic(results, results["distribution"], names, "")
+
+
+def _logarithmic(results: Results, part: Mapping[str, Any], names: Sequence[str], label: str) -> Figure:
+    """Densities side by side on a logarithmic axis."""
+    figure = Figure(figsize=(WIDTH, 3.0))
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        units = results["variables"][name]["units"]
+        scale, shown = (1e4, "10⁻⁴ s⁻¹") if units == "s-1" else (1.0, style.written(units))
+        edges, densities = _joined(part[name])
+        edges, densities = edges * scale, {system: values / scale for system, values in densities.items()}
+        for system, line in _lines(results, densities):
+            axis.stairs(densities[system], edges, baseline=None, **line)
+        limits = _most(densities["reference"], edges)
+        axis.set(yscale="log", xlim=limits, title=_long_name(results, name).capitalize())
+        axis.set(xlabel=f"{label or name.capitalize()} [{shown}]", ylabel=f"Frequency [{style.per(shown)}]")
+        _fit_logarithmic(axis, densities.values(), edges, limits)
+    _legend(figure, results, part[names[0]]["density"])
+    return figure
+
+
+def surfaces(results: Results) -> Figure:
+    """RMSE and bias over land, sea, mountains and coasts."""
+    part, names = results["by_surface"], style.main_variables(results)
+    systems = [system for system in _systems(results) if all(system in one for one in part.values())]
+    colours = style.colours(results["systems"])
+    figure = Figure(figsize=(WIDTH, 4.6))
+    rows = figure.subplots(2, len(names), squeeze=False, sharex=True)
+    width = 0.84 / len(systems)
+    for axes, (score, title) in zip(rows, (("rmse", "RMSE"), ("bias", "Bias")), strict=True):
+        for axis, name in zip(axes, names, strict=True):
+            for place, system in enumerate(systems):
+                at = np.arange(len(part)) + (place - (len(systems) - 1) / 2) * width
+                values = _floats([one[system][name][score] for one in part.values()])
+                axis.bar(at, values, width=0.9 * width, color=colours[system], label=system)
+            axis.axhline(0, color="black", linewidth=0.8)
+            axis.set_xticks(range(len(part)), list(part))
+            axis.grid(visible=False, axis="x")
+            axis.set_title(_long_name(results, name))
+            axis.set_ylabel(style.labelled(title, results["variables"][name]["units"]))
+    figure.legend(*rows[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(systems)))
+    return figure
+
+
+def _holds(part: str, *names: str) -> Callable[[Results], bool]:
+    """Whether the results hold a part, and in it one of these names."""
+    return lambda results: bool(results.get(part)) and (not names or any(name in results[part] for name in names))
+
+
+CURVES: dict[str, tuple[Callable[[Results], bool], Callable[[Results], Figure]]] = {
+    "boxplots": (_holds("hourly"), boxplots),
+    "surfaces": (_holds("by_surface"), surfaces),
+    "distributions": (_holds("distribution", "t2m", "u10", "ws10"), distributions),
+    "spectra": (_holds("spectra"), spectra),
+    "derivatives": (_holds("distribution", *DERIVATIVES), derivatives),
+    "ranks": (_holds("rank_histogram"), ranks),
+    "reliability": (_holds("reliability"), reliability),
+    "diurnal": (_holds("diurnal"), diurnal),
+    "hour_to_hour": (_holds("hour_to_hour"), hour_to_hour),
+}  # the stem of the file's name: when it is drawn, and how
+
+
+def _systems(results: Results) -> list[str]:
+    return [system["name"] for system in results["systems"]]
+
+
+def _long_name(results: Results, name: str) -> str:
+    return str(results["variables"][name]["long_name"])
+
+
+def _floats(values: Sequence[float | None]) -> Array:
+    """With NaN for null."""
+    return np.array(values, dtype=float)
+
+
+def _finite(values: Sequence[float | None]) -> Array:
+    array = _floats(values)
+    return array[np.isfinite(array)]
+
+
+def _lines(results: Results, held: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
+    """How the line of each system that is held looks, in table order; the reference first."""
+    colours = style.colours(results["systems"])
+    kinds = {system["name"]: system["kind"] for system in results["systems"]} | {"reference": "reference"}
+    return [
+        (
+            name,
+            {
+                "color": colours[name],
+                "linewidth": 2.0 if name == "reference" else 1.4,
+                "linestyle": style.LINES.get(kinds[name], "solid"),
+            },
+        )
+        for name in ("reference", *_systems(results))
+        if name in set(held)
+    ]
+
+
+def _legend(figure: Figure, results: Results, held: Iterable[str]) -> None:
+    lines = _lines(results, held)
+    handles = [Line2D([], [], **line) for _, line in lines]
+    figure.legend(
+        handles, [name for name, _ in lines], loc="outside upper center", ncols=min(5, len(lines)), handlelength=2.6
+    )

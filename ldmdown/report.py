@@ -10,44 +10,34 @@ import html
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
-Field = NDArray[np.float32]  # (rows, cols)
+from ldmdown import style
+from ldmdown.comparison import comparison
+from ldmdown.pictures import Pictures as Pictures
 
-DOTS_PER_INCH = 160  # of inline pictures: sharp on a screen of double density, and in print
+Results = Mapping[str, Any]
+
+DOTS_PER_INCH = 160  # of inline pictures: sharp on dense screens, and in print
+SHOWN_PER_INCH = 100  # pixels of the page
 LARGE = 250_000  # bytes; a PNG above it, a map with noise, is kept as WebP
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What figures and page show beside the scores: fields on the grid of the scores.
-
-    `lat`, `lon` are (rows, cols) [degrees], `x`, `y` the axes [m]. `maps` are by score (bias, rmse), variable and
-    system; `snapshots` by system, or "reference", and variable, at `snapshot_time`, of the first member of an ensemble.
-    """
-
-    lat: NDArray[np.floating]
-    lon: NDArray[np.floating]
-    x: NDArray[np.floating]
-    y: NDArray[np.floating]
-    maps: Mapping[str, Mapping[str, Mapping[str, Field]]] = field(default_factory=dict)
-    snapshot_time: str = ""
-    snapshots: Mapping[str, Mapping[str, Field]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Cell:
-    """A cell of a table: its text, the number it is sorted by, a second line, and its mark."""
+    """A cell of a table: its text, the number it is sorted by, a second line, its mark, and the colour of its key."""
 
     text: str
     value: float | None = None
     note: str = ""
     mark: Literal["", "best", "tie"] = ""
+    colour: str = ""
 
 
 def page(title: str, parts: Mapping[str, Sequence[str]], *, lead: str = "", footer: str = "") -> str:
@@ -133,9 +123,9 @@ def figure(drawn: Any, caption: str, alt: str) -> str:
     alt
         the same for those who do not see it: what kind of picture, of what, and what it says.
     """
-    width, height = (int(size * DOTS_PER_INCH / 2) for size in drawn.get_size_inches())
+    width, height = (int(size * SHOWN_PER_INCH) for size in drawn.get_size_inches())
     return (
-        f'<figure>\n<div class="scroll paper" tabindex="0" role="region" aria-label="{html.escape(alt)}">'
+        f'<figure>\n<div class="scroll paper" tabindex="0" role="region" aria-label="{html.escape(caption)}">'
         f'<img src="{_inline(drawn)}" width="{width}" height="{height}" alt="{html.escape(alt)}"></div>\n'
         f"<figcaption>{html.escape(caption)}</figcaption>\n</figure>"
     )
@@ -151,17 +141,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def _inline(drawn: Any) -> str:
     """As a data URI."""
-    data = _saved(drawn, "png")
-    if len(data) <= LARGE:
-        return "data:image/png;base64," + base64.b64encode(data).decode()
-    data = _saved(drawn, "webp", pil_kwargs={"quality": 88, "method": 4})
-    return "data:image/webp;base64," + base64.b64encode(data).decode()
-
-
-def _saved(drawn: Any, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, facecolor="white", **options)
-    return buffer.getvalue()
+    buffer, kind = io.BytesIO(), "png"
+    drawn.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, facecolor="white")
+    if buffer.tell() > LARGE:
+        picture, buffer, kind = Image.open(buffer).convert("RGB"), io.BytesIO(), "webp"
+        picture.save(buffer, kind, quality=86, method=2)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _cell(content: str | float) -> Cell:
@@ -173,8 +158,327 @@ def _td(cell: Cell, first: bool) -> str:
     value = "" if cell.value is None or not np.isfinite(cell.value) else f' data-value="{cell.value:.6g}"'
     mark = f' class="{cell.mark}"' if cell.mark else ""
     note = f"<small>{html.escape(cell.note)}</small>" if cell.note else ""
-    return f"<{name}{scope}{mark}{value}>{html.escape(cell.text)}{note}</{name}>"
+    key = f'<span class="key" style="background:{cell.colour}"></span>' if cell.colour else ""
+    return f"<{name}{scope}{mark}{value}>{key}{html.escape(cell.text)}{note}</{name}>"
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+# The page of a scorecard
+
+SHORT = {
+    "rmse": "RMSE",
+    "bias": "Bias",
+    "mae": "MAE",
+    "r2": "R²",
+    "pcc": "PCC",
+    "crps": "CRPS",
+    "rmse_of_mean": "RMSE of the mean",
+    "spread_skill": "Spread / error",
+    "energy_score": "Energy score",
+    "variogram_score": "Variogram score",
+    "wasserstein": "Wasserstein",
+    "p1_error": "1st percentile",
+    "p999_error": "99.9th percentile",
+    "above_15": "Above 15 m s⁻¹",
+    "change_ratio": "Hourly change",
+    "lag1_error": "Lag-1 correlation",
+}
+GROUPS = {
+    "As single fields": ("rmse", "bias", "mae", "r2", "pcc"),
+    "As ensembles": ("crps", "rmse_of_mean", "spread_skill", "energy_score", "variogram_score"),
+    "Distribution and time": ("wasserstein", "p1_error", "p999_error", "above_15", "change_ratio", "lag1_error"),
+}
+BETTER = {"low": "the lower, the better", "high": "the higher, the better", "zero": "best at 0", "one": "best at 1"}
+UNMARKED: Mapping[str, Any] = {"system": None, "level_with": []}
+MARKS = """<p>★ marks the best of the systems that compete (an ideal ensemble and a reconstruction, which know the
+truth, do not), ≈ those whose difference from the best does not stand. Small numbers are 95 % intervals from a
+bootstrap over days. A click on a header sorts.</p>"""
+FIGURES = {
+    "snapshots": (
+        "An hour",
+        "{variable} at {time} UTC and, below each map, the framed part of it. Of ensembles the first member.",
+        "Maps of {variable} of the reference and of {systems}, with a closer look at a part.",
+    ),
+    "boxplots": (
+        "Hour by hour",
+        "Scores of single hours: a box holds half of them, its whiskers nine tenths; the white line is the median.",
+        "Box plots of hourly RMSE, bias, R² and correlation of {systems}. {best}",
+    ),
+    "surfaces": (
+        "Where",
+        "Errors over land, sea, mountains and coasts.",
+        "Bars of RMSE and bias over kinds of ground, of {systems}.",
+    ),
+    "rmse": (
+        "Where",
+        "RMSE of {variable} in each cell over all hours, on one scale.",
+        "Maps of the RMSE of {variable}, of {systems}. {best}",
+    ),
+    "bias": (
+        "Where",
+        "Bias of {variable} in each cell over all hours, on one scale: red is too high.",
+        "Maps of the bias of {variable}, of {systems}.",
+    ),
+    "stations_rmse": (
+        "Stations",
+        "RMSE of {variable} at stations.",
+        "Maps of the RMSE of {variable} at stations, of {systems}.",
+    ),
+    "stations_bias": (
+        "Stations",
+        "Bias of {variable} at stations: red is too high.",
+        "Maps of the bias of {variable} at stations, of {systems}.",
+    ),
+    "distributions": (
+        "Distributions",
+        "How often values occur; the tails, beyond a hundredth of the reference, on a logarithmic axis.",
+        "Frequency distributions of the reference and of {systems}, with their tails.",
+    ),
+    "derivatives": (
+        "Distributions",
+        "How often the wind diverges and turns by so much, on a logarithmic axis.",
+        "Frequency distributions of divergence and vorticity of the reference and of {systems}.",
+    ),
+    "spectra": (
+        "Scales",
+        "Power by wavelength, and its ratio to the reference's; dots mark the effective resolution, the shortest "
+        "wavelength down to which power stays within 1 dB (shaded).",
+        "Power spectra of temperature and kinetic energy of the reference and of {systems}, with their ratios in "
+        "decibels.",
+    ),
+    "ranks": (
+        "Ensembles",
+        "Where the reference falls among the members: level if it might be one of them, hollow if they spread too "
+        "little.",
+        "Rank histograms of the ensembles.",
+    ),
+    "reliability": (
+        "Ensembles",
+        "How often an event happens when so many of the members say so; below, how often they do.",
+        "Reliability diagrams of the ensembles.",
+    ),
+    "diurnal": (
+        "Time",
+        "The mean of each hour of the day.",
+        "Diurnal cycles of the reference and of {systems}.",
+    ),
+    "hour_to_hour": (
+        "Time",
+        "How often a cell changes by so much within an hour, on a logarithmic axis.",
+        "Frequency distributions of changes from hour to hour of the reference and of {systems}.",
+    ),
+}  # by the stem of the file's name: heading, caption, description
+
+
+def write_report(path: Path, results: Results, pictures: Pictures | None, figures: Mapping[str, Any]) -> None:
+    """The page of a scorecard, from what `evaluate` writes as scores.json and from the figures of `plots`."""
+    parts: dict[str, list[str]] = {"Scores": [MARKS, *_score_tables(results)]}
+    if results.get("ratio_to_ideal"):
+        parts["Against the ideal ensemble"] = [_ratios(results)]
+    if pictures and pictures.snapshots:
+        parts["Before and after"] = [_comparison(results, pictures.north_up)]
+    for kind, (heading, caption, alt) in FIGURES.items():
+        for name in ("", *results["variables"]):
+            stem = f"{kind}_{name}" if name else kind
+            if stem in figures:
+                words = _words(results, pictures, name)
+                drawn = figure(figures[stem], caption.format(**words), alt.format(**words))
+                parts.setdefault(heading, []).append(drawn)
+    if results.get("spectra"):
+        parts.setdefault("Scales", []).append(_resolution(results))
+    if results.get("stations"):
+        parts.setdefault("Stations", []).append(_stations(results))
+    parts["What the scores mean"] = [_meanings(results)]
+    grid, hours = results["grid"], results["hours"]
+    lead = (
+        f"<p>{hours['count']:,} hours on {hours['days']} days, {hours['first']} to {hours['last']} UTC; "
+        f"{grid['rows']} × {grid['cols']} cells of {grid['spacing_km']:g} km ({html.escape(grid['crs'])}); "
+        f"reference: {html.escape(results['reference']['name'])}.</p>"
+    )
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in results["notes"])
+    footer = f"ldmdown {html.escape(results['ldmdown'])}, {html.escape(results['created'])}. The numbers: scores.json."
+    text = page(results["title"], parts, lead=lead + (f"<ul>{notes}</ul>" if notes else ""), footer=footer)
+    beside = path.with_name(f"{path.name}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.rename(path)
+
+
+def _score_tables(results: Results) -> list[str]:
+    """Tables of the main variables; of the others folded away."""
+    main, folded = style.main_variables(results), []
+    pieces = []
+    for name, variable in results["variables"].items():
+        tables = [
+            _score_table(results, name, group, scores)
+            for group, scores in GROUPS.items()
+            if any(score in _scores(results, system, name) for system in results["scores"] for score in scores)
+        ]
+        if tables and name in main:
+            pieces += [f"<h3>{html.escape(_capital(variable['long_name']))}</h3>", *tables]
+        elif tables:
+            summary = f"<summary>{html.escape(_capital(variable['long_name']))}</summary>"
+            folded.append(f"<details>{summary}\n" + "\n".join(tables) + "</details>")
+    return pieces + folded
+
+
+def _score_table(results: Results, name: str, caption: str, scores: Sequence[str]) -> str:
+    systems = [one for one in results["systems"] if not _scores(results, one["name"], name).keys().isdisjoint(scores)]
+    held = [score for score in scores if any(score in _scores(results, one["name"], name) for one in systems)]
+    colours = style.colours(results["systems"])
+    columns = []
+    for score in held:
+        values = [_scores(results, system["name"], name).get(score) for system in systems]
+        best = results["best"].get(name, {}).get(score, UNMARKED)
+        columns.append(_score_cells([system["name"] for system in systems], values, best))
+    rows = [
+        [_system(system, place, colours), *(column[place] for column in columns)]
+        for place, system in enumerate(systems)
+    ]
+    return table(caption, ["System", *(_header(results, score, name) for score in held)], rows)
+
+
+def _score_cells(systems: Sequence[str], values: Sequence[Any], best: Mapping[str, Any]) -> list[Cell]:
+    """A column, written with as many decimals as give its largest value three digits."""
+    known = [abs(one["value"]) for one in values if one and one["value"] is not None]
+    decimals = max(0, 2 - int(np.floor(np.log10(max(known))))) if known and max(known) > 0 else 2
+    cells = []
+    for system, one in zip(systems, values, strict=True):
+        if not one or one["value"] is None:
+            cells.append(Cell("–"))
+            continue
+        ends = [one["low"], one["high"]]
+        note = "" if None in ends else " … ".join(_decimal(end, decimals) for end in ends)
+        mark: Literal["", "best", "tie"] = "best" if system == best["system"] else ""
+        mark = "tie" if system in best["level_with"] else mark
+        cells.append(Cell(_decimal(one["value"], decimals), one["value"], note, mark))
+    return cells
+
+
+def _ratios(results: Results) -> str:
+    """Scores over the ideal ensemble's, of the main variables."""
+    ratios, names = results["ratio_to_ideal"], [*style.main_variables(results), "all"]
+    columns = [
+        (name, score) for name in names for score in SHORT if any(score in one.get(name, {}) for one in ratios.values())
+    ]
+    systems = [system for system in results["systems"] if system["name"] in ratios]
+    colours = style.colours(results["systems"])
+    cells = [
+        _score_cells(
+            [system["name"] for system in systems],
+            [ratios[system["name"]].get(name, {}).get(score) for system in systems],
+            UNMARKED,
+        )
+        for name, score in columns
+    ]
+    rows = [
+        [_system(system, place, colours), *(column[place] for column in cells)] for place, system in enumerate(systems)
+    ]
+    header = ["System", *(f"{SHORT[score]}, {name}" for name, score in columns)]
+    return table(
+        "Scores over the ideal ensemble's; RMSE over that of its mean: 1 is the best that can be", header, rows
+    )
+
+
+def _resolution(results: Results) -> str:
+    """Effective resolutions."""
+    titles = {"t2m": "2 metre temperature", "ke": "kinetic energy"}
+    parts = {kind: part["effective_resolution_km"] for kind, part in results["spectra"].items()}
+    colours = style.colours(results["systems"])
+    rows = [
+        [
+            _system(system, place, colours),
+            *(Cell(number(one[system["name"]], 2), one[system["name"]]) for one in parts.values()),
+        ]
+        for place, system in enumerate(results["systems"])
+    ]
+    return table("Effective resolution", ["System", *(f"{_capital(titles[kind])} [km]" for kind in parts)], rows)
+
+
+def _stations(results: Results) -> str:
+    """Scores over all stations."""
+    part, colours = results["stations"], style.colours(results["systems"])
+    about = ", heights corrected" if part["height_corrected"] else ""
+    caption = f"{len(part['stations'])} stations, {part['hours']} hours, {part['interpolation']}{about}"
+    columns = [
+        (name, score)
+        for name in results["variables"]
+        for score in ("rmse", "bias", "mae", "pcc")
+        if any(name in one for one in part["all"].values())
+    ]
+    rows = []
+    for place, system in enumerate(system for system in results["systems"] if system["name"] in part["all"]):
+        scores = part["all"][system["name"]]
+        values = [scores.get(name, {}).get(score) for name, score in columns]
+        rows.append([_system(system, place, colours), *(Cell(number(value), value) for value in values)])
+    header = ["System", *(f"{_header(results, score, name)}, {name}" for name, score in columns)]
+    return table(caption, header, rows)
+
+
+def _comparison(results: Results, pictures: Pictures) -> str:
+    """Interpolation on the left, the first other system on the right; the reference may be chosen too."""
+    held = [system for system in results["systems"] if system["name"] in pictures.snapshots]
+    coarse = [system["name"] for system in held if system["kind"] == "interpolation" or system["regridded"]]
+    fine = [system["name"] for system in held if system["name"] not in coarse]
+    best = [system["name"] for system in held if system["kind"] in ("member", "prediction") and system["name"] in fine]
+    right = [*best, *fine, "reference"][0]
+    left = [*coarse, *(name for name in fine if name != right), "reference"][0]
+    systems = list(dict.fromkeys((left, right, "reference")))
+    names = [name for name in style.main_variables(results) if name in pictures.snapshots[right]]
+    return comparison(pictures, left, right, systems, {name: results["variables"][name] for name in names})
+
+
+def _meanings(results: Results) -> str:
+    """A list of the scores that are held."""
+    held = {score for variables in results["scores"].values() for scores in variables.values() for score in scores}
+    items = []
+    for score, info in results["score_info"].items():
+        if score in held:
+            doi = f' (<a href="https://doi.org/{info["doi"]}">doi:{info["doi"]}</a>)' if info["doi"] else ""
+            items.append(
+                f"<dt>{SHORT.get(score, score)}</dt>"
+                f"<dd>{html.escape(_capital(info['long_name']))}; {BETTER[info['better']]}{doi}.</dd>"
+            )
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def _words(results: Results, pictures: Pictures | None, name: str) -> dict[str, str]:
+    """What captions speak of."""
+    names = [name] if name else style.main_variables(results)
+    best = [
+        f"Lowest RMSE of {results['variables'][one]['long_name']}: {results['best'][one]['rmse']['system']}."
+        for one in names
+        if "rmse" in results["best"].get(one, {})
+    ]
+    return {
+        "systems": ", ".join(system["name"] for system in results["systems"]),
+        "variable": results["variables"][name]["long_name"] if name else "",
+        "time": pictures.snapshot_time if pictures else "",
+        "best": " ".join(best),
+    }
+
+
+def _scores(results: Results, system: str, name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = results["scores"][system].get(name, {})
+    return found
+
+
+def _system(system: Mapping[str, Any], place: int, colours: Mapping[str, str]) -> Cell:
+    """The name of a row."""
+    kind = system["kind"] if system["members"] == 1 else f"{system['members']} members"
+    return Cell(system["name"], float(place), kind, colour=colours[system["name"]])
+
+
+def _header(results: Results, score: str, name: str) -> str:
+    units = results["score_info"][score]["units"]
+    return style.labelled(SHORT.get(score, score), results["variables"][name]["units"] if units == "field" else units)
+
+
+def _decimal(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scores.continuous
 import xarray as xr
+from test_cli import ldmdown
+from test_reference import TIMES, rotated
 
-from ldmdown import metrics
 from ldmdown.data.grid import Grid
 from ldmdown.data.netcdf import FieldWriter
 from ldmdown.errors import LdmdownError
-from ldmdown.evaluate import evaluate, score, summarize
+from ldmdown.evaluate import Options, evaluate, score
+from ldmdown.predictions import Predictions
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
 HOURS = np.arange(448_608, 448_611)  # 2021-03-06T00 and on
@@ -33,64 +34,32 @@ def written(path: Path, fields: np.ndarray, hours: np.ndarray = HOURS) -> Path:
     return path
 
 
-def test_metrics_are_those_of_the_scores_library() -> None:
-    one, other = FIELDS[0, 0, 0], FIELDS[1, 0, 0]
-    first, second = xr.DataArray(one), xr.DataArray(other)
-    assert metrics.mae(one, other) == pytest.approx(float(scores.continuous.mae(first, second)), rel=1e-5)
-    assert metrics.pcc(one, other) == pytest.approx(np.corrcoef(one.ravel(), other.ravel())[0, 1], rel=1e-5)
-    nse = float(scores.continuous.nse(first, second))
-    assert metrics.r2(one, other) == pytest.approx(nse, rel=1e-5)
-
-
-def test_by_hand() -> None:
-    """Against 0, 2, 4, 6: one too high everywhere, R2 = 1 - 1 / 5; the order is kept, so the correlation is 1."""
-    target = np.array([[0.0, 2.0], [4.0, 6.0]], np.float32)
-    result = score((target + 1)[None], target)
-    assert result == pytest.approx({"rmse": 1, "bias": 1, "mae": 1, "r2": 0.8, "pcc": 1})
-    both = score(np.stack([target + 1, target - 1]), target)
-    assert both["rmse_of_mean"] == 0 and both["crps"] == pytest.approx(0)  # |+-1| - |2| / 2, fair
-
-
-def test_degenerate_fields() -> None:
-    constant = np.full((2, 2), 3.0, np.float32)
-    result = score(constant[None], constant)
-    assert result["rmse"] == 0 and np.isnan(result["r2"]) and np.isnan(result["pcc"])
-    holes = np.array([[np.nan, 1.0], [2.0, np.nan]], np.float32)
-    assert score(holes[None] + 2, holes)["bias"] == 2
-    assert score(np.full((1, 2, 2), np.nan, np.float32), constant) == {}
-
-
-def test_hours_are_joined_by_their_squares() -> None:
-    rows = [{"prediction": "p", "time": str(t), "variable": "t2m", "rmse": r, "bias": b}
-            for t, r, b in ((0, 3.0, 1.0), (1, 4.0, -2.0))]  # fmt: skip
-    assert summarize(rows) == {"p": {"t2m": {"rmse": pytest.approx(12.5**0.5), "bias": -0.5}}}
-
-
-def test_a_prediction_against_itself_and_shifted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prediction_against_itself_and_shifted(tmp_path: Path) -> None:
     """Winds of an output are earth-relative: they are not turned again."""
     truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
     shifted = written(tmp_path / "shifted.nc", FIELDS[:, :1] + np.array([1, 0, 0], np.float32)[:, None, None])
-    evaluate([truth, shifted], [truth], tmp_path / "scores")
-    content = json.loads((tmp_path / "scores" / "scores.json").read_text())
-    same, other = (content["scores"][str(path)] for path in (truth, shifted))
-    assert {name: part["rmse"] for name, part in same.items()} == {"t2m": 0, "u10": 0, "v10": 0, "ws10": 0}
-    assert other["t2m"]["bias"] == pytest.approx(1, abs=1e-5) and other["u10"]["rmse"] == 0
-    assert content["hours"] == 3 and content["units"]["ws10"] == "m s-1"
-    with (tmp_path / "scores" / "scores.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 3 * 4 and rows[0]["time"] == "2021-03-06T00"
-    assert "t2m" in capsys.readouterr().out
+    content, pictures = score(Predictions([truth, shifted], [truth]), Options())
+    same, other = (content["scores"][name] for name in ("truth.nc", "shifted.nc"))
+    assert {same[name]["rmse"]["value"] for name in ("t2m", "u10", "v10", "ws10", "wind")} == {0}
+    assert other["t2m"]["bias"]["value"] == pytest.approx(1, abs=1e-5) and other["u10"]["rmse"]["value"] == 0
+    assert content["hours"]["count"] == 3 and content["variables"]["ws10"]["units"] == "m s-1"
+    assert content["best"]["t2m"]["rmse"] == {"system": "truth.nc", "level_with": ["shifted.nc"]}  # of one day
+    assert pictures.snapshot_time == "2021-03-06T01"
+    np.testing.assert_allclose(pictures.maps["bias"]["t2m"]["shifted.nc"], 1, atol=1e-4)
+    np.testing.assert_allclose(pictures.snapshots["reference"]["t2m"], FIELDS[1, 0, 0])
 
 
 def test_members_and_another_grid(tmp_path: Path, era5: Callable[..., Path]) -> None:
     ensemble = written(tmp_path / "ensemble.nc", FIELDS, np.arange(448_488, 448_491))  # as era5: 2021-03-01
     smooth = era5(range(24))
-    evaluate([ensemble, smooth], [ensemble], tmp_path / "scores")
-    content = json.loads((tmp_path / "scores" / "scores.json").read_text())["scores"]
+    content, _ = score(Predictions([ensemble, smooth], [ensemble]), Options())
+    mine, theirs = (content["scores"][path.name]["t2m"] for path in (ensemble, smooth))
     distance = 2 * 5 / np.sqrt(np.pi)  # of two members; the first of three is the truth: (2/3 - 1/2) of it
-    assert content[str(ensemble)]["t2m"]["crps"] == pytest.approx(distance / 6, rel=0.05)
-    assert content[str(ensemble)]["t2m"]["spread_skill"] > 0
-    assert "crps" not in content[str(smooth)]["t2m"] and content[str(smooth)]["t2m"]["rmse"] > 4
+    assert mine["crps"]["value"] == pytest.approx(distance / 6, rel=0.05)
+    assert mine["spread_skill"]["value"] > 0
+    assert theirs["crps"] == theirs["mae"] and theirs["rmse"]["value"] > 4
+    assert f"{smooth.name} was regridded bilinearly to the grid of ensemble.nc" in content["notes"]
+    assert [one["regridded"] for one in content["systems"]] == [False, True]
 
 
 def test_what_does_not_meet(tmp_path: Path, era5: Callable[..., Path]) -> None:
@@ -109,3 +78,120 @@ def test_what_does_not_meet(tmp_path: Path, era5: Callable[..., Path]) -> None:
     (tmp_path / "text.nc").write_text("no")
     with pytest.raises(LdmdownError, match="text.nc: cannot be read as NetCDF"):
         evaluate([tmp_path / "text.nc"], [truth], tmp_path / "scores")
+
+
+def fields_of(path: Path, rows: slice, cols: slice, hours: slice = slice(None), **units: str) -> Path:
+    """A part of `written`'s file, with other units in words or in numbers."""
+    part = path.with_name(f"{path.stem}-part{len(list(path.parent.glob('*-part*')))}.nc")
+    with xr.open_dataset(path, engine="netcdf4") as dataset:
+        cut = dataset.isel(y=rows, x=cols, time=hours).drop_vars(["x_bnds", "y_bnds"], errors="ignore").load()
+    for name, unit in units.items():
+        cut[name].attrs["units"] = unit
+    cut.drop_encoding().to_netcdf(part, engine="netcdf4")
+    return part
+
+
+def test_only_the_common_area_is_scored(tmp_path: Path) -> None:
+    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    part = fields_of(truth, slice(4, 12), slice(5, 20))
+    contest = Predictions([truth], [part])
+    assert contest.grid.shape == (8, 15)
+    values, fields = contest.read(contest.hours[2])
+    np.testing.assert_allclose(fields["truth.nc"][0], FIELDS[2, 0, :, 4:12, 5:20], rtol=1e-6)
+    np.testing.assert_allclose(values, fields["truth.nc"][0], atol=1e-3)
+
+
+def test_what_a_file_does_not_cover_is_missing(tmp_path: Path, era5: Callable[..., Path]) -> None:
+    """The eastern edge of ERA5 crosses the grid at a slant: cells beyond it are missing, not zero."""
+    truth = written(tmp_path / "truth.nc", FIELDS[:, :1], np.arange(448_488, 448_491))
+    smooth = era5(range(3), west=11.99, east=14.99)
+    contest = Predictions([truth, smooth], [truth])
+    rows, cols = contest.grid.shape
+    assert rows == 16 and cols < 24
+    _, fields = contest.read(contest.hours[0])
+    lon, _ = contest.grid.lonlat()
+    assert (np.isnan(fields[smooth.name][0, 0]) == (lon > 14.99)).all() and (lon > 14.99).any()
+
+
+def test_coarse_fields_are_scored_on_the_grid_of_a_fine_reference(tmp_path: Path, era5: Callable[..., Path]) -> None:
+    truth, smooth = written(tmp_path / "truth.nc", FIELDS[:, :1], np.arange(448_488, 448_491)), era5(range(3))
+    contest = Predictions([smooth], [truth])
+    assert contest.grid.shape == GRID.shape and contest.systems[0].regridded
+    assert f"{smooth.name} was regridded bilinearly to the grid of truth.nc" in contest.notes
+
+
+def test_a_rotated_reference_comes_to_the_grid_of_the_prediction(tmp_path: Path) -> None:
+    """A wind that is the same everywhere on earth stays so, and temperature that is the latitude too."""
+    hours = TIMES.astype("datetime64[h]").astype(int)
+    field = np.broadcast_to(np.stack([GRID.lat + 240, 0 * GRID.lat + 3, 0 * GRID.lat - 4]), (3, 1, 3, *GRID.shape))
+    prediction = written(tmp_path / "out.nc", field.astype(np.float32), hours)
+    rotated(3, -4).to_netcdf(tmp_path / "reference.nc", engine="netcdf4")
+    content, _ = score(Predictions([prediction], [tmp_path / "reference.nc"]), Options())
+    scores = content["scores"]["out.nc"]
+    assert scores["wind"]["rmse"]["value"] < 1e-3 and scores["t2m"]["rmse"]["value"] < 1e-3
+    assert "reference.nc was regridded bilinearly to the grid of out.nc" in content["notes"]
+
+
+def test_units_that_clash(tmp_path: Path) -> None:
+    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    everything = slice(None)
+    with pytest.raises(LdmdownError) as caught:
+        Predictions([fields_of(truth, everything, everything, t2m="degC")], [truth])
+    assert str(caught.value).endswith(
+        "t2m has other units than the variables of ldmdown\n  found: degC\n  expected: K\n"
+        "  cure: convert the field, such as with CDO's addc,273.15 and setunit"
+    )
+    with pytest.raises(LdmdownError, match="u10 has other units .*\n  found: furlong"):
+        Predictions([truth], [fields_of(truth, everything, everything, u10="furlong")])
+
+
+def test_a_glob_is_one_system(tmp_path: Path) -> None:
+    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    for hours in (slice(0, 1), slice(1, 3)):
+        fields_of(truth, slice(None), slice(None), hours)
+    contest = Predictions([tmp_path / "*-part*.nc"], [truth])
+    assert [one.name for one in contest.systems] == ["*-part*.nc"] and len(contest.hours) == 3
+    with pytest.raises(LdmdownError, match="no such files"):
+        Predictions([tmp_path / "nothing*.nc"], [truth])
+
+
+@pytest.mark.slow
+def test_the_command_with_terrain_and_stations(tmp_path: Path) -> None:
+    written(tmp_path / "truth.nc", FIELDS[:, :1])
+    lat, lon = np.arange(40.0, 44, 0.1), np.arange(13.0, 18, 0.1)
+    height = np.broadcast_to(np.linspace(-500, 1500, len(lon)), (len(lat), len(lon)))
+    xr.Dataset({"z": (("lat", "lon"), height)}, {"lat": lat, "lon": lon}).to_netcdf(tmp_path / "z.nc", engine="netcdf4")
+    measured = [
+        f"2021-03-06T01,{name},{GRID.lat[cell]},{GRID.lon[cell]},0,{FIELDS[1, 0, 0][cell] - 273.15}"
+        for name, cell in (("a", (5, 6)), ("b", (9, 17)))
+    ]
+    (tmp_path / "stations.csv").write_text("\n".join(["time,name,lat,lon,alt,t", *measured]))
+    options = ["--stations", "stations.csv", "--nearest", "--terrain", "z.nc", "-o", "scores"]
+    done = ldmdown("evaluate", "truth.nc", "--reference", "truth.nc", *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert set(content["by_surface"]) <= {"land", "sea", "mountains", "coast"} and "land" in content["by_surface"]
+    assert (tmp_path / "scores" / "report.html").exists() and (tmp_path / "scores" / "boxplots.png").exists()
+    assert "2 metre temperature [K]" in done.stdout and "3 hours scored; look at scores/report.html" in done.stderr
+    with (tmp_path / "scores" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    row = next(row for row in rows if (row["system"], row["variable"], row["score"]) == ("truth.nc", "t2m", "mae"))
+    assert float(row["value"]) == 0 and row["units"] == "K" and row["low"] == ""
+    stations = content["stations"]
+    assert stations["scores"]["truth.nc"]["t2m"]["rmse"][0] == pytest.approx(0, abs=1e-3)
+    assert stations["all"]["reference"]["t2m"]["count"] == 2 and stations["interpolation"] == "nearest"
+
+
+def test_what_the_command_refuses(tmp_path: Path) -> None:
+    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    with pytest.raises(LdmdownError, match="--height-correction: needs the height of the cells"):
+        score(Predictions([truth], [truth]), Options(stations=tmp_path / "stations.csv", height_corrected=True))
+    neither = ldmdown("evaluate", "truth.nc", "-o", "s", folder=tmp_path)
+    assert neither.returncode == 1 and "needs files and what they are compared with" in neither.stderr
+
+
+def test_stations_of_other_hours(tmp_path: Path) -> None:
+    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    (tmp_path / "stations.csv").write_text("time,name,lat,lon,t\n2022-03-06T01,a,42,15.5,8\n")
+    with pytest.raises(LdmdownError, match="and the fields have no hour in common\n  found: 2022-03-06T01 to"):
+        score(Predictions([truth], [truth]), Options(stations=tmp_path / "stations.csv"))

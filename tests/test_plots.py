@@ -1,36 +1,148 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
+import made_up
+import matplotlib
 import numpy as np
 import pytest
-from matplotlib import image
-from test_evaluate import FIELDS, written
+from matplotlib.figure import Figure
+from numpy.testing import assert_allclose
 
-from ldmdown.errors import LdmdownError
-from ldmdown.plots import plot
+from ldmdown import maps, plots, style
+from ldmdown.data.grid import Grid
+from ldmdown.pictures import Pictures
 
-
-def test_era5_beside_an_output(tmp_path: Path, era5: Callable[..., Path]) -> None:
-    """Two columns and two rows; the picture of another hour is another picture."""
-    ensemble = written(tmp_path / "out.nc", FIELDS, np.arange(448_488, 448_491))
-    for name, time in (("a.png", "2021-03-01T01"), ("b.png", "2021-03-01T02")):
-        plot([era5(range(3)), ensemble], tmp_path / name, time=time, arrows=True)
-    first, second = (image.imread(tmp_path / name) for name in ("a.png", "b.png"))
-    assert first.shape == second.shape and first.shape[1] > 600
-    assert np.abs(first - second).mean() > 0.01
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "out.nc"]
+GRID = Grid().coarse  # 84 x 72
+RESULTS, PICTURES = made_up.results(GRID), made_up.pictures(GRID)
 
 
-def test_members_and_variables(tmp_path: Path) -> None:
-    ensemble = written(tmp_path / "out.nc", FIELDS)
-    plot([ensemble], tmp_path / "u.png", variables=("u10",), member=2, extent=(14.8, 42.4, 15.0, 42.5))
-    assert (tmp_path / "u.png").stat().st_size > 5000
-    with pytest.raises(LdmdownError, match="has no such member\n  found: 3 members\n  expected: 3"):
-        plot([ensemble], tmp_path / "no.png", member=3)
-    with pytest.raises(LdmdownError, match="does not hold this hour\n  found: 2021-03-06T00 to 2021-03-06T02"):
-        plot([ensemble], tmp_path / "no.png", time="2020-01-01T00")
-    with pytest.raises(LdmdownError, match="tp is missing\n  found: t2m, u10, v10"):
-        plot([ensemble], tmp_path / "no.png", variables=("tp",))
-    assert not (tmp_path / "no.png").exists()
+@pytest.fixture(autouse=True)
+def look() -> Iterator[None]:
+    """As `figures` draws them."""
+    with matplotlib.rc_context(style.LOOK):
+        yield
+
+
+def lines_of(figure: Figure, axis: int) -> dict[str, Any]:
+    """By the system whose colour they have."""
+    names = {colour: name for name, colour in style.colours(RESULTS["systems"]).items()}
+    lines = [line for line in figure.axes[axis].lines if line.get_marker() == "None"]
+    return {names[line.get_color()]: line for line in reversed(lines) if line.get_color() in names}
+
+
+def test_every_part_of_the_results_has_its_figure() -> None:
+    """And only what the results hold is drawn."""
+    drawn = plots.figures(RESULTS, PICTURES)
+    assert list(drawn) == [
+        "boxplots", "surfaces", "distributions", "spectra", "derivatives", "ranks", "reliability", "diurnal",
+        "hour_to_hour", "snapshots_t2m", "snapshots_ws10", "rmse_t2m", "rmse_ws10", "bias_t2m", "bias_ws10",
+        "stations_rmse_t2m", "stations_bias_t2m",
+    ]  # fmt: skip
+    poor = {name: part for name, part in RESULTS.items() if name not in ("stations", "by_surface", "reliability")}
+    poor |= {"hour_to_hour": {}, "rank_histogram": {}}
+    assert list(plots.figures(poor)) == ["boxplots", "distributions", "spectra", "derivatives", "diurnal"]
+
+
+def test_a_system_has_one_colour_and_its_kind_one_line() -> None:
+    systems = [{"name": str(place), "kind": "interpolation" if place < 2 else "member"} for place in range(10)]
+    colours = style.colours(systems)
+    assert colours["reference"] == "#000000" and colours["0"] != colours["1"] != colours["2"]
+    assert colours["2"] == colours["9"]  # seven colours, then again
+    spectra = lines_of(plots.spectra(RESULTS), 0)
+    assert spectra["bilinear"].get_linestyle() == "--" and spectra["U-Net"].get_linestyle() == "-"
+    assert set(spectra) == {"reference", *made_up.KINDS}
+
+
+def test_spectra_show_the_power_and_the_ratio_that_were_given() -> None:
+    figure = plots.spectra(RESULTS)
+    above, below = lines_of(figure, 0), lines_of(figure, 2)  # t2m
+    part = RESULTS["spectra"]["t2m"]
+    assert_allclose(above["GAN"].get_xydata().T, [part["wavelength_km"], part["power"]["GAN"]])
+    assert_allclose(below["GAN"].get_ydata(), part["ratio_db"]["GAN"])
+    left, right = figure.axes[2].get_xlim()
+    assert left == 600 and right < 2 * RESULTS["grid"]["spacing_km"]  # long waves on the left, to two cells
+
+
+def test_joined_bins_keep_the_share_of_every_value() -> None:
+    """3200 bins of a distribution become 120 at most, and its integral stays."""
+    edges = np.linspace(180, 340, 3201)
+    density = np.exp(-(((edges[1:] + edges[:-1]) / 2 - 280) ** 2) / 50)
+    density /= (density * np.diff(edges)).sum()
+    wide, joined = plots._joined({"edges": edges.tolist(), "density": {"reference": density.tolist()}})
+    assert len(wide) <= plots.MOST_BINS + 1 and wide[0] == 180 and wide[-1] == 340
+    assert (joined["reference"] * np.diff(wide)).sum() == pytest.approx(1)
+    low, high = plots._tails(density, edges)
+    assert (low, high) == pytest.approx((280 - 5 * 2.3263, 280 + 5 * 2.3263), abs=0.03)  # normal quantiles
+
+
+def test_a_narrow_lower_tail_is_left_out() -> None:
+    """Wind speed ends at zero: a linear panel and its upper tail; temperature has two tails."""
+    titles = [axis.get_title(loc="left") for axis in plots.distributions(RESULTS).axes]
+    assert titles == [
+        "All values", "The lowest hundredth", "The highest hundredth", "All values", "The highest hundredth",
+    ]  # fmt: skip
+
+
+def test_boxes_hold_half_of_the_hours() -> None:
+    figure = plots.boxplots(RESULTS)
+    rmse = np.array(RESULTS["hourly"]["bilinear"]["t2m"]["rmse"])
+    box = figure.axes[0].patches[0].get_path().get_extents()
+    assert (box.x0, box.x1) == pytest.approx(tuple(np.percentile(rmse, [25, 75])))
+    assert figure.axes[0].get_title(loc="left") == "RMSE [K]"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(made_up.KINDS)
+
+
+def test_hours_that_no_day_has_are_gaps_in_the_diurnal_cycle() -> None:
+    """Every third hour: points at 0, 3, ... in degrees Celsius, and the line goes from one to the next."""
+    cycle = [280.0 + hour if hour % 3 == 0 else None for hour in range(24)]
+    results = RESULTS | {"diurnal": {name: {"reference": cycle} for name in ("t2m", "ws10")}}
+    line = plots.diurnal(results).axes[0].lines[0]
+    assert_allclose(line.get_xydata().T, [np.arange(0, 24, 3), 280 - 273.15 + np.arange(0, 24, 3)])
+
+
+def test_error_maps_share_one_scale() -> None:
+    figure = maps.error_maps(RESULTS, PICTURES, "bias", "t2m")
+    images = [axis.images[0] for axis in figure.axes if axis.images]
+    assert len(images) == len(made_up.KINDS)
+    every = np.stack(list(PICTURES.maps["bias"]["t2m"].values()))
+    top = np.percentile(np.abs(every), 99)
+    assert [image.get_clim() for image in images] == [(pytest.approx(-top), pytest.approx(top))] * len(images)
+    assert_allclose(images[2].get_array(), PICTURES.maps["bias"]["t2m"]["GAN"])
+
+
+def test_maps_have_degrees_where_their_lines_leave() -> None:
+    """The tick of 12 E lies at the x of the southern border whose longitude is 12."""
+    axis = maps.error_maps(RESULTS, PICTURES, "rmse", "t2m").axes[0]
+    ticks = dict(zip((label.get_text() for label in axis.get_xticklabels()), axis.get_xticks(), strict=True))
+    assert list(ticks) == ["8°E", "12°E", "16°E"]
+    near = int(np.abs(PICTURES.x - ticks["12°E"]).argmin())
+    assert PICTURES.lon[-1, near] == pytest.approx(12, abs=0.1)
+
+
+def test_the_closer_look_is_the_alps_where_they_are() -> None:
+    rows, cols = maps.alps(PICTURES)
+    assert PICTURES.lat[rows, cols].min() > 45 and PICTURES.lat[rows, cols].max() < 47.3
+    assert PICTURES.lon[rows, cols].min() < 7.5 and PICTURES.lon[rows, cols].max() > 13
+    south = Pictures(PICTURES.lat - 5, PICTURES.lon, PICTURES.x, PICTURES.y)
+    assert maps.alps(south) == (slice(28, 56), slice(24, 48))
+    part = Pictures(*(field[:30, 20:50] for field in (PICTURES.lat, PICTURES.lon)), PICTURES.x[20:50], PICTURES.y[:30])
+    assert maps.alps(part) == (slice(10, 20), slice(10, 20))  # they fill its whole width
+
+
+@pytest.mark.parametrize(
+    ("units", "text"), [("m s-1", "m s⁻¹"), ("K", "K"), ("1", ""), ("kg kg-1", "kg kg⁻¹"), ("m2 s-2", "m² s⁻²")]
+)
+def test_units_are_raised(units: str, text: str) -> None:
+    assert style.written(units) == text
+    assert style.labelled("RMSE", units) == (f"RMSE [{text}]" if text else "RMSE")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(4.6, 18.1, [8, 12, 16]), (35.0, 47.3, [36, 40, 44]), (10.2, 12.4, [10.5, 11, 11.5, 12]), (-3.5, 3.5, [-2, 0, 2])],
+)
+def test_few_round_degrees(low: float, high: float, expected: list[float]) -> None:
+    assert_allclose(style.whole_degrees(np.array([low, high])), expected)
+    assert style.degrees(-2.5, "EW") == "2.5°W" and style.degrees(0, "NS") == "0°"

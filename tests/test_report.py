@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import base64
+import json
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+import made_up
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ldmdown import report
+from ldmdown import maps, report
+from ldmdown.comparison import comparison, encode, graticule
+from ldmdown.data.grid import Grid
+from ldmdown.pictures import Pictures
 from ldmdown.report import Cell
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -70,7 +83,7 @@ def test_a_page_of_pieces() -> None:
     assert "Losses &lt;by&gt; stage" in text and "a &amp; b" in text
     assert ">0.512</td>" in text and ">–</td>" in text
     assert [heading["id"] for heading in outline.all("h2")] == ["losses"]
-    assert outline.all("img")[0]["width"] == "320"
+    assert outline.all("img")[0]["width"] == "400"
 
 
 def test_only_columns_with_numbers_sort() -> None:
@@ -85,3 +98,252 @@ def test_only_columns_with_numbers_sort() -> None:
 )
 def test_numbers_for_people(value: float | None, text: str) -> None:
     assert report.number(value) == text
+
+
+GRID = Grid().coarse  # 84 x 72
+RESULTS, PICTURES = made_up.results(GRID), made_up.pictures(GRID)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page with two of the figures."""
+    figures = {
+        "rmse_t2m": maps.error_maps(RESULTS, PICTURES, "rmse", "t2m"),
+        "snapshots_ws10": maps.snapshots(RESULTS, PICTURES, "ws10"),
+    }
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    report.write_report(path, RESULTS, PICTURES, figures)
+    return path
+
+
+def test_the_report_is_sound_and_complete(written: Path) -> None:
+    text = written.read_text()
+    outline = assert_sound(text)
+    assert [heading["id"] for heading in outline.all("h2")] == [
+        "scores", "against-the-ideal-ensemble", "before-and-after", "an-hour", "where", "scales", "stations",
+        "what-the-scores-mean",
+    ]  # fmt: skip
+    assert [image["alt"] for image in outline.all("img")] == [
+        "Maps of 10 metre wind speed of the reference and of bilinear, U-Net, GAN, italy, a member, italy, mean of 8, "
+        "ideal, with a closer look at a part.",
+        "Maps of the RMSE of 2 metre temperature, of bilinear, U-Net, GAN, italy, a member, italy, mean of 8, ideal. "
+        "Lowest RMSE of 2 metre temperature: U-Net.",
+    ]
+    assert "a test world &lt;not COSMO&gt;" in text
+    assert sorted(path.name for path in written.parent.iterdir()) == ["report.html"]
+
+
+def test_best_and_level_scores_are_marked(written: Path) -> None:
+    """t2m's RMSE: U-Net 1.00 is best, the mean of 8 level with it; the ideal ensemble does not compete."""
+    text = written.read_text()
+    assert '<td class="best" data-value="1">1.00<small>0.96 … 1.04</small></td>' in text
+    assert '<td class="tie" data-value="1.02">1.02<small>0.98 … 1.06</small></td>' in text
+    assert '<td data-value="1.3">1.30<small>1.25 … 1.35</small></td>' in text
+
+
+def test_intervals_that_are_not_known_are_left_out(tmp_path: Path) -> None:
+    scores = {"U-Net": {"t2m": {"rmse": {"value": 1.0, "low": None, "high": None}, "crps": {"value": None}}}}
+    path = tmp_path / "report.html"
+    results = RESULTS | {"scores": {"ideal": {}} | scores, "systems": RESULTS["systems"][1:2], "best": {}}
+    results = {name: part for name, part in results.items() if name not in ("stations", "spectra", "ratio_to_ideal")}
+    report.write_report(path, results, None, {})
+    assert '<td data-value="1">1.00</td>' in path.read_text()
+    assert "<td>–</td>" in path.read_text()
+
+
+def decoded(text: str, shape: tuple[int, int]) -> np.ndarray:
+    """As the page does it: differences added up in 16 bits."""
+    steps = np.cumsum(np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i2"), dtype=np.int16)
+    return np.where(steps == -32768, np.nan, steps * 0.1).reshape(shape)
+
+
+def test_fields_are_kept_to_half_a_step() -> None:
+    """Missing cells stay missing, and differences that pass 16 bits come back."""
+    field = np.random.default_rng(0).normal(0, 20, (40, 30)).astype(np.float32)
+    field[3:5, 2:9] = np.nan
+    field[10, 10], field[10, 11] = -3000, 3000
+    back = decoded(encode(field), field.shape)
+    assert np.array_equal(np.isnan(back), np.isnan(field))
+    assert np.nanmax(np.abs(back - field)) < 0.0501
+
+
+def test_the_graticule_follows_the_fields_of_degrees() -> None:
+    """On the whole domain: every fourth degree, and each point of a line has its degree."""
+    lines = graticule(PICTURES)
+    assert [line["label"] for line in lines] == ["8°E", "12°E", "16°E", "36°N", "40°N", "44°N"]
+    for line in lines:
+        field = PICTURES.lon if line["side"] == "bottom" else PICTURES.lat
+        for x, y in line["points"]:
+            near = field[round(y), round(x)]
+            assert near == pytest.approx(float(re.sub(r"\D", "", line["label"])), abs=0.12)
+
+
+def test_rows_from_the_south_are_turned() -> None:
+    """A field whose first row lies in the south makes the same map."""
+    turned = Pictures(
+        PICTURES.lat[::-1],
+        PICTURES.lon[::-1],
+        PICTURES.x,
+        PICTURES.y[::-1],
+        snapshots={"reference": {name: one[::-1] for name, one in PICTURES.snapshots["reference"].items()}},
+        snapshot_time=PICTURES.snapshot_time,
+    )
+    arguments: tuple[Any, ...] = ("reference", "reference", ["reference"], {"t2m": made_up.VARIABLES["t2m"]})
+    assert comparison(turned.north_up, *arguments) == comparison(PICTURES, *arguments)
+
+
+def test_cells_of_a_geographic_grid_are_taller_than_wide() -> None:
+    """At 60 degrees a degree of longitude is half as long as one of latitude."""
+    lat, lon = np.meshgrid(np.arange(65.0, 54, -1), np.arange(0.0, 9), indexing="ij")
+    assert Pictures(lat, lon, lon[0], lat[:, 0]).cell_shape == pytest.approx(2)
+    assert PICTURES.cell_shape == pytest.approx(1, abs=0.02)  # the projection keeps areas, not shapes
+
+
+# In a browser
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
+    "--no-first-run"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("needs chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS.split())
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser: Any, written: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The report in a page of its own; whatever it complains of, or fetches, is an error."""
+    settings = {"viewport": {"width": 1400, "height": 900}} | getattr(request, "param", {})
+    page = browser.new_page(**settings)
+    complaints: list[str] = []
+    page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or complaints.append(asked.url))
+    page.goto(written.as_uri())
+    page.locator(".scale span", has_text="°C").first.wait_for()
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def value_of(page: Any) -> float:
+    return float(page.locator(".divider").input_value())
+
+
+def point_at(page: Any, row: int, col: int) -> tuple[float, float]:
+    """Window coordinates of the centre of a cell."""
+    page.locator(".map").scroll_into_view_if_needed()
+    box = page.locator(".map").bounding_box()
+    rows, cols = GRID.shape
+    return box["x"] + (col + 0.5) / cols * box["width"], box["y"] + (row + 0.5) / rows * box["height"]
+
+
+def colour_at(page: Any, row: int, col: int) -> list[int]:
+    rows, cols = GRID.shape
+    share = (col + 0.5) / cols, (row + 0.5) / rows
+    return page.evaluate(
+        "([x, y]) => { const map = document.querySelector('.map');"
+        "return [...map.getContext('2d').getImageData(x * map.width, y * map.height, 1, 1).data].slice(0, 3); }",
+        share,
+    )
+
+
+def colour_of(written: Path, system: str, row: int, col: int) -> list[int]:
+    """What the colour scale makes of a cell of t2m."""
+    content = json.loads(re.search(r'"application/json">(.*?)</script>', written.read_text(), re.DOTALL)[1])  # type: ignore[index]
+    scale = content["variables"]["t2m"]
+    value = np.rint((PICTURES.snapshots[system]["t2m"][row, col] - 273.15) / 0.1) * 0.1
+    place = round(float(np.clip((value - scale["low"]) / (scale["high"] - scale["low"]), 0, 1)) * 255)
+    return list(matplotlib.colormaps["plasma"](place, bytes=True)[:3])
+
+
+def assert_reads(text: str, row: int, col: int, name: str, right: str = "italy, a member") -> None:
+    place = re.search(r"([\d.]+)° N, ([\d.]+)° E", text)
+    assert place
+    assert float(place[1]) == pytest.approx(PICTURES.lat[row, col], abs=0.0056)
+    assert float(place[2]) == pytest.approx(PICTURES.lon[row, col], abs=0.0056)
+    for system in ("bilinear", right):
+        found = re.search(rf"{system}: ([−\d.]+) (°C|m s⁻¹)", text)
+        assert found
+        expected = PICTURES.snapshots[system][name][row, col] - (273.15 if name == "t2m" else 0)
+        assert float(found[1].replace("−", "-")) == pytest.approx(expected, abs=0.0501)
+        assert found[2] == ("°C" if name == "t2m" else "m s⁻¹")
+
+
+@pytest.mark.slow
+def test_the_slider_moves_by_keyboard_and_mouse(opened: Any, written: Path) -> None:
+    """The cell beside the middle shows the left field, or the right one once the boundary has passed it."""
+    cell = (30, 30)
+    expected = {name: colour_of(written, name, *cell) for name in ("bilinear", "italy, a member")}
+    assert expected["bilinear"] != expected["italy, a member"]
+    assert value_of(opened) == 50 and colour_at(opened, *cell) == pytest.approx(expected["bilinear"], abs=2)
+    opened.locator(".divider").focus()
+    for _ in range(20):
+        opened.keyboard.press("ArrowLeft")
+    assert value_of(opened) == 30 and colour_at(opened, *cell) == pytest.approx(expected["italy, a member"], abs=2)
+    box = opened.locator(".divider").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    opened.mouse.move(box["x"] + 0.3 * box["width"], middle)
+    opened.mouse.down()
+    opened.mouse.move(box["x"] + 0.8 * box["width"], middle, steps=5)
+    opened.mouse.up()
+    assert value_of(opened) == pytest.approx(80, abs=3)
+    assert colour_at(opened, *cell) == pytest.approx(expected["bilinear"], abs=2)
+    y = point_at(opened, 30, 0)[1]
+    box = opened.locator(".map").bounding_box()
+    opened.mouse.move(box["x"] + value_of(opened) / 100 * box["width"], y)
+    opened.mouse.down()
+    opened.mouse.move(box["x"] + 0.2 * box["width"], y, steps=5)
+    opened.mouse.up()
+    assert value_of(opened) == pytest.approx(20, abs=1)
+
+
+@pytest.mark.slow
+def test_values_under_the_pointer_are_those_of_the_arrays(opened: Any) -> None:
+    readout = opened.locator("#compare-values")
+    for row, col in ((0, 0), (20, 50), (83, 71), (47, 13)):
+        opened.mouse.move(*point_at(opened, row, col))
+        assert_reads(readout.inner_text(), row, col, "t2m")
+    opened.locator(".map").focus()
+    for key in ("ArrowRight", "ArrowUp", "Shift+ArrowRight"):
+        opened.keyboard.press(key)
+    assert_reads(readout.inner_text(), 46, 24, "t2m")
+    opened.get_by_role("radio", name="10 metre wind speed").check()
+    assert_reads(readout.inner_text(), 46, 24, "ws10")
+    opened.get_by_role("combobox", name="Right").select_option("reference")
+    assert_reads(readout.inner_text(), 46, 24, "ws10", "reference")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "opened", [{"viewport": {"width": 400, "height": 800}, "has_touch": True, "color_scheme": "dark"}], indirect=True
+)
+def test_on_a_phone_in_the_dark(opened: Any) -> None:
+    """A finger reads values; the page is dark and does not scroll sideways."""
+    opened.touchscreen.tap(*point_at(opened, 20, 50))
+    assert_reads(opened.locator("#compare-values").inner_text(), 20, 50, "t2m")
+    assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 27)"
+    assert opened.evaluate("document.documentElement.scrollWidth") == 400
+    assert opened.locator(".map").bounding_box()["width"] > 340
+
+
+@pytest.mark.slow
+def test_headers_sort_by_keyboard(opened: Any) -> None:
+    table = opened.locator("table").first
+    column = "rows => rows.map(row => parseFloat(row.cells[1].dataset.value))"
+    assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
+    for order in ("ascending", "descending"):
+        table.get_by_role("button", name="RMSE [K]").focus()
+        opened.keyboard.press("Enter")
+        values = table.locator("tbody tr").evaluate_all(column)
+        assert values == sorted(values, reverse=order == "descending") and len(values) == 6
+        assert table.locator("th[aria-sort]").get_attribute("aria-sort") == order

@@ -11,7 +11,23 @@ import ldmdown
 
 ROOT = Path(ldmdown.__file__).parent
 VERBS = {"prepare", "train", "downscale", "convert", "evaluate"}
-SHARED = {"checkpoint", "card", "inference", "runtime", "metrics", "plots", "report"}
+SHARED = {
+    "checkpoint",
+    "card",
+    "comparison",
+    "inference",
+    "runtime",
+    "maps",
+    "metrics",
+    "pictures",
+    "plots",
+    "quicklook",
+    "report",
+    "spectra",
+    "style",
+}
+SCORING = {"accuracy", "baselines", "bootstrap", "climate", "predictions", "products", "scorecard"}
+SCORING |= {"station_scores", "systems"}
 TRAINING = ("run", "batches", "heldout", "loop", "training_report")  # what train is made of, each from those before
 GROUND = {"config", "errors"}
 FILES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in ROOT.rglob("*.py"))
@@ -49,8 +65,8 @@ def allowed(module: str) -> set[str]:
     if module in (*TRAINING, "train"):
         before = TRAINING[: (*TRAINING, "train").index(module)]
         return {"data", "models", *SHARED, *before, *GROUND}
-    if module in VERBS:
-        return {"data", "models", *SHARED, *GROUND}
+    if module in SCORING or module in VERBS:
+        return {"data", "models", *SCORING, *SHARED, *GROUND}
     return {"", "data", "models", *VERBS, *SHARED, *GROUND, "cli"}  # cli, __main__ and the package itself
 
 

@@ -19,6 +19,7 @@ Array = NDArray[np.floating]
 Window = tuple[int, int, int, int]
 
 LONLAT = pyproj.CRS.from_epsg(4326)
+EARTH_RADIUS = 6_371_229.0  # [m], of the sphere of ERA5 and COSMO
 SLIVER = 1e-9  # of a cell's area: rounding
 WIDEST = 6e6  # a cell that seems wider [m] surrounds the point opposite the projection's centre
 
@@ -191,6 +192,13 @@ class SourceGrid:
         back = pyproj.Transformer.from_crs(self.crs, LONLAT, always_xy=True)
         lon, lat = back.transform(*np.meshgrid(self.x, self.y))
         return lon, lat
+
+    def cell_size(self) -> tuple[Array, Array]:
+        """Distances between centres along the columns and along the rows, each (rows, 1) [m]."""
+        dy, dx = self.spacing
+        metres = np.radians(1) * EARTH_RADIUS if self.crs.is_geographic else 1.0
+        shrunk = np.cos(np.radians(self.y)) if self.crs.is_geographic else np.ones(len(self.y))
+        return np.full((len(self.y), 1), dy * metres), (dx * metres * shrunk)[:, None]
 
     def positions(self, lat: Array, lon: Array) -> tuple[Array, Array]:
         """Fractional row and column of points [degrees]; NaN outside the box of the centres."""

@@ -86,7 +86,7 @@ class _Maker:
             return self._land_cover[name], "1"
         raise LdmdownError(self.config.name, "statics.given names a field that nothing makes", found=name,
                            expected="z, z_deviation, land_sea_mask, coast_distance, lat, land_cover_NUMBER",
-                           cure="mend statics.given; without it an embedding is learned")  # fmt: skip
+                           cure="mend statics.given; without it the training hours tell of the ground")  # fmt: skip
 
     def _files(self, kind: str, wanted: str) -> list[Path]:
         patterns = getattr(self.config.data.statics, kind)

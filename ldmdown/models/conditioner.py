@@ -31,7 +31,7 @@ class StaticEncoder(nn.Module):
 
 
 class Unshuffle(nn.Module):
-    """The statics under each coarse cell as its channels; enough for a learned embedding, and cheap."""
+    """The statics under each coarse cell as its channels; enough for fields of the ground, and cheap."""
 
     def __init__(self, statics: int, levels: int) -> None:
         super().__init__()

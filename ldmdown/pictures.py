@@ -1,0 +1,61 @@
+"""The fields that figures and pages show beside the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Field = NDArray[np.float32]  # (rows, cols)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Fields on the grid of the scores.
+
+    `lat`, `lon` are (rows, cols) [degrees], `x`, `y` the axes in the units of the projection. `maps` are by score
+    (bias, rmse), variable and system; `snapshots` by system, or "reference", and variable, at `snapshot_time`, of the
+    first member of an ensemble.
+    """
+
+    lat: NDArray[np.floating]
+    lon: NDArray[np.floating]
+    x: NDArray[np.floating]
+    y: NDArray[np.floating]
+    maps: Mapping[str, Mapping[str, Mapping[str, Field]]] = field(default_factory=dict)
+    snapshot_time: str = ""
+    snapshots: Mapping[str, Mapping[str, Field]] = field(default_factory=dict)
+
+    @cached_property
+    def cell_shape(self) -> float:
+        """Height over width of a cell in the middle of the grid, on the ground."""
+        row, col = (size // 2 for size in self.lat.shape)
+        here = self.lat[row, col], self.lon[row, col]
+        narrow = np.cos(np.radians(here[0]))
+        height, width = (
+            np.hypot(self.lat[place] - here[0], (self.lon[place] - here[1]) * narrow)
+            for place in ((row - 1, col), (row, col - 1))
+        )
+        return float(height / width)
+
+    @property
+    def north_up(self) -> Pictures:
+        """With the first row in the north."""
+        if self.lat[0].mean() > self.lat[-1].mean():
+            return self
+        return replace(
+            self,
+            lat=self.lat[::-1],
+            lon=self.lon[::-1],
+            y=self.y[::-1],
+            maps={
+                score: {name: {system: one[::-1] for system, one in systems.items()} for name, systems in names.items()}
+                for score, names in self.maps.items()
+            },
+            snapshots={
+                system: {name: one[::-1] for name, one in names.items()} for system, names in self.snapshots.items()
+            },
+        )

@@ -1,0 +1,105 @@
+"""How things look everywhere: one colour for a system, one scale for a variable, units for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmdown.data.variables import VARIABLES
+
+FREEZING = 273.15  # [K]
+
+REFERENCE = "#000000"
+# Told apart with any colour vision: Okabe and Ito's colours (https://jfly.uni-koeln.de/color), two of Paul Tol's
+# (https://sronpersonalpages.nl/~pault), and quiet ones for interpolations
+SYSTEMS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#332288", "#999933")
+INTERPOLATIONS = ("#8C8C8C", "#C9A227", "#882255")
+LINES = {"interpolation": (0, (4, 1.5)), "ideal": (0, (1, 1))}  # dashed, dotted; others are solid
+
+# Perceptually uniform; of what has a sign, diverging
+FIELDS = {"t2m": "plasma", "ws10": "viridis"}
+DIVERGING = "RdBu_r"
+ERRORS = "magma_r"
+
+
+LOOK: Any = {
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#5b6570",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7ea",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "xtick.color": "#5b6570",
+    "ytick.color": "#5b6570",
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "figure.constrained_layout.use": True,
+}  # of matplotlib's figures
+
+
+def colours(systems: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By name, in table order; "reference" is black."""
+    pools = {True: list(INTERPOLATIONS), False: list(SYSTEMS)}
+    result = {"reference": REFERENCE}
+    for system in systems:
+        pool = pools[system["kind"] == "interpolation"]
+        result[system["name"]] = pool[0]
+        pool.append(pool.pop(0))  # begins again when all are given away
+    return result
+
+
+def displayed(field: NDArray[np.floating], units: str) -> NDArray[np.floating]:
+    """A field in units for people: degrees Celsius for kelvins."""
+    return field - FREEZING if units == "K" else field
+
+
+def units_of_fields(units: str) -> str:
+    """Of what `displayed` returns."""
+    return "°C" if units == "K" else written(units)
+
+
+def written(units: str) -> str:
+    """Units with raised exponents; nothing for "1"."""
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return "" if units == "1" else " ".join(_raised(part, raised) for part in units.split(" "))
+
+
+def per(units: str) -> str:
+    """The units of a density."""
+    return f"1 / ({units})" if " " in units else f"1 / {units}"
+
+
+def _raised(part: str, table: dict[int, int]) -> str:
+    base = part.rstrip("-0123456789")
+    return base + part[len(base) :].translate(table)
+
+
+def labelled(name: str, units: str) -> str:
+    """A name with its units in brackets."""
+    return f"{name} [{written(units)}]" if written(units) else name
+
+
+def main_variables(results: Mapping[str, Any]) -> list[str]:
+    """The variables that have figures of their own: wind by its speed where that is scored."""
+    names = [name for name in results["variables"] if name in VARIABLES]
+    return [name for name in names if name not in ("u10", "v10")] if "ws10" in names else names
+
+
+def whole_degrees(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Round degrees among the values, so that they are few."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    step = next((step for step in (0.1, 0.2, 0.5, 1, 2, 4) if (high - low) / step <= 4.5), 5)
+    return np.arange(np.ceil(low / step) * step, high, step)
+
+
+def degrees(value: float, sides: str) -> str:
+    """Such as 44°N or 10.5°E."""
+    return f"{abs(value):g}°{'' if value == 0 else sides[0] if value > 0 else sides[1]}"

@@ -1,0 +1,210 @@
+"""Checkpoints and their baselines, compared on the hours of an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmdown.baselines import Ideal, Order, interpolate
+from ldmdown.checkpoint import Checkpoint, load
+from ldmdown.data.archive import Archive
+from ldmdown.data.grid import SourceGrid
+from ldmdown.data.terrain import Terrain, read_heights
+from ldmdown.data.twin import RECIPE
+from ldmdown.errors import LdmdownError
+from ldmdown.products import Products
+from ldmdown.runtime import choose_device
+from ldmdown.scorecard import Kind, System
+
+Fields = NDArray[np.float32]  # (member, variable, rows, cols)
+
+LABELS: dict[Kind, str] = {  # in the order of the table
+    "mean": "U-Net",
+    "gan": "GAN",
+    "white noise": "scaled white noise",
+    "member": "LDM",
+    "ensemble mean": "LDM mean",
+    "reconstruction": "VAE",
+}
+IDEAL = "ideal"
+INTERPOLATIONS: dict[str, Order] = {"bilinear": 1, "quadratic": 2}
+LAPSE = "lapse rate"
+SAME_TRUTH = 0.05  # [K, m s-1] that rounding in files may change
+
+
+class Systems:
+    """Checkpoints and their baselines on the hours of an archive.
+
+    Parameters
+    ----------
+    checkpoints
+        by file or name; a comma joins those that make different variables into one system.
+    archive
+        finished by `prepare`, on the grid of the checkpoints.
+    period
+        train, validation or test: which of its days.
+    members
+        of the ensembles.
+    every
+        of the hours take every n-th.
+    terrain
+        a file of heights; None: the twin's own, where the archive is one's.
+
+    Raises
+    ------
+    LdmdownError
+        if a checkpoint does not fit the archive, or the archive has no such hours.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[str],
+        archive: Path,
+        period: str,
+        *,
+        members: int,
+        every: int = 1,
+        seed: int = 0,
+        device: str = "auto",
+        terrain: Path | None = None,
+    ) -> None:
+        self._archive = Archive(archive)
+        indices = self._archive.split(period)[::every].tolist()
+        self.hours = [int(self._archive.hours[index]) for index in indices]
+        self._index = dict(zip(self.hours, indices, strict=True))
+        if not self.hours:
+            raise LdmdownError(archive, f"has no hours of the period {period}", cure="add days to data.split")
+        where = choose_device(device)
+        loaded = [[load(name, where) for name in text.split(",")] for text in checkpoints]
+        for checkpoint in (checkpoint for group in loaded for checkpoint in group):
+            _check(checkpoint, self._archive)
+        self._joined = [Products(group, members, seed) for group in loaded]
+        self.names = self._joined[0].names
+        for one in self._joined:
+            if one.names != self.names:
+                raise LdmdownError(one.label, f"makes other variables than {self._joined[0].label}",
+                                   found=", ".join(one.names), expected=", ".join(self.names))  # fmt: skip
+        self._channels = [self._archive.targets.index(name) for name in self.names]
+        grid = self._archive.grid
+        self.grid = SourceGrid(grid.y, grid.x, grid.projection)
+        self.reference: dict[str, Any] = {"name": f"{archive.name}, {period} period", "files": [str(archive)]}
+        self.notes = [note for group in loaded for one in group for note in _assumed(one)]
+        self._members = members
+        self._twin = self._open_twin()
+        self.terrain = self._terrain(terrain)
+        self._named = _unique_names(self._joined)
+        self.systems = self._list()
+
+    def read(self, hour: int) -> tuple[NDArray[np.float32], dict[str, Fields]]:
+        """(variable, rows, cols) of the reference, and the fields of each system."""
+        held = self._archive.read(self._index[hour])
+        truth = held["target"][self._channels]
+        predictors = dict(zip(self._archive.predictors, held["predictors"], strict=True))
+        fields = self._interpolated(predictors)
+        for number, one in enumerate(self._joined):
+            for kind, made in one.make(predictors, truth, hour).items():
+                if (number, kind) in self._named:
+                    fields[self._named[number, kind]] = made
+        if self._twin is not None:
+            fields[IDEAL] = self._twin.ensemble(hour, self.names, self._members)
+        return truth, {one.name: fields[one.name] for one in self.systems}
+
+    def _list(self) -> list[System]:
+        systems = [System(name, "interpolation") for name in self._baselines()]
+        for kind in LABELS:
+            for (_, made), name in self._named.items():
+                if made == kind:
+                    drawn = kind in ("member", "white noise")
+                    systems.append(System(name, kind, self._members if drawn else 1))
+        return systems + ([System(IDEAL, "ideal", self._members)] if self._twin is not None else [])
+
+    def _baselines(self) -> list[str]:
+        if any(name not in self._archive.predictors for name in self.names):
+            return []
+        corrected = self.terrain is not None and "t2m" in self.names
+        return [*INTERPOLATIONS, *([LAPSE] if corrected else [])]
+
+    def _interpolated(self, predictors: dict[str, Any]) -> dict[str, Fields]:
+        fields: dict[str, Fields] = {}
+        for name in self._baselines():
+            coarse = np.stack([predictors[target] for target in self.names])
+            order = INTERPOLATIONS.get(name, 1)
+            fine = interpolate(coarse, self._archive.grid.factor, order)
+            if name == LAPSE:
+                assert self.terrain is not None
+                at = self.names.index("t2m")
+                fine[at] = self.terrain.corrected(fine[at])
+            fields[name] = fine[None]
+        return fields
+
+    def _open_twin(self) -> Ideal | None:
+        plan = self._archive.plan.get("twin")
+        if plan is None:
+            return None
+        self.notes.append(f"twin, recipe {RECIPE}: a test world, not a regional model")
+        try:
+            twin = Ideal(self._archive.grid, plan, self._archive.path)
+        except FileNotFoundError as error:
+            self.notes.append(f"the ideal ensemble is left out: {error} is not there")
+            return None
+        hour = self.hours[0]
+        truth = self._archive.read(self._index[hour])["target"][self._channels]
+        if np.abs(twin.draw(hour, self.names, 0) - truth).max() > SAME_TRUTH:
+            self.notes.append("the ideal ensemble is left out: the archive is of another recipe or terrain")
+            return None
+        return twin
+
+    def _terrain(self, file: Path | None) -> Terrain | None:
+        factor = self._archive.grid.factor
+        if file is not None:
+            fine = read_heights(file, self.grid)
+            rows, cols = fine.shape
+            coarse = fine.reshape(rows // factor, factor, cols // factor, factor).mean(axis=(1, 3))
+            self.notes.append("the coarse terrain is the mean of the fine one")
+        elif self._twin is not None:
+            fine, coarse = self._twin.heights()
+        else:
+            self.notes.append("no terrain is known (--terrain): no lapse rate correction, no scores by kind of ground")
+            return None
+        return Terrain(fine, interpolate(coarse[None], factor, 1)[0])
+
+
+def _check(checkpoint: Checkpoint, archive: Archive) -> None:
+    if checkpoint.grid != archive.grid:
+        raise LdmdownError(checkpoint.path, f"is on another grid than {archive.path}", found=f"{checkpoint.grid}",
+                           expected=f"{archive.grid}", cure="prepare an archive on its grid")  # fmt: skip
+    for what, ours, theirs in (
+        ("predictors", checkpoint.config.predictors, archive.predictors),
+        ("targets", checkpoint.config.targets, archive.targets),
+    ):
+        missing = [name for name in ours if name not in theirs]
+        if missing:
+            raise LdmdownError(checkpoint.path, f"has {what} that {archive.path} lacks", found=", ".join(missing),
+                               expected=", ".join(theirs))  # fmt: skip
+
+
+def _assumed(checkpoint: Checkpoint) -> list[str]:
+    """What is not known of a converted checkpoint, and what its scores rest on."""
+    wind, regridding = checkpoint.header["wind"], checkpoint.header["regridding"]
+    if (wind, regridding) == ("earth", "bilinear"):
+        return []
+    return [f"{checkpoint.path.stem}: its wind is taken as {wind}, and its regridding was {regridding}"]
+
+
+def _unique_names(joined: Sequence[Products]) -> dict[tuple[int, Kind], str]:
+    """By checkpoint and kind; the same U-Net in several checkpoints is one system."""
+    made = [
+        (number, kind)
+        for number, one in enumerate(joined)
+        for kind in one.kinds
+        if not (kind == "mean" and any("mean" in other.kinds and one.same_mean(other) for other in joined[:number]))
+    ]
+    kinds = [kind for _, kind in made]
+    return {
+        (number, kind): LABELS[kind] + (f" ({joined[number].label})" if kinds.count(kind) > 1 else "")
+        for number, kind in made
+    }

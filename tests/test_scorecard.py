@@ -1,0 +1,152 @@
+"""Scores put together, on fields whose scores are known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ldmdown.climate import Place
+from ldmdown.data.grid import Grid, SourceGrid
+from ldmdown.scorecard import Scorecard, System, plain
+
+GRID = Grid(west=4_700_000, north=2_200_000, rows=24, cols=32)
+PLACE = Place(SourceGrid(GRID.y, GRID.x, GRID.projection))
+NAMES = ("t2m", "u10", "v10")
+MEAN = np.array([280.0, 3.0, -3.0])[:, None, None]
+
+
+def card(days: int = 8, **surfaces: np.ndarray) -> tuple[Scorecard, dict]:
+    """Truth of unit deviation in each cell; systems whose errors are known."""
+    systems = [System("mean", "mean"), System("shifted", "prediction"), System("sample", "prediction"),
+               System("again", "prediction"), System("ensemble", "member", 4), System("ideal", "ideal", 4)]  # fmt: skip
+    hours = [24 * day + hour for day in range(days) for hour in (0, 1, 12)]
+    found = Scorecard(NAMES, systems, PLACE, hours, surfaces)
+    random = np.random.default_rng(0)
+
+    def draw(*members: int) -> np.ndarray:
+        return (MEAN + random.normal(size=(*members, 3, *GRID.shape))).astype(np.float32)
+
+    for hour in hours:
+        truth = draw()
+        fields = {
+            "mean": np.broadcast_to(MEAN, (1, *truth.shape)).astype(np.float32),
+            "shifted": truth[None] + np.float32(2),
+            "sample": draw(1),
+            "again": draw(1),
+            "ensemble": MEAN.astype(np.float32) + 0.5 * (draw(4) - MEAN.astype(np.float32)),
+            "ideal": draw(4),
+        }
+        found.add(hour, truth, fields)
+    return found, found.results()
+
+
+CARD, RESULTS = card()
+SCORES = RESULTS["scores"]
+
+
+def value(system: str, key: str, score: str) -> float:
+    return SCORES[system][key][score]["value"]
+
+
+def test_known_errors() -> None:
+    assert value("mean", "t2m", "rmse") == pytest.approx(1, rel=0.01)
+    assert value("sample", "u10", "rmse") == pytest.approx(2**0.5, rel=0.01)
+    assert value("shifted", "t2m", "bias") == pytest.approx(2, abs=1e-4)
+    assert value("shifted", "wind", "rmse") == pytest.approx(8**0.5, rel=1e-4)
+    assert value("shifted", "t2m", "pcc") == pytest.approx(1, abs=1e-5)
+    assert value("sample", "t2m", "r2") == pytest.approx(-1, abs=0.05)
+    assert "pcc" not in SCORES["mean"]["t2m"]  # a constant
+    assert SCORES["mean"]["t2m"]["crps"] == SCORES["mean"]["t2m"]["mae"]
+
+
+def test_the_ideal_ensemble_is_reliable_and_a_narrow_one_is_not() -> None:
+    """Standard normal: fair CRPS 1 / sqrt(pi); the mean of infinitely many members errs by 1, of 4 by sqrt(1.25)."""
+    assert value("ideal", "t2m", "spread_skill") == pytest.approx(1, rel=0.01)
+    assert value("ideal", "t2m", "crps") == pytest.approx(np.pi**-0.5, rel=0.01)
+    assert value("ideal", "t2m", "rmse_of_mean") == pytest.approx(1, rel=0.01)
+    assert value("ensemble", "t2m", "spread_skill") == pytest.approx((0.25 * 1.25 / (1 + 0.25 / 4)) ** 0.5, rel=0.02)
+    ranks = np.array(RESULTS["rank_histogram"]["ideal"]["t2m"])
+    np.testing.assert_allclose(ranks / ranks.sum(), 0.2, atol=0.01)
+    assert RESULTS["ratio_to_ideal"]["mean"]["t2m"]["rmse"]["value"] == pytest.approx(1, rel=0.01)
+    assert RESULTS["ratio_to_ideal"]["sample"]["t2m"]["rmse"]["value"] == pytest.approx(2**0.5, rel=0.01)
+
+
+def test_distributions() -> None:
+    assert value("shifted", "t2m", "wasserstein") == pytest.approx(2, abs=0.01)
+    assert value("shifted", "t2m", "p1_error") == pytest.approx(2, abs=0.05)
+    assert value("mean", "t2m", "p999_error") == pytest.approx(-3.09, abs=0.15)
+    assert value("mean", "t2m", "wasserstein") == pytest.approx((2 / np.pi) ** 0.5, rel=0.05)  # E|X|
+    density = RESULTS["distribution"]["t2m"]
+    total = np.sum(np.array(density["density"]["reference"]) * np.diff(density["edges"]))
+    assert total == pytest.approx(1, rel=1e-4)
+    assert SCORES["sample"]["ws10"]["above_15"]["value"] is None  # the reference never is
+
+
+def test_changes_of_successive_hours_only() -> None:
+    assert value("sample", "t2m", "change_ratio") == pytest.approx(1, rel=0.02)
+    assert value("mean", "t2m", "change_ratio") == 0
+    assert value("ensemble", "u10", "change_ratio") == pytest.approx(0.5, rel=0.02)
+
+
+def test_only_differences_that_stand_are_claimed() -> None:
+    """Two samples of one distribution are level; the mean has the smaller error; what is ideal does not compete."""
+    best = RESULTS["best"]["t2m"]
+    assert best["rmse"] == {"system": "mean", "level_with": []}
+    assert best["crps"]["system"] == "ensemble" and best["crps"]["level_with"] == []
+    winner = best["p999_error"]["system"]
+    assert {winner, *best["p999_error"]["level_with"]} == {"sample", "again"}
+    low, high = (SCORES["mean"]["t2m"]["rmse"][key] for key in ("low", "high"))
+    width = 4 / (2 * 24 * GRID.rows * GRID.cols) ** 0.5  # 95 % of the error of an error of normal deviates
+    assert low < value("mean", "t2m", "rmse") < high and high - low == pytest.approx(width, rel=0.5)
+
+
+def test_a_score_that_is_best_near_one_or_zero() -> None:
+    assert RESULTS["best"]["t2m"]["change_ratio"] == {"system": "shifted", "level_with": []}
+    assert "shifted" not in (RESULTS["best"]["t2m"]["bias"]["system"], *RESULTS["best"]["t2m"]["bias"]["level_with"])
+
+
+def test_effective_resolution_and_spectra() -> None:
+    resolved = RESULTS["spectra"]["t2m"]["effective_resolution_km"]
+    assert resolved["shifted"] == pytest.approx(RESULTS["spectra"]["t2m"]["wavelength_km"][-1])
+    assert resolved["mean"] is None
+    np.testing.assert_allclose(RESULTS["spectra"]["ke"]["ratio_db"]["shifted"], 0, atol=1e-3)
+
+
+def test_results_are_json() -> None:
+    assert json.loads(json.dumps(RESULTS, allow_nan=False)) == RESULTS
+    assert plain({"a": np.float32("nan"), 1: [np.int64(3), np.array([1.5, np.inf])]}) == {
+        "a": None,
+        "1": [3, [1.5, None]],
+    }
+    assert set(RESULTS["hourly"]["mean"]["t2m"]) == {"time", "rmse", "bias", "r2", "pcc"}
+    assert RESULTS["hours"] == {"first": "1970-01-01T00", "last": "1970-01-08T12", "count": 24, "days": 8, "blocks": 8}
+
+
+def test_missing_cells_are_missing_for_all() -> None:
+    """A hole in one system is a hole in the scores of all; an hour without any cell is not scored."""
+    found = Scorecard(NAMES, [System("a", "prediction"), System("b", "prediction")], PLACE, [0, 1, 2], {})
+    truth = np.broadcast_to(MEAN, (3, *GRID.shape)).astype(np.float32)
+    wrong = truth[None].copy()
+    wrong[..., 0, 0] += 24 * 32
+    holed = truth[None].copy()
+    holed[..., 0, 0] = np.nan
+    found.add(0, truth, {"a": wrong, "b": holed})
+    found.add(1, truth * np.nan, {"a": wrong, "b": holed})
+    results = found.results()
+    assert results["scores"]["a"]["t2m"]["rmse"]["value"] == 0 and results["hours"]["count"] == 1
+    assert np.isnan(found.maps()["bias"]["t2m"]["a"][0, 0]) and found.maps()["rmse"]["t2m"]["a"][0, 1] == 0
+    assert found.notes()[0].startswith("1 of 1 hours have missing cells")
+
+
+def test_kinds_of_ground_are_scored_apart() -> None:
+    land = np.zeros(GRID.shape, bool)
+    land[:, :16] = True
+    found = Scorecard(NAMES, [System("a", "prediction")], PLACE, [0], {"land": land, "none": land & ~land})
+    truth = np.broadcast_to(MEAN, (3, *GRID.shape)).astype(np.float32)
+    found.add(0, truth, {"a": truth[None] + 3 * land.astype(np.float32)})
+    assert found.results()["by_surface"] == {"land": {"a": {
+        **{key: {"rmse": pytest.approx(3), "bias": pytest.approx(3)} for key in NAMES},
+        "ws10": {"rmse": pytest.approx(6 - 18**0.5, rel=1e-4), "bias": pytest.approx(6 - 18**0.5, rel=1e-4)},
+    }}}  # fmt: skip

@@ -1,0 +1,132 @@
+"""Measurements at stations: files as they come, and scores by hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldmdown.data.grid import Grid, SourceGrid
+from ldmdown.data.stations import Stations, read_stations
+from ldmdown.data.terrain import Terrain
+from ldmdown.errors import LdmdownError
+from ldmdown.station_scores import StationScores
+
+GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
+SOURCE = SourceGrid(GRID.y, GRID.x, GRID.projection)
+PLAIN = """name,time,lat,lon,elevation,temperature,wind_speed,wind_direction
+here,2021-03-01T00:00+01:00,42.0,15.5,300,10.0,2.0,270
+here,2021-03-01T00:00Z,42.0,15.5,300,11.0,4.0,0
+there,2021-03-01T00:00Z,42.1,15.6,500,,,
+there,2021-03-01T00:30Z,42.1,15.6,500,99.0,1.0,90
+"""
+
+
+def test_a_plain_file(tmp_path: Path) -> None:
+    """Offsets are turned to UTC, half hours left out, wind comes from where its direction says."""
+    (tmp_path / "plain.csv").write_text(PLAIN)
+    stations = read_stations(tmp_path / "plain.csv")
+    midnight = 448_488  # 2021-03-01T00
+    assert stations.names == ("here", "there") and sorted(stations.values) == [midnight - 1, midnight]
+    assert stations.height.tolist() == [300, 500]
+    now, before = stations.values[midnight], stations.values[midnight - 1]
+    assert now["t2m"][0] == pytest.approx(284.15) and np.isnan(now["t2m"][1])
+    assert [before["u10"][0], before["v10"][0]] == pytest.approx([2, 0], abs=1e-12)  # from the west
+    assert [now["u10"][0], now["v10"][0]] == pytest.approx([0, -4], abs=1e-12)  # from the north
+
+
+def test_units_in_the_second_line(tmp_path: Path) -> None:
+    head = "date;id;lat;lon;t2m;ff\n[UTC];[];[];[];[K];[km/h]\n2021-03-01 00:00;a;42;15.5;280;36\n"
+    (tmp_path / "units.csv").write_text(head)
+    stations = read_stations(tmp_path / "units.csv")
+    (hour,) = stations.values.values()
+    assert (hour["t2m"][0], hour["ws10"][0]) == pytest.approx((280, 10)) and np.isnan(stations.height).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (PLAIN.replace("lat", "y"), "has no column lat"),
+        (PLAIN.replace("temperature", "rain").replace("wind_speed", "gust"), "has no column t2m or ws10"),
+        (PLAIN.replace("11.0", "warm"), "holds what is no time or no number"),
+        ("time;name;lat;lon;t\n[CET];;;;\n2021-03-01;a;42;15;1\n", "its times are not UTC\n  found: cet"),
+        ("time;name;lat;lon;t\n[UTC];;;;[F]\n2021-03-01;a;42;15;1\n", "t2m has units that are not understood"),
+        ("time,name,lat,lon,t\n2021-03-01T00:30,a,42,15,1\n", "holds no measurement at a full hour"),
+        ("", "cannot be read as CSV"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "wrong.csv").write_text(text)
+    with pytest.raises(LdmdownError, match=message.replace("[", r"\[")):
+        read_stations(tmp_path / "wrong.csv")
+
+
+def test_the_real_file() -> None:
+    folder = os.environ.get("LDMDOWN_TEST_DATA")
+    if folder is None:
+        pytest.skip("LDMDOWN_TEST_DATA is not set")
+    stations = read_stations(Path(folder) / "data" / "stations" / "south_tyrol_20210101.csv")
+    assert len(stations.names) == 81 and len(stations.values) == 25
+    at = stations.names.index("00390SF")
+    hour = stations.values[int(np.datetime64("2021-01-01T23", "h").astype(int))]
+    assert hour["t2m"][at] == pytest.approx(273.15 - 8.1) and hour["ws10"][at] == 0
+    assert stations.height[at] == 2040 and 46 < stations.lat.min() < stations.lat.max() < 47.2
+    everything = np.concatenate([held["t2m"] for held in stations.values.values()])
+    assert 240 < np.nanmin(everything) < np.nanmax(everything) < 290
+    grid = Grid(west=4_330_000, north=2_680_000, rows=80, cols=112)  # South Tyrol
+    scores = StationScores(stations, SourceGrid(grid.y, grid.x, grid.projection), "bilinear", None)
+    for hour in stations.values:
+        scores.add(hour, {"constant": {"t2m": np.full(grid.shape, 270.0)}})
+    found = scores.results()["all"]["constant"]["t2m"]
+    assert found["count"] == np.isfinite(everything).sum() and scores.hours == 25
+    assert found["bias"] == pytest.approx(270 - np.nanmean(everything))
+
+
+def stations_at(rows: list[int], cols: list[int], heights: list[float], values: dict) -> Stations:
+    lat, lon = GRID.lat[rows, cols], GRID.lon[rows, cols]
+    return Stations(Path("s.csv"), tuple("abcdef"[: len(rows)]), lat, lon, np.array(heights), values)
+
+
+def test_scores_by_hand() -> None:
+    """Two hours: errors 1 and 3 at the first station; the second misses an hour; the third lies outside."""
+    values = {7: {"t2m": np.array([280.0, 280.0, 1.0])}, 8: {"t2m": np.array([282.0, np.nan, 1.0])}}
+    stations = stations_at([3, 8, 9], [4, 9, 9], [0, 0, 0], values)
+    stations.lat[2] = 30
+    scores = StationScores(stations, SOURCE, "nearest", None)
+    field = np.full(GRID.shape, 281.0)
+    scores.add(7, {"a": {"t2m": field}})
+    scores.add(8, {"a": {"t2m": field + 4}})
+    scores.add(9, {"a": {"t2m": field}})
+    found = scores.results()
+    here = {score: part.tolist() for score, part in found["scores"]["a"]["t2m"].items()}
+    assert here["count"] == [2, 1] and here["bias"] == [2, 1] and here["mae"] == [2, 1]
+    assert (
+        here["rmse"] == pytest.approx([5**0.5, 1]) and here["pcc"][0] == pytest.approx(1) and np.isnan(here["pcc"][1])
+    )
+    assert found["all"]["a"]["t2m"]["rmse"] == pytest.approx((11 / 3) ** 0.5) and found["all"]["a"]["t2m"]["count"] == 3
+    assert [place["name"] for place in found["stations"]] == ["a", "b"] and found["hours"] == 2
+
+
+def test_interpolation_and_height() -> None:
+    """A field that rises eastwards, between two cells; the station stands 200 m above the interpolated ground."""
+    middle = SOURCE.lonlat()
+    stations = stations_at([3], [4], [700.0], {0: {"t2m": np.array([280.0])}})
+    stations.lat[0], stations.lon[0] = (part[3, 4:6].mean() for part in middle[::-1])
+    field = 280 + np.broadcast_to(np.arange(24.0), GRID.shape)
+    terrain = Terrain(np.broadcast_to(400 + 20.0 * np.arange(24), GRID.shape))  # 490 m at the station
+    bias = {}
+    for how in ("nearest", "bilinear"):
+        for ground in (None, terrain):
+            scores = StationScores(stations, SOURCE, how, ground)
+            scores.add(0, {"a": {"t2m": field}})
+            bias[how, ground is not None] = float(scores.results()["scores"]["a"]["t2m"]["bias"][0])
+    assert bias["bilinear", False] == pytest.approx(4.5, abs=1e-3) and bias["nearest", False] in (4, 5)
+    assert bias["bilinear", True] == pytest.approx(4.5 - 0.0065 * 210, abs=1e-3)
+
+
+def test_no_station_inside() -> None:
+    stations = stations_at([3], [4], [np.nan], {0: {"t2m": np.array([280.0])}})
+    with pytest.raises(LdmdownError, match="has no station in the area of the scores, with its height"):
+        StationScores(stations, SOURCE, "bilinear", Terrain(np.zeros(GRID.shape)))

@@ -1,0 +1,225 @@
+"""Checkpoints beside their baselines on an archive of the twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+import zarr
+from conftest import CONDITIONER
+
+from ldmdown import checkpoint
+from ldmdown.baselines import Ideal, interpolate
+from ldmdown.config import Config, parse_config
+from ldmdown.data.archive import Archive
+from ldmdown.data.twin import RECIPE
+from ldmdown.errors import LdmdownError
+from ldmdown.evaluate import Options, score
+from ldmdown.inference import Draw, Runner, measured_correlation
+from ldmdown.prepare import prepare
+from ldmdown.systems import Systems
+
+SMALL = {
+    "name": "small",
+    "description": "Untrained, for tests.",
+    "grid": {"west": 4_300_000, "north": 2_330_000, "rows": 64, "cols": 64},  # a coast with mountains behind
+    "data": {"split": {"train": [["2021-01-01"] * 2], "validation": [], "test": [["2021-07-20"] * 2]}},
+    "twin": {"periods": [["2021-01-01", "2021-01-01"], ["2021-07-20", "2021-07-20"]]},
+    "statics": {"embedding": 4},
+    "unet": {"features": [8], "bottleneck": 8},
+    "conditioner": CONDITIONER,
+    "scale": {"conditioner": CONDITIONER},
+    "denoiser": {"channels": 32, "multipliers": [1], "blocks": 1, "cross_levels": [0]},
+    "sampler": {"steps": 3},
+    "gan": {"widths": [8, 8, 8, 8]},
+}  # fmt: skip
+KINDS = {"small": {}, "kl": {"autoencoder": {"kind": "kl"}, "scale": None}, "direct": {"residual": False}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of two days of the twin, and untrained checkpoints of every stage and kind that share a U-Net."""
+    folder = tmp_path_factory.mktemp("systems")
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    prepare(folder / "small.yaml")
+    normalization = Archive(folder / "archive.zarr").normalization
+    config = parse_config(folder / "small.yaml")
+    torch.manual_seed(0)
+    mean = _random(checkpoint.build(config, normalization, "unet"))
+    for stage in ("unet", "gan"):
+        model = mean if stage == "unet" else _random(checkpoint.build(config, normalization, stage))
+        checkpoint.save(folder / f"{stage}.safetensors", model, checkpoint.header_of(config, normalization, stage))
+    for name, changes in KINDS.items():
+        config = Config.model_validate(SMALL | changes)
+        model = _random(checkpoint.build(config, normalization, "ldm"))
+        model.load_state_dict(mean.state_dict(), strict=False)
+        header = checkpoint.header_of(config, normalization, "ldm", temporal_correlation=0.7)
+        checkpoint.save(folder / f"{name}.safetensors", model, header)
+    return folder
+
+
+def _random(model: torch.nn.Module) -> torch.nn.Module:
+    """With every part that training starts from zero speaking too."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def systems(folder: Path, *names: str) -> Systems:
+    files = [str(folder / f"{name}.safetensors") for name in names]
+    return Systems(files, folder / "archive.zarr", "test", members=2, every=8)
+
+
+@pytest.fixture(scope="module")
+def contest(folder: Path) -> Systems:
+    return systems(folder, "small", "kl", "direct", "gan")
+
+
+def test_every_system_of_the_paper_is_there(contest: Systems) -> None:
+    """The U-Net that three checkpoints share is one of them."""
+    assert [(one.name, one.kind, one.members) for one in contest.systems] == [
+        ("bilinear", "interpolation", 1),
+        ("quadratic", "interpolation", 1),
+        ("lapse rate", "interpolation", 1),
+        ("U-Net", "mean", 1),
+        ("GAN", "gan", 1),
+        ("scaled white noise", "white noise", 2),
+        ("LDM (small)", "member", 2),
+        ("LDM (kl)", "member", 2),
+        ("LDM (direct)", "member", 2),
+        ("LDM mean (small)", "ensemble mean", 1),
+        ("LDM mean (kl)", "ensemble mean", 1),
+        ("LDM mean (direct)", "ensemble mean", 1),
+        ("VAE", "reconstruction", 1),
+        ("ideal", "ideal", 2),
+    ]
+    truth, fields = contest.read(contest.hours[1])
+    assert list(fields) == [one.name for one in contest.systems]
+    for one in contest.systems:
+        assert fields[one.name].shape == (one.members, *truth.shape) and np.isfinite(fields[one.name]).all()
+    members = fields["LDM (kl)"]
+    np.testing.assert_allclose(fields["LDM mean (kl)"][0], members.mean(axis=0), rtol=1e-6)
+    assert not np.allclose(members[0], members[1])
+    assert contest.notes == [f"twin, recipe {RECIPE}: a test world, not a regional model"]
+
+
+@pytest.mark.parametrize(
+    ("name", "made"), [("unet", "U-Net"), ("gan", "GAN"), ("small", "LDM (small)"), ("direct", "LDM (direct)")]
+)
+def test_checkpoints_make_what_downscale_makes(folder: Path, contest: Systems, name: str, made: str) -> None:
+    hour = contest.hours[2]
+    archive = Archive(folder / "archive.zarr")
+    loaded = checkpoint.load(folder / f"{name}.safetensors")
+    runner = Runner(
+        loaded, loaded.grid.whole, Draw(2, 0, loaded.config.sampler, measured_correlation(loaded)), "fp32", 1
+    )
+
+    class Predictors:
+        hours = archive.hours
+
+        def read(self, index: int) -> np.ndarray:
+            return archive.read(index)["predictors"]
+
+    index = int(np.flatnonzero(archive.hours == hour)[0])
+    ((_, expected),) = runner.run(Predictors(), [index])
+    np.testing.assert_allclose(contest.read(hour)[1][made], expected, atol=2e-4)
+
+
+def test_a_reconstruction_is_the_truth_through_the_autoencoder(folder: Path, contest: Systems) -> None:
+    truth, fields = contest.read(contest.hours[0])
+    loaded = checkpoint.load(folder / "kl.safetensors")
+    normalization, targets = loaded.normalization["target"], loaded.config.targets
+    residual = (normalization.normalize(truth, targets) - normalization.normalize(fields["U-Net"][0], targets))[None]
+    with torch.no_grad():
+        again = loaded.model.autoencoder.decode(loaded.model.autoencoder.encode(torch.from_numpy(residual)))
+    expected = fields["U-Net"][0] + again[0].numpy() * np.array(list(normalization.deviation.values()))[:, None, None]
+    np.testing.assert_allclose(fields["VAE"][0], expected, atol=2e-3)
+
+
+def test_interpolations_are_exact_for_their_polynomials() -> None:
+    """Away from the borders, where the edge's value goes on."""
+    coarse = np.arange(16) + 0.5
+    fine = (np.arange(64) + 0.5) / 4
+    inner = np.s_[24:-24, 24:-24]
+    for order, exact in ((1, lambda y, x: 3 * y - 2 * x), (2, lambda y, x: y**2 + x * y - x**2)):
+        made = interpolate(exact(coarse[:, None], coarse[None]), 4, order)
+        np.testing.assert_allclose(made[inner], exact(fine[:, None], fine[None])[inner], atol=2e-3)
+    np.testing.assert_allclose(interpolate(np.full((3, 4, 4), 7.0), 8, 2), 7, rtol=1e-6)
+
+
+def test_the_interpolations_of_an_hour(folder: Path, contest: Systems) -> None:
+    """Bilinear is what the model's own baseline is; the lapse rate changes temperature alone."""
+    archive = Archive(folder / "archive.zarr")
+    coarse = archive.read(int(np.flatnonzero(archive.hours == contest.hours[0])[0]))["predictors"][:3]
+    _, fields = contest.read(contest.hours[0])
+    expected = torch.nn.functional.interpolate(torch.from_numpy(coarse)[None], scale_factor=8, mode="bilinear")
+    np.testing.assert_allclose(fields["bilinear"], expected.numpy(), atol=1e-4)
+    changed = fields["lapse rate"] - fields["bilinear"]
+    heights = contest.terrain
+    np.testing.assert_allclose(changed[0, 0], 0.0065 * (heights.coarse - heights.fine), atol=1e-4)
+    assert not changed[0, 1:].any() and np.abs(changed).max() > 1
+
+
+def test_the_ideal_ensemble_is_drawn_from_the_world_of_the_archive(folder: Path, contest: Systems) -> None:
+    archive = Archive(folder / "archive.zarr")
+    ideal = Ideal(archive.grid, archive.plan["twin"], archive.path)
+    for index in (0, 30):
+        truth = archive.read(index)["target"]
+        np.testing.assert_allclose(ideal.draw(int(archive.hours[index]), contest.names, 0), truth, atol=0.02)
+    hour = contest.hours[1]
+    truth, fields = contest.read(hour)
+    np.testing.assert_array_equal(fields["ideal"][1], ideal.draw(hour, contest.names, 2))
+    assert np.abs(fields["ideal"][0] - truth).mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"seed": 5}, "the ideal ensemble is left out: the archive is of another recipe or terrain"),
+        ({"orography": "gone.nc"}, "the ideal ensemble is left out: gone.nc is not there"),
+        (None, "no terrain is known (--terrain): no lapse rate correction, no scores by kind of ground"),
+    ],
+)
+def test_what_is_not_known_is_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: dict | None, note: str
+) -> None:
+    plan = Archive(folder / "archive.zarr").plan
+    twin = None if change is None else plan["twin"] | change
+    monkeypatch.setattr(zarr.Group, "attrs", property(_attributes(plan | {"twin": twin})))
+    contest = systems(folder, "unet")
+    assert note in contest.notes and "ideal" not in [one.name for one in contest.systems]
+    assert "lapse rate" not in [one.name for one in contest.systems]
+
+
+def _attributes(plan: dict) -> object:
+    original = zarr.Group.attrs.fget
+
+    def attributes(group: zarr.Group) -> object:
+        held = dict(original(group)) | {"plan": plan}
+        return type("Attributes", (), {"asdict": lambda _: held})()
+
+    return attributes
+
+
+def test_what_does_not_fit_is_refused(folder: Path, tiny: dict[str, Path]) -> None:
+    with pytest.raises(LdmdownError, match="is on another grid than .*archive.zarr"):
+        Systems([str(tiny["unet"])], folder / "archive.zarr", "test", members=1)
+    with pytest.raises(LdmdownError, match="has no hours of the period validation"):
+        Systems([str(folder / "unet.safetensors")], folder / "archive.zarr", "validation", members=1)
+
+
+def test_the_whole_scorecard(folder: Path) -> None:
+    files = [str(folder / f"{name}.safetensors") for name in ("small", "kl")]
+    results, _ = score(Systems(files, folder / "archive.zarr", "test", members=3, every=6), Options())
+    scores = {name: parts["t2m"] for name, parts in results["scores"].items()}
+    assert scores["ideal"]["crps"]["value"] < scores["bilinear"]["crps"]["value"] < scores["LDM (kl)"]["crps"]["value"]
+    assert results["ratio_to_ideal"]["ideal"]["t2m"]["crps"]["value"] == 1
+    assert set(results["by_surface"]) == {"land", "sea", "mountains", "coast"}
+    assert (
+        results["by_surface"]["mountains"]["lapse rate"]["t2m"] != results["by_surface"]["mountains"]["bilinear"]["t2m"]
+    )
+    assert results["hours"]["count"] == 4 and "change_ratio" not in scores["ideal"]
