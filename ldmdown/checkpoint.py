@@ -64,10 +64,9 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
     """The networks of a configuration as far as a stage needs them, with fresh weights."""
     levels = len(config.denoiser.multipliers)
     targets, predictors = len(config.targets), len(config.predictors)
-    learned = not config.statics.given
-    grounds = config.statics.embedding if learned else len(config.statics.given)
+    grounds = len(config.statics.given) or config.statics.embedding
     grid = config.grid
-    statics = 0.1 * torch.randn(grounds, grid.rows, grid.cols)
+    statics = torch.zeros(grounds, grid.rows, grid.cols)
     unet = UNet(
         predictors + grounds,
         targets,
@@ -77,7 +76,7 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
     )
     baseline = _baseline(config, normalization) if config.unet.baseline == "bilinear" else None
     if stage != "ldm":
-        return Downscaler(unet, statics, learned=learned, factor=grid.factor, baseline=baseline)
+        return Downscaler(unet, statics, factor=grid.factor, baseline=baseline)
 
     def conditioner(settings: ConditionerConfig, levels: int) -> Conditioner:
         static_levels = config.autoencoder.levels
@@ -93,7 +92,6 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
     return Downscaler(
         unet,
         statics,
-        learned=learned,
         factor=grid.factor,
         baseline=baseline,
         residual=config.residual,

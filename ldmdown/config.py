@@ -94,9 +94,8 @@ class DataConfig(Section):
 class StaticsConfig(Section):
     """What the networks are told about the ground."""
 
-    given: tuple[str, ...] = ()  # fields of the ground, in the order of the channels; none: learn an embedding
-    embedding: int = 8  # channels of a learned fine-grid field
-    rate: float = 1e-2  # at which it is learned, without weight decay
+    given: tuple[str, ...] = ()  # fields of the ground, in the order of the channels; none: estimate an embedding
+    embedding: int = 8  # fields of the ground that the training hours tell of (models/ground)
 
 
 class UNetConfig(Section):

@@ -45,7 +45,6 @@ class Stage:
     settings: StageConfig
     modules: Mapping[str, nn.Module]
     tensors: Mapping[str, Tensor]  # all that is trained or counted, by its name in the state
-    ground_rate: float  # of the learned fields of the ground
     sources: Mapping[str, Source]  # "train" and "validation"
     loss: Callable[[Batch], Tensor]  # () or, of each crop, (B,)
     level: Callable[[Batch], Tensor] | None  # of noise of each crop, in [0, 1)
@@ -61,8 +60,6 @@ class Objective(nn.Module):
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(stage.modules)
-        if "statics" in stage.tensors:
-            self.register_parameter("statics", stage.tensors["statics"])  # type: ignore[arg-type]
         self.stage = stage
 
     def forward(self, batch: Batch) -> Tensor:
@@ -121,7 +118,7 @@ def fit(stage: Stage, run: Run, progress: Progress, *, resume: bool = False, cro
             for step, batch in ahead(make, range(state["step"], settings.steps)):
                 rate = schedule(step, settings) * state["factor"]
                 for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * rate
+                    group["lr"] = settings.rate * rate
                 optimizer.zero_grad()
                 loss = backward(parallel, batch, state["crops"])
                 nn.utils.clip_grad_norm_(objective.parameters(), settings.clip)
@@ -364,20 +361,16 @@ def _validate(stage: Stage, loss: Callable[[Batch], Tensor], run: Run, crops: in
 
 
 def _optimizer(stage: Stage) -> torch.optim.Optimizer:
-    """AdamW; the learned fields of the ground have a rate of their own and no decay."""
     settings = stage.settings
-    trained = {name: tensor for name, tensor in stage.tensors.items() if isinstance(tensor, nn.Parameter)}
-    for tensor in trained.values():
+    trained = [tensor for tensor in stage.tensors.values() if isinstance(tensor, nn.Parameter)]
+    for tensor in trained:
         tensor.requires_grad_()
-    ground = [trained.pop("statics")] if "statics" in trained else []
-    groups = [
-        {"params": list(trained.values()), "peak": settings.rate, "weight_decay": settings.weight_decay},
-        {"params": ground, "peak": stage.ground_rate, "weight_decay": 0.0},
-    ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        trained,
+        lr=settings.rate,
         betas=settings.betas,
-        fused=next(iter(trained.values())).is_cuda,
+        weight_decay=settings.weight_decay,
+        fused=trained[0].is_cuda,
     )
 
 

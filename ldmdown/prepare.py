@@ -143,7 +143,7 @@ def _statics(config: Config, root: Path) -> tuple[Sequence[str], NDArray[np.floa
             config.name,
             "fields of the ground are read from the published archive only",
             found=", ".join(config.statics.given),
-            cure="leave out statics.given: an embedding is learned in its stead",
+            cure="leave out statics.given: the training hours tell of it instead",
         )
     folder = root / config.data.published / STATICS
     names, fields, grid = read_published(folder)

@@ -21,15 +21,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from ldmdown import checkpoint, heldout, runtime, training_report
-from ldmdown.batches import Batch, Split, draw, field_source, hour, latent_source, noise, parts, times, write_latents
+from ldmdown.batches import (
+    Batch,
+    Source,
+    Split,
+    draw,
+    field_source,
+    hour,
+    latent_source,
+    noise,
+    parts,
+    times,
+    write_latents,
+)
 from ldmdown.card import find, sha256
 from ldmdown.config import Config, StageConfig, load_config
 from ldmdown.data.archive import Archive
 from ldmdown.data.twin import RECIPE
+from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
 from ldmdown.loop import Stage, fit
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
+from ldmdown.models.ground import CellRegression
 from ldmdown.models.vae import VAE
 from ldmdown.run import Run, load, on_disk
 
@@ -44,6 +58,7 @@ SECTIONS = {  # of the configuration, that a stage adds to what its weights depe
     "gan": ("gan",),
 }
 MEASURED_HOURS = 200  # for the coherence in time
+GROUND_HOURS = 1000  # at about this many training hours the ground is estimated
 SCORED_CROPS = 8
 
 
@@ -211,7 +226,7 @@ class Training:
             latents = self._latents(progress)
             sources = {use: latent_source(self.splits[use], part, self.processes) for use, part in latents.items()}
         trained = {
-            "unet": ("unet",) if self.config.statics.given else ("unet", "statics"),
+            "unet": ("unet", "statics"),
             "vae": ("autoencoder",),
             "scale": ("scale",),
             "ldm": ("conditioner", "denoiser"),
@@ -219,6 +234,8 @@ class Training:
         }[name]
         modules = {part: getattr(model, part) for part in trained if part not in ("statics", "discriminator")}
         held = model.state_dict(keep_vars=True)
+        if name == "unet" and not self.config.statics.given:
+            self._start_ground(sources["train"], progress)
         if name == "gan":
             assert self.discriminator is not None
             self._start_gan()
@@ -234,7 +251,6 @@ class Training:
             settings=self.settings(name),
             modules=modules,
             tensors={key: tensor for key, tensor in held.items() if key.split(".")[0] in trained},
-            ground_rate=self.config.statics.rate,
             sources=sources,
             loss=getattr(self, f"_{name}_loss"),
             level=times if name == "ldm" else None,
@@ -316,6 +332,27 @@ class Training:
 
         channels = autoencoder.latent_channels
         write_latents(path, splits, encode, channels, self.processes, lambda: progress.advance(task))
+
+    @torch.no_grad()
+    def _start_ground(self, source: Source, progress: Progress) -> None:
+        """Give the model the ground that the training hours tell of, unless it has one from another or before."""
+        model, config = self.model, self.config
+        if model.statics.any() or self.run.known_state("unet", self.fingerprint("unet")):
+            return
+        names = [name for name in config.predictors if name in config.targets or variable(name).derived]
+        channels = [config.predictors.index(name) for name in names]
+        whole = self.archive.grid.coarse.shape
+        cells = CellRegression(1 + len(names), len(config.targets), *self.archive.grid.shape)
+        places = range(0, len(source.split), max(1, len(source.split) // GROUND_HOURS))
+        task = progress.add_task("ground", total=len(places), note="")
+        for place in places:
+            batch = source.batch([source.crop(place, (0, 0), whole, place)])
+            fine = model.interpolate(batch["predictors"])
+            residual = (batch["target"] - model.start(fine))[0]
+            x = torch.cat([torch.ones_like(fine[0, :1]), fine[0, channels]])
+            cells.add(x.cpu(), residual.cpu())
+            progress.advance(task)
+        model.statics.copy_(cells.ground(len(model.statics)))
 
     def _start_scale(self, latents: Tensor) -> None:
         """Give a fresh scale each channel's deviation over the training hours, from which it learns to depart."""

@@ -86,7 +86,6 @@ def system(target: str, average: bool = True) -> Downscaler:
     model = Downscaler(
         unet,
         vectors(target)["input.static"][0],
-        learned=False,
         factor=8,
         autoencoder=vae,
         conditioner=conditioner,

@@ -85,7 +85,7 @@ class Downscaler(nn.Module):
     unet
         the mean, of predictors and statics on the fine grid.
     statics
-        (S, rows, cols): given fields of the ground, or with `learned` the start of a learned embedding.
+        (S, rows, cols): fields of the ground, given or estimated from the training data (models/ground).
     factor
         fine cells in a coarse one, along each axis.
     baseline
@@ -95,12 +95,13 @@ class Downscaler(nn.Module):
         whether latents are added to the mean; otherwise they are all of the target.
     """
 
+    statics: Tensor
+
     def __init__(
         self,
         unet: UNet,
         statics: Tensor,
         *,
-        learned: bool,
         factor: int,
         baseline: Baseline | None = None,
         residual: bool = True,
@@ -113,7 +114,7 @@ class Downscaler(nn.Module):
         super().__init__()
         self.unet = unet
         self.factor = factor
-        self.statics = nn.Parameter(statics, requires_grad=learned)
+        self.register_buffer("statics", statics)
         self.baseline = baseline
         self.residual = residual
         self.autoencoder = autoencoder
@@ -144,19 +145,29 @@ class Downscaler(nn.Module):
         if self.baseline is None:
             fine = predictors.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
             return self.unet(torch.cat([fine, statics], dim=1)).float()
-        fine = functional.interpolate(predictors.float(), scale_factor=self.factor, mode="bilinear")
+        fine = self.interpolate(predictors)
+        return self.start(fine) + self.unet(torch.cat([fine, statics], dim=1)).float()
+
+    def interpolate(self, predictors: Tensor) -> Tensor:
+        """Predictors on the fine grid, bilinearly."""
+        return functional.interpolate(predictors.float(), scale_factor=self.factor, mode="bilinear")
+
+    def start(self, fine: Tensor) -> Tensor:
+        """What the U-Net's output is added to: interpolated predictors in the targets' normalisation, or zero."""
+        if self.baseline is None:
+            targets = self.unet.outputs.out_channels
+            return fine.new_zeros((len(fine), targets, *fine.shape[-2:]))
         gain, offset = (
             torch.tensor(part, dtype=fine.dtype, device=fine.device)[:, None, None]
             for part in (self.baseline.gain, self.baseline.offset)
         )
-        start = gain * fine[:, list(self.baseline.channel)] + offset
-        return start + self.unet(torch.cat([fine, statics], dim=1)).float()
+        return gain * fine[:, list(self.baseline.channel)] + offset
 
     def base(self, predictors: Tensor, statics: Tensor) -> Tensor:
         """What decoded latents are added to: the mean, or zero where they are all of the target."""
         if self.residual:
             return self.mean(predictors, statics)
-        targets = self.unet.outputs.out_channels // self.unet.stem**2
+        targets = self.unet.outputs.out_channels
         return statics.new_zeros((len(predictors), targets, *statics.shape[-2:]))
 
     def condition(self, predictors: Tensor, statics: Tensor) -> Condition:

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from ldmdown.models.layers import DoubleConv
 
+REFINED = 8  # channels that a network with a stem brings back to the fine grid
+
 
 class EncoderBlock(nn.Module):
     """A double convolution, and its result halved by max-pooling."""
@@ -41,7 +43,8 @@ class UNet(nn.Module):
     """Encoder blocks e1, e2, ...; bottleneck b; decoder blocks d1, d2, ...; a 1x1 output convolution.
 
     With `stem` 2 the network works on a grid twice as coarse: the input is unshuffled (space to channels)
-    before the first level and the output shuffled back. Sides must divide by `multiple`.
+    before the first level, and what comes back is shuffled and convolved 3x3 with the input, so that no
+    pattern of 2 x 2 cells is left in the output. Sides must divide by `multiple`.
     """
 
     def __init__(
@@ -58,10 +61,16 @@ class UNet(nn.Module):
         widths = [bottleneck, *reversed(features)]
         for level in range(1, self.levels + 1):
             self.add_module(f"d{level}", DecoderBlock(widths[level - 1], widths[level]))
-        self.outputs = nn.Conv2d(features[0], out_channels * stem**2, 1)
+        if stem == 1:
+            self.outputs = nn.Conv2d(features[0], out_channels, 1)
+        else:
+            self.refine = nn.Conv2d(features[0], REFINED * stem**2, 1)
+            self.join = nn.Conv2d(REFINED + in_channels, REFINED, 3, padding=1)
+            self.outputs = nn.Conv2d(REFINED, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H, W)."""
+        fine = x
         x = functional.pixel_unshuffle(x, self.stem)
         skips = []
         for level in range(1, self.levels + 1):
@@ -70,4 +79,7 @@ class UNet(nn.Module):
         x = self.b(x)
         for level in range(1, self.levels + 1):
             x = self.get_submodule(f"d{level}")(x, skips.pop())
-        return functional.pixel_shuffle(self.outputs(x), self.stem)
+        if self.stem > 1:
+            x = functional.pixel_shuffle(self.refine(x), self.stem)
+            x = functional.relu(self.join(torch.cat([x, fine], dim=1)))
+        return self.outputs(x)

@@ -122,8 +122,6 @@ class _Way(ExitStack):
         with runtime.autocast(device, self.precision):
             loss = self.loss(batch).mean()
         loss.backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"]
         self.optimizer.step()
         return float(loss)
 

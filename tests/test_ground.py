@@ -1,0 +1,53 @@
+"""The ground that training data tell of, against numpy's least squares and against a terrain that was put in."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ldmdown.models.ground import RIDGE, CellRegression
+
+
+def hours(count: int, terrain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x = (1, a coarse state), y = a target that falls with the terrain, and one whose gain grows with it."""
+    random = torch.Generator().manual_seed(0)
+    state = torch.randn(count, 1, *terrain.shape, generator=random)
+    x = torch.cat([torch.ones_like(state), state], dim=1)
+    noise = 0.3 * torch.randn(count, 2, *terrain.shape, generator=random)
+    y = torch.stack([-terrain.expand(count, -1, -1), terrain * state[:, 0]], dim=1) + noise
+    return x, y
+
+
+def test_coefficients_and_deviation_are_those_of_least_squares_at_each_cell() -> None:
+    x, y = hours(50, torch.rand(3, 4, generator=torch.Generator().manual_seed(1)))
+    cells = CellRegression(2, 2, 3, 4)
+    for hour in zip(x, y, strict=True):
+        cells.add(*hour)
+    coefficients, deviation = cells.solve()
+    ridge = np.sqrt(50 * RIDGE) * np.eye(2)
+    for row, col in ((0, 0), (2, 3)):
+        design = x[:, :, row, col].double().numpy()
+        for target in range(2):
+            values = y[:, target, row, col].double().numpy()
+            expected = np.linalg.lstsq(np.vstack([design, ridge]), np.append(values, [0, 0]), rcond=None)[0]
+            np.testing.assert_allclose(coefficients[:, target, row, col], expected, atol=1e-5)
+            left = np.mean((values - design @ expected) ** 2)
+            np.testing.assert_allclose(deviation[target, row, col] ** 2, left, rtol=1e-4)
+
+
+def test_the_first_component_is_the_terrain() -> None:
+    """Slope and gain of every cell hold the same terrain, so one field explains both."""
+    terrain = torch.rand(24, 24, generator=torch.Generator().manual_seed(2))
+    cells = CellRegression(2, 2, 24, 24)
+    for hour in zip(*hours(400, terrain), strict=True):
+        cells.add(*hour)
+    ground = cells.ground(3)
+    correlation = np.corrcoef(ground[0].ravel(), terrain.ravel())[0, 1]
+    assert abs(correlation) > 0.99
+    torch.testing.assert_close(ground.square().mean(dim=(1, 2)), torch.ones(3))
+
+
+def test_components_that_do_not_exist_are_zero() -> None:
+    cells = CellRegression(1, 1, 4, 4)
+    cells.add(torch.ones(1, 4, 4), torch.rand(1, 4, 4))
+    assert not cells.ground(5)[2:].any()
