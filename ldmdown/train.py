@@ -115,27 +115,28 @@ class Training:
         torch.manual_seed(config.train.seed)
         model = checkpoint.build(config, self.archive.normalization, "ldm")
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.archive.statics:
-            model.statics.data = torch.from_numpy(self.archive.load_statics())
         self.run = Run(root / config.train.run, config, processes)
-        self._start(model)
+        self._start(model, root)
+        if self.archive.statics:
+            model.statics.copy_(torch.from_numpy(self.archive.load_statics()))
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.discriminator = self._discriminator()
         self._check(label)
         self.splits = {use: Split(self.archive, use) for use in ("train", "validation")}
 
-    def _start(self, model: Downscaler) -> None:
+    def _start(self, model: Downscaler, root: Path) -> None:
         """Take what fits of the weights of the checkpoint `train.start`."""
         self.start_hash = None
         if self.config.train.start is None:
             return
-        path = find(self.config.train.start)
+        start = self.config.train.start
+        path = root / start if (root / start).is_file() else find(start)
         self.start_hash = sha256(path)
         taken = checkpoint.take_fitting(path, model)
         if not taken:
             raise LdmdownError(path, "has no weights that fit the networks of the configuration",
                                cure="leave out train.start, or give the networks the sizes that "
-                               f"`ldmdown info {self.config.train.start}` prints")  # fmt: skip
+                               f"`ldmdown info {start}` prints")  # fmt: skip
         self.run.say(f"{taken} of {len(model.state_dict())} tensors start from {path}")
 
     def _check(self, label: Path) -> None:
@@ -341,16 +342,14 @@ class Training:
             return
         names = [name for name in config.predictors if name in config.targets or variable(name).derived]
         channels = [config.predictors.index(name) for name in names]
-        whole = self.archive.grid.coarse.shape
         cells = CellRegression(1 + len(names), len(config.targets), *self.archive.grid.shape)
-        places = range(0, len(source.split), max(1, len(source.split) // GROUND_HOURS))
-        task = progress.add_task("ground", total=len(places), note="")
-        for place in places:
-            batch = source.batch([source.crop(place, (0, 0), whole, place)])
+        hours = range(0, len(source.split), max(1, len(source.split) // GROUND_HOURS))
+        task = progress.add_task("ground", total=len(hours), note="")
+        for place in hours:
+            batch = source.batch([source.crop(place, (0, 0), self.archive.grid.coarse.shape, place)])
             fine = model.interpolate(batch["predictors"])
             residual = (batch["target"] - model.start(fine))[0]
-            x = torch.cat([torch.ones_like(fine[0, :1]), fine[0, channels]])
-            cells.add(x.cpu(), residual.cpu())
+            cells.add(torch.cat([torch.ones_like(fine[0, :1]), fine[0, channels]]).cpu(), residual.cpu())
             progress.advance(task)
         model.statics.copy_(cells.ground(len(model.statics)))
 

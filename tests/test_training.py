@@ -251,6 +251,26 @@ def test_latents_of_the_target_itself(folder: Path) -> None:
     np.testing.assert_allclose(decoded[0], target, atol=0.02)
 
 
+def test_weights_of_another_checkpoint_to_start_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a step the mean and its ground are kept as they are; what does not fit begins anew."""
+    train(folder / "small.yaml", "unet")
+    first = folder / "checkpoints" / "small.safetensors"
+    shutil.copy(first, folder / "first.safetensors")
+    kept = SMALL["train"] | {"start": "first.safetensors", "run": "again", "unet": STAGE | {"steps": 0, "rate": 1}}
+    train(write(folder, name="again", train=kept), "unet")
+    ours, theirs = (checkpoint.load(folder / "checkpoints" / f"{name}.safetensors") for name in ("again", "small"))
+    for name, tensor in ours.model.state_dict().items():
+        torch.testing.assert_close(tensor, theirs.model.state_dict()[name], rtol=0, atol=0)
+    assert ours.header["training"]["validation_loss"]["unet"] > 0
+    wider = {"features": [16], "bottleneck": 16}
+    train(write(folder, name="wider", unet=wider, train=kept | {"run": "wider"}), "unet")
+    model = checkpoint.load(folder / "checkpoints" / "wider.safetensors").model
+    torch.testing.assert_close(model.statics, theirs.model.statics)
+    write(folder, statics={"embedding": 3}, unet=wider, train=kept | {"start": "small.yaml", "run": "none"})
+    with pytest.raises(LdmdownError, match="is not a checkpoint"):
+        train(folder / "small.yaml")
+
+
 def test_stages_come_in_order(folder: Path) -> None:
     with pytest.raises(LdmdownError) as caught:
         train(folder / "small.yaml", "ldm")
@@ -454,7 +474,7 @@ def test_the_folder_of_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "vae-000010",
     ]
     best, last = (load(run / f"unet.{which}.pt")["tensors"] for which in ("best", "state"))
-    assert best.keys() == last.keys() and not torch.equal(best["unet.outputs.weight"], last["unet.outputs.weight"])
+    assert best.keys() == last.keys() and not torch.equal(best["unet.b.conv.0.weight"], last["unet.b.conv.0.weight"])
     assert [step for name, _, step in Board.scalars if name == "vae/loss"] == list(range(1, 11))
     lost = json.loads(next(run.glob("vae-*.json")).read_text())
     assert list(lost) == ["t2m", "u10", "v10"] and max(lost["u10"].values()) > 0.5
