@@ -247,6 +247,7 @@ class Training:
             self._start_scale(latents["train"])
         if name == "ldm" and self.config.autoencoder.kind == "kl":
             self.reconstruction()
+        self.processes.wait()  # what is on the disk decided what each has done
         return Stage(
             name=name,
             settings=self.settings(name),

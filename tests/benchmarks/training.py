@@ -123,7 +123,7 @@ class _Way(ExitStack):
             loss = self.loss(batch).mean()
         loss.backward()
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
 
 def memory(folder: Path, again: bool) -> None:
