@@ -433,17 +433,12 @@ class Training:
         if self.processes.first and not path.exists():
             lost = heldout.reconstruction(self.model, self.splits["validation"], self.device)
             path.write_text(json.dumps(lost, indent=2))
-            worst = {
-                name: {band: loss for band, loss in bands.items() if loss > heldout.LOSS}
-                for name, bands in lost.items()
-            }
-            losses = "; ".join(
-                f"{name} " + ", ".join(f"{loss:.1f} dB from {band} km" for band, loss in bands.items())
-                for name, bands in worst.items()
-                if bands
-            )
+            worst = {name: max(bands.items(), key=lambda band: band[1]) for name, bands in lost.items()}
+            losses = [
+                f"{name} {loss:.1f} dB from {band} km" for name, (band, loss) in worst.items() if loss > heldout.LOSS
+            ]
             if losses:
-                self.run.say(f"warning: the latent space loses power: {losses}\n  cure: {heldout.CURE}")
+                self.run.say(f"warning: the latent space loses power: {', '.join(losses)}\n  cure: {heldout.CURE}")
         self.processes.wait()
 
     def _show(self, name: str, step: int) -> None:
