@@ -383,10 +383,13 @@ def _blocks(objective: nn.Module) -> list[nn.Module]:
 
 
 def _say_parts(stage: Stage, run: Run, state: State) -> None:
-    share = stage.settings.batch // run.processes.size
-    if state["crops"] < share or state["checkpointing"]:
-        how = ", with activation checkpointing" if state["checkpointing"] else ""
-        run.say(f"{stage.name}: memory takes {state['crops']} of {share} crops at a time{how}; gradients add up")
+    share, ways = stage.settings.batch // run.processes.size, []
+    if state["crops"] < share:
+        ways.append(f"{state['crops']} of {share} crops at a time, whose gradients add up")
+    if state["checkpointing"]:
+        ways.append("activation checkpointing")
+    if ways:
+        run.say(f"{stage.name}: {', '.join(ways)}")
 
 
 def _clone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -247,6 +247,7 @@ class Training:
             self._start_scale(latents["train"])
         if name == "ldm" and self.config.autoencoder.kind == "kl":
             self.reconstruction()
+        self.processes.wait()  # what is on the disk decided what each has done
         return Stage(
             name=name,
             settings=self.settings(name),
@@ -336,9 +337,9 @@ class Training:
 
     @torch.no_grad()
     def _start_ground(self, source: Source, progress: Progress) -> None:
-        """Give the model the ground that the training hours tell of, unless it starts from another's."""
+        """Give the model the ground that the training hours tell of, unless it has one from another or before."""
         model, config = self.model, self.config
-        if model.statics.any():
+        if model.statics.any() or self.run.known_state("unet", self.fingerprint("unet")):
             return
         names = [name for name in config.predictors if name in config.targets or variable(name).derived]
         channels = [config.predictors.index(name) for name in names]
@@ -432,17 +433,12 @@ class Training:
         if self.processes.first and not path.exists():
             lost = heldout.reconstruction(self.model, self.splits["validation"], self.device)
             path.write_text(json.dumps(lost, indent=2))
-            worst = {
-                name: {band: loss for band, loss in bands.items() if loss > heldout.LOSS}
-                for name, bands in lost.items()
-            }
-            losses = "; ".join(
-                f"{name} " + ", ".join(f"{loss:.1f} dB from {band} km" for band, loss in bands.items())
-                for name, bands in worst.items()
-                if bands
-            )
+            worst = {name: max(bands.items(), key=lambda band: band[1]) for name, bands in lost.items()}
+            losses = [
+                f"{name} {loss:.1f} dB from {band} km" for name, (band, loss) in worst.items() if loss > heldout.LOSS
+            ]
             if losses:
-                self.run.say(f"warning: the latent space loses power: {losses}\n  cure: {heldout.CURE}")
+                self.run.say(f"warning: the latent space loses power: {', '.join(losses)}\n  cure: {heldout.CURE}")
         self.processes.wait()
 
     def _show(self, name: str, step: int) -> None:

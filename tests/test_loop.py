@@ -10,6 +10,7 @@ from torch import nn
 from ldmdown import heldout, loop, runtime
 from ldmdown.batches import noise, parts, times
 from ldmdown.config import StageConfig
+from ldmdown.errors import LdmdownError
 from ldmdown.loop import Average
 from ldmdown.models.unet import UNet
 
@@ -125,3 +126,12 @@ def test_power_lost_by_wavelength() -> None:
     lost = heldout.lost((0.5 * rows + cols)[None], reference, 2.0)
     assert lost["32"] == pytest.approx(20 * np.log10(2), abs=1e-6)
     assert lost["128"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "many"])
+def test_batch_size_on_the_command_line(text: str) -> None:
+    from ldmdown.cli import _crops
+
+    assert (_crops("auto"), _crops("4")) == (None, 4)
+    with pytest.raises(LdmdownError, match="--batch-size: is no number of crops"):
+        _crops(text)

@@ -35,6 +35,7 @@ from ldmdown.train import Training, train
 ALONE = Processes(0, 1, 1, torch.device("cpu"))
 
 CONDITIONER = {"statics_dim": 16, "predictors_dim": 16, "out_dim": 16, "depth": 1}
+GAN = {"widths": [4, 8, 8, 8], "start": 0.5}
 STAGE = {"batch": 4, "crop": 4, "validate_every": 5, "ema": 0.5}
 SMALL = {
     "name": "small",
@@ -218,7 +219,7 @@ def test_the_papers_latent_space(folder: Path, capsys: pytest.CaptureFixture[str
 def test_a_gan_learns_beside_and_goes_on_after_a_kill(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its own U-Net, and a discriminator from half of the way; its checkpoint has a name of its own."""
     settings = SMALL["train"] | {"gan": STAGE | {"steps": 40, "rate": 0.005}}
-    path = write(folder, gan={"widths": [4, 8, 8, 8], "start": 0.5}, train=settings)
+    path = write(folder, gan=GAN, train=settings)
     train(path, "unet")
     other = tmp_path_factory.mktemp("gan") / "copy"
     shutil.copytree(folder, other)
@@ -405,11 +406,11 @@ def test_parts_of_a_batch_add_up(folder: Path, capsys: pytest.CaptureFixture[str
             for file in (folder / "run").glob(f"{name}.*"):
                 shutil.copy(file, place / "run")
     train(other / "small.yaml", "ldm", batch_size=1)
-    assert "ldm: memory takes 1 of 4 crops at a time; gradients add up" in capsys.readouterr().err
+    assert "ldm: 1 of 4 crops at a time, whose gradients add up\n" in capsys.readouterr().err
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "free_memory", lambda device: 0)
         train(third / "small.yaml", "ldm")
-    assert "ldm: memory takes 1 of 4 crops at a time, with activation checkpointing" in capsys.readouterr().err
+    assert "ldm: 1 of 4 crops at a time, whose gradients add up, activation checkpointing\n" in capsys.readouterr().err
     expected = [float(loss) for _, loss, _ in losses(folder, "ldm")]
     for place in (other, third):
         np.testing.assert_allclose([float(loss) for _, loss, _ in losses(place, "ldm")], expected, atol=1e-5)
@@ -538,22 +539,27 @@ def torchrun(folder: Path, processes: int, *options: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(folder: Path) -> None:
-    """Of each batch one takes a half: 50 steps of vae and ldm in float32."""
+    """Each takes a half of a batch, crop by crop: 50 steps of vae and ldm in float32; unet and gan at least run."""
     stages = {name: STAGE | {"steps": 50, "validate_every": 25, "rate": 1e-4} for name in ("vae", "ldm")}
     latent_space = {"kind": "kl", "multiplier": 2, "minimum": 4}
-    path = write(folder, autoencoder=latent_space, scale=None, train=SMALL["train"] | stages)
+    stages["gan"] = STAGE | {"steps": 10, "rate": 0.001}
+    path = write(folder, autoencoder=latent_space, scale=None, gan=GAN, train=SMALL["train"] | stages)
     train(path)
     other = folder / "two"
     write_below(other, folder)
     for file in (folder / "run").glob("unet.*"):
         shutil.copy(file, other / "run")
-    torchrun(other, 2)
+    torchrun(other, 2, "--batch-size", "1")
     for stage in ("vae", "ldm"):
         ours, theirs = (read_losses(place / "run" / f"{stage}.csv") for place in (other, folder))
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=0, atol=1e-5)
         np.testing.assert_allclose(ours["validation"], theirs["validation"], rtol=0, atol=1e-5)
     ours, theirs = (checkpoint.load(place / "checkpoints" / "small.safetensors") for place in (other, folder))
     assert ours.header["training"]["steps"] == theirs.header["training"]["steps"]
+    assert np.isfinite(read_losses(other / "run" / "gan.csv")["loss"]).all()
+    (other / "run" / "unet.state.pt").unlink()
+    torchrun(other, 2, "--stage", "unet")
+    assert len(read_losses(other / "run" / "unet.csv")["loss"]) == 30
 
 
 @pytest.mark.slow
