@@ -44,7 +44,7 @@ def boxplots(results: Results) -> Figure:
     hourly, names = results["hourly"], style.main_variables(results)
     systems = [system for system in _systems(results) if system in hourly]
     colours = style.colours(results["systems"])
-    figure = Figure(figsize=(WIDTH, (0.24 * len(systems) + 0.8) * len(names)))
+    figure = Figure(figsize=(WIDTH, (max(1.2, 0.24 * len(systems)) + 0.8) * len(names)))
     rows = figure.subplots(len(names), len(BOXES), squeeze=False, sharey=True)
     for axes, name in zip(rows, names, strict=True):
         for axis, (score, title) in zip(axes, BOXES.items(), strict=True):
@@ -163,7 +163,8 @@ def spectra(results: Results) -> Figure:
         for system, line in _lines(results, part["effective_resolution_km"]):
             reached = part["effective_resolution_km"][system]
             if reached is not None:
-                bottom.plot(reached, -1, "o", color=line["color"], markersize=4.5, markeredgecolor="white", zorder=5)
+                ratio = np.interp(reached, wavelength[::-1], ratios[system][::-1])
+                bottom.plot(reached, ratio, "o", color=line["color"], markersize=4.5, markeredgecolor="white", zorder=5)
         bottom.axhspan(-1, 1, color="#eef1f3", zorder=0)
         bottom.axhline(0, color="black", linewidth=0.8)
         every = np.concatenate(list(ratios.values()))

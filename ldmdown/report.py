@@ -245,7 +245,7 @@ FIGURES = {
     "spectra": (
         "Scales",
         "Power by wavelength, and its ratio to the reference's; dots mark the effective resolution, the shortest "
-        "wavelength down to which power stays within 1 dB (shaded).",
+        "wavelength down to which power stays within 1 dB (shaded), but for chance.",
         "Power spectra of temperature and kinetic energy of the reference and of {systems}, with their ratios in "
         "decibels.",
     ),
