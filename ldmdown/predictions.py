@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from ldmdown.data.era5 import CONVERSIONS, EQUAL_UNITS, open_era5, source_grid
+from ldmdown.data.era5 import open_era5, source_grid
 from ldmdown.data.grid import Array, SourceGrid, regrid
 from ldmdown.data.reference import Reference, open_reference
 from ldmdown.data.terrain import Terrain, read_heights
@@ -178,20 +178,7 @@ def _open(files: Sequence[Path], names: Sequence[str]) -> Reference:
     if geographic and single:
         era5 = open_era5(files, names)  # which converts units
         return Reference(era5, names, source_grid(era5), files[0])
-    opened = open_reference(files, names)
-    for name in names:
-        units, wanted = opened.dataset[name].attrs.get("units"), variable(name).units
-        if units is not None and EQUAL_UNITS.get(str(units).replace("**", ""), units) != wanted:
-            raise LdmdownError(
-                files[0],
-                f"{name} has other units than the variables of ldmdown",
-                found=str(units),
-                expected=wanted,
-                cure="convert the field, such as with CDO's addc,273.15 and setunit"
-                if (units, wanted) in CONVERSIONS
-                else "correct its units attribute",
-            )
-    return opened
+    return open_reference(files, names)
 
 
 def _finest(parts: Sequence[Reference]) -> int:

@@ -135,13 +135,9 @@ def test_a_rotated_reference_comes_to_the_grid_of_the_prediction(tmp_path: Path)
 def test_units_that_clash(tmp_path: Path) -> None:
     truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
     everything = slice(None)
-    with pytest.raises(LdmdownError) as caught:
+    with pytest.raises(LdmdownError, match=r"t2m is not physical at .*\n  found: 5\d\d"):
         Predictions([fields_of(truth, everything, everything, t2m="degC")], [truth])
-    assert str(caught.value).endswith(
-        "t2m has other units than the variables of ldmdown\n  found: degC\n  expected: K\n"
-        "  cure: convert the field, such as with CDO's addc,273.15 and setunit"
-    )
-    with pytest.raises(LdmdownError, match="u10 has other units .*\n  found: furlong"):
+    with pytest.raises(LdmdownError, match="u10 has units that are not understood\n  found: furlong"):
         Predictions([truth], [fields_of(truth, everything, everything, u10="furlong")])
 
 
