@@ -81,7 +81,7 @@ def _on_cluster(function: Callable[[Any], Any], items: Sequence[Any], address: s
     except (OSError, ValueError) as error:
         cure = "give the address that `dask scheduler` prints, such as tcp://host:8786"
         raise LdmdownError(address, "no Dask scheduler answers there", found=str(error), cure=cure) from None
-    with client:
+    with client, client.as_current():
         futures = client.map(_alone, [function] * len(items), items, pure=False)
         for future in as_completed(futures):
             future.result()
