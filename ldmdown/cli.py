@@ -63,7 +63,9 @@ def _root(
 
 @app.command()
 def downscale(
-    files: Annotated[list[str], typer.Argument(help="ERA5 files: NetCDF old or new, GRIB, globs.")],
+    files: Annotated[
+        list[str], typer.Argument(help="ERA5: NetCDF, GRIB, zip, Zarr (also gs:// and the like), folders, globs.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The NetCDF file to write.")],
     checkpoint: Annotated[
         str | None,

@@ -16,7 +16,6 @@ import numpy as np
 import pyproj  # noqa: F401  before eccodes, which crashes otherwise
 import pytest
 import xarray as xr
-import zarr
 from eccodes import (
     codes_grib_multi_append,
     codes_grib_multi_new,
@@ -30,6 +29,7 @@ from eccodes import codes_grib_new_from_samples as new_message
 
 from ldmdown.data.era5 import CoarsePredictors, covered_window, open_era5
 from ldmdown.data.grid import Grid
+from ldmdown.downscale import Options, _window
 from ldmdown.errors import LdmdownError
 
 HOURS = np.arange(np.datetime64("2021-02-28T18", "h"), np.datetime64("2021-03-01T08", "h"))  # two months
@@ -536,6 +536,16 @@ def test_calendars_of_climate_models(calendar: str, note: str, tmp_path: Path) -
     assert isinstance(days[0], cftime.datetime) and found.notes[-1] == note.replace("(3)", f"({5 - len(kept)})")
 
 
+def test_a_degree_is_warned_about_and_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lat, lon = np.arange(30, 52.0), np.arange(0, 25.0)
+    values = np.full((1, len(lat), len(lon)), 280, np.float32)
+    dataset = xr.Dataset({"tas": (("time", "lat", "lon"), values, {"units": "K"})},
+                         {"time": HOURS[:1].astype("datetime64[ns]"), "lat": lat, "lon": lon})  # fmt: skip
+    found = open_era5([written(dataset, tmp_path / "tas.nc")], ("t2m",))
+    assert _window(found, Grid(), Options()) == Grid().whole
+    assert "the input's cells are 1 degrees wide; the checkpoint knows ERA5's 0.25" in capsys.readouterr().err
+
+
 # What is said of files that do not serve
 
 
@@ -619,4 +629,3 @@ def test_a_store_that_is_broken(tmp_path: Path) -> None:
     (tmp_path / "store" / "zarr.json").write_text("{")
     with pytest.raises(LdmdownError, match=f"{tmp_path / 'store'}: cannot be opened as Zarr"):
         open_era5([tmp_path / "store"], ("t2m",))
-    assert zarr.__version__

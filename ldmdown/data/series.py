@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +42,12 @@ class Series(BackendArray):
         table = _Table.of(pieces)
         if accumulated:
             table = _hourly(table, pieces, conversions)
-        self._table = table.take(np.lexsort((table.rank, table.valid - table.run, table.valid)))
-        valid, run = self._table.valid, self._table.run
-        self.hours, self._first, self._count = np.unique(valid, return_index=True, return_counts=True)
-        self.overlapping = bool(((np.diff(valid) == 0) & (np.diff(run) != 0)).any())
-        self.longest = int(self._table.length.max(initial=1))
+        table = table.take(np.lexsort((table.rank, table.valid - table.run, table.valid)))
+        hours, first, count = np.unique(table.valid, return_index=True, return_counts=True)
+        self.hours, self._first, self._count = hours.astype(np.int64), first.astype(np.int32), count.astype(np.int32)
+        self.overlapping = bool(((np.diff(table.valid) == 0) & (np.diff(table.run) != 0)).any())
+        self._sources = table.sources
+        self.longest = int(table.length.max(initial=1))
         self.shape = (len(self.hours), len(pieces[0].axes.lat), len(pieces[0].axes.lon))
         self.dtype = np.dtype(np.float32)
 
@@ -60,19 +61,19 @@ class Series(BackendArray):
         for candidate in range(int(self._count[hours].max(initial=0))):
             missing = (self._count[hours] > candidate) & np.isnan(block).any(axis=(1, 2))
             if missing.any():
-                found = self._values(self._table.take(self._first[hours[missing]] + candidate), rows, cols)
+                found = self._values(self._sources.take(self._first[hours[missing]] + candidate), rows, cols)
                 block[missing] = np.where(np.isnan(block[missing]), found, block[missing])
         return block[tuple(slice(None) if one.ndim else 0 for one in chosen)]
 
-    def _values(self, table: _Table, rows: Places, cols: Places) -> Array:
+    def _values(self, at: _Sources, rows: Places, cols: Places) -> Array:
         """Fields with sums reduced to an hour's."""
-        block = self._stored(table.piece, table.index, rows, cols)
-        later = table.earlier_piece >= 0
+        block = self._stored(at.piece, at.index, rows, cols)
+        later = at.earlier_piece >= 0
         if later.any():
-            block[later] -= self._stored(table.earlier_piece[later], table.earlier_index[later], rows, cols)
-        return block / table.length[:, None, None]
+            block[later] -= self._stored(at.earlier_piece[later], at.earlier_index[later], rows, cols)
+        return block if (at.length == 1).all() else block / at.length[:, None, None]
 
-    def _stored(self, piece: Places, index: Places, rows: Places, cols: Places) -> Array:
+    def _stored(self, piece: NDArray[np.int32], index: NDArray[np.int32], rows: Places, cols: Places) -> Array:
         """Fields as the pieces hold them, neighbours read together, in the wanted units."""
         blocks = []
         ends = np.flatnonzero((np.diff(piece) != 0) | (np.diff(index) != 1)) + 1
@@ -84,31 +85,46 @@ class Series(BackendArray):
 
 
 @dataclass(frozen=True)
-class _Table:
-    """All fields of all pieces, an entry each.
+class _Sources:
+    """Where each of many fields lies.
 
     An hour's value is the difference from an earlier field, if there is one, over the length between them [h].
     """
 
-    piece: Places
-    index: Places
-    valid: Hours
-    run: Hours
-    rank: Hours
-    earlier_piece: Places
-    earlier_index: Places
-    length: Hours
+    piece: NDArray[np.int32]
+    index: NDArray[np.int32]
+    earlier_piece: NDArray[np.int32]
+    earlier_index: NDArray[np.int32]
+    length: NDArray[np.int32]
+
+    def take(self, entries: NDArray[Any]) -> Self:
+        """Some of them, in the order given."""
+        return type(self)(*(getattr(self, one.name)[entries] for one in fields(self)))
+
+
+@dataclass(frozen=True)
+class _Table(_Sources):
+    """All fields of all pieces, and what decides between them."""
+
+    valid: NDArray[np.int32]
+    run: NDArray[np.int32]
+    rank: NDArray[np.int32]
 
     @classmethod
     def of(cls, pieces: Sequence[Piece]) -> _Table:
         sizes = [len(piece.valid) for piece in pieces]
-        valid, run, rank = (np.concatenate([getattr(one, name) for one in pieces]) for name in ("valid", "run", "rank"))
-        nothing = np.full(len(valid), -1)
-        piece, index = np.repeat(np.arange(len(pieces)), sizes), np.concatenate([np.arange(size) for size in sizes])
-        return cls(piece, index, valid, run, rank, nothing, nothing, np.ones_like(valid))
+        valid, run, rank = (
+            np.concatenate([getattr(one, name) for one in pieces]).astype(np.int32) for name in ("valid", "run", "rank")
+        )
+        piece = np.repeat(np.arange(len(pieces), dtype=np.int32), sizes)
+        index = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
+        nothing = np.full_like(valid, -1)
+        return cls(piece, index, nothing, nothing, np.ones_like(valid), valid, run, rank)
 
-    def take(self, entries: Places | NDArray[np.bool_]) -> _Table:
-        return _Table(*(getattr(self, field.name)[entries] for field in fields(self)))
+    @property
+    def sources(self) -> _Sources:
+        """Without what is decided: of decades of hours that would be large."""
+        return _Sources(*(getattr(self, one.name) for one in fields(_Sources)))
 
 
 def _hourly(table: _Table, pieces: Sequence[Piece], conversions: Sequence[Conversion]) -> _Table:
@@ -133,9 +149,9 @@ def _hourly(table: _Table, pieces: Sequence[Piece], conversions: Sequence[Conver
     pairs = earlier >= 0
     table = replace(
         table,
-        earlier_piece=np.where(pairs, table.piece[earlier], -1),
-        earlier_index=np.where(pairs, table.index[earlier], -1),
-        length=length,
+        earlier_piece=np.where(pairs, table.piece[earlier], -1).astype(np.int32),
+        earlier_index=np.where(pairs, table.index[earlier], -1).astype(np.int32),
+        length=length.astype(np.int32),
     )
     return table.take((length > 0) & (length <= LONGEST))
 
