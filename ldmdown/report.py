@@ -294,7 +294,8 @@ def write_report(path: Path, results: Results, pictures: Pictures | None, figure
     parts["What the scores mean"] = [_meanings(results)]
     grid, hours = results["grid"], results["hours"]
     lead = (
-        f"<p>{hours['count']:,} hours on {hours['days']} days, {hours['first']} to {hours['last']} UTC; "
+        f"<p>{_counted(hours['count'], 'hour')} on {_counted(hours['days'], 'day')}, "
+        f"{hours['first']} to {hours['last']} UTC; "
         f"{grid['rows']} × {grid['cols']} cells of {grid['spacing_km']:g} km ({html.escape(grid['crs'])}); "
         f"reference: {html.escape(results['reference']['name'])}.</p>"
     )
@@ -472,8 +473,14 @@ def _system(system: Mapping[str, Any], place: int, colours: Mapping[str, str]) -
 
 
 def _header(results: Results, score: str, name: str) -> str:
+    """A score with its units, which do not break."""
     units = results["score_info"][score]["units"]
-    return style.labelled(SHORT.get(score, score), results["variables"][name]["units"] if units == "field" else units)
+    units = results["variables"][name]["units"] if units == "field" else units
+    return style.labelled(SHORT.get(score, score), units).replace(" s⁻¹", "\u00a0s⁻¹")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _decimal(value: float, decimals: int) -> str:
