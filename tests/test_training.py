@@ -296,8 +296,8 @@ def kill_when(folder: Path, stage: str, step: int) -> None:
 
 def wait_for_row(folder: Path, stage: str, step: int, process: subprocess.Popen[bytes]) -> None:
     path = folder / "run" / f"{stage}.csv"
-    for _ in range(3000):
-        if path.exists() and path.read_text().count("\n") > step:
+    for _ in range(30000):
+        if (path.exists() and path.read_text().count("\n") > step) or process.poll() is not None:
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -148,7 +148,7 @@ def memory(folder: Path, again: bool) -> None:
     verb.Archive = partial(MadeUp, config)  # type: ignore[misc,assignment]
     with runtime.processes() as processes, _progress(processes) as progress:
         training = Training(config, folder, path, processes)
-        for stage in training.order:
+        for stage in training.up_to(["ldm"]):
             loop.fit(training.stage(stage, progress), training.run, progress, crops=None if again else 1)
     parameters = sum(part.numel() for part in training.model.parameters())
     print(f"{parameters / 1e6:.0f} M parameters, crop {SIDE}, batch 1{', blocks computed again' if again else ''}")
