@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ldmdown.config import StageConfig
-from ldmdown.data.archive import PRECISION, Archive
+from ldmdown.data.archive import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import Processes, free_memory
 
@@ -143,7 +143,7 @@ def field_source(split: Split, processes: Processes, *, hold: bool = True) -> So
     predictors = _predictors(split, processes, hold=hold)
     gain, shift = (
         torch.as_tensor(part, device=processes.device)
-        for part in (1 / (PRECISION * deviation), (offset - mean) / deviation)
+        for part in (1 / (archive.steps * deviation), (offset - mean) / deviation)
     )
     return Source("target", split, predictors, field, archive.grid.factor, gain, shift)
 
