@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,12 +63,20 @@ def test_what_is_put_in_comes_out(archive: Archive) -> None:
 
 def test_the_compact_form_is_exact(archive: Archive) -> None:
     offset = np.array([283, 0], np.float32)[:, None, None]
-    compact = archive.load_targets(np.array([3, 29]), offset)
-    assert compact.dtype == np.int16 and archive.target_bytes == compact[0].nbytes
-    np.testing.assert_array_equal(compact[1] / archive.steps + offset, archive.read(29)["target"])
+    compact = archive.read_target(29, offset, slice(None), slice(None))
+    assert compact.dtype == np.int16 and archive.target_bytes == compact.nbytes
+    np.testing.assert_array_equal(compact / archive.steps + offset, archive.read(29)["target"])
     part = archive.read_target(29, offset, slice(100, 140), slice(3, 9))
-    np.testing.assert_array_equal(part, compact[1, :, 100:140, 3:9])
+    np.testing.assert_array_equal(part, compact[:, 100:140, 3:9])
     np.testing.assert_array_equal(archive.load_predictors(np.array([29]))[0], archive.read(29)["predictors"])
+
+
+def test_a_day_that_has_gone_from_the_disk_is_no_field_of_numbers(archive: Archive) -> None:
+    shutil.rmtree(archive.path / "target" / "c" / "1")
+    assert np.isfinite(archive.read(3)["target"]).all()
+    for read in (archive.read, lambda index: archive.read_target(index, np.zeros((2, 1, 1)), slice(4), slice(4))):
+        with pytest.raises(ValueError, match="its part of the archive is gone"):
+            read(29)
 
 
 def test_a_day_is_a_shard_of_tiles_about_as_large_as_a_crop(archive: Archive) -> None:

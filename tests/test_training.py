@@ -121,13 +121,6 @@ def test_statistics_are_those_of_the_training_days(prepared: Path) -> None:
         )
 
 
-def test_a_pixel_of_the_compact_form_is_exact(prepared: Path) -> None:
-    archive = Archive(prepared / "archive.zarr")
-    offset = np.array([280, 0, 0], np.float32)[:, None, None]
-    compact = archive.load_targets(np.array([3, 50]), offset)
-    np.testing.assert_array_equal(compact[1] / np.float32(256) + offset, archive.read(50)["target"])
-
-
 def test_prepared_again_it_is_left_alone(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(prepared / "small.yaml")
     assert "is there already, prepared with this configuration" in capsys.readouterr().err

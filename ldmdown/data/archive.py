@@ -146,7 +146,7 @@ class Archive:
         slot = self._slots[index]
         return {
             "predictors": self._predictors[slot, :, row : row + rows, col : col + cols],
-            "target": self._packing.unpack(self._target[slot, :, *fine]),
+            "target": self._packing.unpack(self._numbers(index, *fine)),
         }
 
     def load_statics(self) -> Field:
@@ -158,27 +158,33 @@ class Archive:
         """These hours (hour, P, rows, cols)."""
         return self._collect(lambda index: self._predictors[self._slots[index]], indices, np.float32)
 
-    def load_targets(self, indices: NDArray[np.int64], offset: Field) -> NDArray[np.int16]:
-        """These hours as (value - offset) x steps, (hour, T, rows, cols), exactly and in half the memory.
+    def read_target(self, index: int, offset: Field, rows: slice, cols: slice) -> NDArray[np.int16]:
+        """A part of one hour as (value - offset) x steps, (T, rows, cols), exactly and in half the memory.
 
         `offset` (T, 1, 1) are whole numbers from which no value is further than 2^15 - 1 steps.
-        """
-        everything = slice(None)
-        return self._collect(lambda index: self.read_target(index, offset, everything, everything), indices, np.int16)
 
-    def read_target(self, index: int, offset: Field, rows: slice, cols: slice) -> NDArray[np.int16]:
-        """A part of one hour (T, rows, cols), as `load_targets` gives it."""
+        Raises
+        ------
+        ValueError
+            if the part has gone from the disk.
+        """
         shift = np.rint((self._packing.offset - offset) * self._packing.steps).astype(np.int16)
-        return self._target[self._slots[index], :, rows, cols] + shift
+        return self._numbers(index, rows, cols) + shift
+
+    def _numbers(self, index: int, rows: slice, cols: slice) -> NDArray[np.int16]:
+        numbers = self._target[self._slots[index], :, rows, cols]
+        if (numbers == ABSENT).any():
+            raise ValueError("its part of the archive is gone")
+        return numbers
 
     @property
     def steps(self) -> Field:
-        """(T, 1, 1): the steps of a unit in `load_targets`, a power of two each."""
+        """(T, 1, 1): the steps of a unit in `read_target`, a power of two each."""
         return self._packing.steps
 
     @property
     def target_bytes(self) -> int:
-        """Memory that an hour takes in `load_targets`."""
+        """Memory that an hour of `read_target` takes."""
         return 2 * int(np.prod(self._target.shape[1:]))
 
     def _collect(self, read: Callable[[int], Any], indices: NDArray[np.int64], dtype: Any) -> Any:
