@@ -149,7 +149,7 @@ def test_options_that_do_not_serve(
 
 
 def wait_for(folder: Path, hours: int) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         if len(list(folder.glob("*.nc"))) >= hours:
             return
         time.sleep(0.05)
