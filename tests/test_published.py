@@ -68,6 +68,7 @@ def configuration(folder: Path, **changes: Any) -> Path:
         "conditioner": {"statics_dim": 16, "predictors_dim": 8, "out_dim": 8, "depth": 1},
         "denoiser": {"channels": 8},
         "gan": {"widths": [4, 4, 4, 4], "start": 0.5},
+        "sampler": {"steps": 5},
         "train": dict.fromkeys(("unet", "vae", "ldm", "gan"), STAGE),
     }
     path = folder / "cut.yaml"
@@ -93,6 +94,7 @@ def test_fields_come_back_in_physical_units(published: Path) -> None:
     assert archive.normalization["predictors"].mean["t2m"] == pytest.approx(1, abs=1)
 
 
+@pytest.mark.slow
 def test_all_systems_of_the_paper_are_trained(published: Path) -> None:
     path = configuration(published)
     prepare(path)

@@ -209,6 +209,7 @@ def test_the_papers_latent_space(folder: Path, capsys: pytest.CaptureFixture[str
     assert "warning: the latent space loses power: t2m" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_gan_learns_beside_and_goes_on_after_a_kill(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its own U-Net, and a discriminator from half of the way; its checkpoint has a name of its own."""
     settings = SMALL["train"] | {"gan": STAGE | {"steps": 40, "rate": 0.005}}
@@ -297,6 +298,7 @@ def wait_for_row(folder: Path, stage: str, step: int, process: subprocess.Popen[
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with_it_learns_the_same(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """In mid-stage, of the mean and of the denoiser: the same losses and the same weights."""
     other = tmp_path_factory.mktemp("killed")
@@ -389,6 +391,7 @@ def test_hours_that_cannot_be_read(
     assert "expected: at most 1% of 48 hours" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One crop at a time, and again with blocks that are computed twice: the losses of the whole batch."""
     other, third = folder / "parts", folder / "checkpointed"
