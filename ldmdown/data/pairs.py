@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def write_day(job: Job, day: Day) -> None:
             try:
                 predictors, target = (readers[kind].read(places[kind][hour]) for kind in ("era5", "reference"))
             except LdmdownError as error:
-                unusable[hour] = error
+                unusable[hour] = error.with_traceback(None)  # which would keep the files open
                 continue
             stored = writer.put(fields, hour, predictors, target)
             written.append(hour)
@@ -57,6 +58,8 @@ def write_day(job: Job, day: Day) -> None:
     except (OSError, RuntimeError) as error:  # of netCDF4 and eccodes over a damaged file
         files = ", ".join(name for used in day.files.values() for name in used)
         raise LdmdownError(files, "cannot be read", found=str(error), cure="download them again") from None
+    del readers
+    gc.collect()  # closes the files here: HDF5 cannot bear that Zarr's threads do it while another is opened
     if unusable and not written:
         raise next(iter(unusable.values()))
     dropped = {f"only in {kind}": sorted(held[kind] - {*written, *unusable}) for kind in held}
