@@ -290,6 +290,7 @@ def test_the_slider_moves_by_keyboard_and_mouse(opened: Any, written: Path) -> N
     for _ in range(20):
         opened.keyboard.press("ArrowLeft")
     assert value_of(opened) == 30 and colour_at(opened, *cell) == pytest.approx(expected["italy, a member"], abs=2)
+    opened.locator(".divider").scroll_into_view_if_needed()
     box = opened.locator(".divider").bounding_box()
     middle = box["y"] + box["height"] / 2
     opened.mouse.move(box["x"] + 0.3 * box["width"], middle)
