@@ -217,7 +217,8 @@ def test_a_gan_learns_beside_and_goes_on_after_a_kill(folder: Path, tmp_path_fac
     train(path, "unet")
     other = tmp_path_factory.mktemp("gan") / "copy"
     shutil.copytree(folder, other)
-    train(path, "gan")
+    command = [sys.executable, "-m", "ldmdown", "train", "small.yaml", "--stage", "gan", "--resume"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     rows = [float(loss) for _, loss, _ in losses(folder, "gan")]
     assert max(rows[:20]) < min(rows[20:])  # the hinge loss, about 1, comes on top
     loaded = checkpoint.load(folder / "checkpoints" / "small-gan.safetensors")
@@ -227,10 +228,8 @@ def test_a_gan_learns_beside_and_goes_on_after_a_kill(folder: Path, tmp_path_fac
     assert (loaded.model.unet.outputs.weight - mean.model.unet.outputs.weight).abs().max() > 1e-3
     process = subprocess.Popen([sys.executable, "-m", "ldmdown", "train", "small.yaml", "--stage", "gan"], cwd=other)
     wait_for_row(other, "gan", 25, process)
-    command = [sys.executable, "-m", "ldmdown", "train", "small.yaml", "--stage", "gan", "--resume"]
     subprocess.run(command, cwd=other, check=True, capture_output=True)
-    again = [float(loss) for _, loss, _ in losses(other, "gan")]
-    assert again == pytest.approx(rows, rel=1e-2)  # threads add in an order of their own in another process
+    assert losses(other, "gan") == losses(folder, "gan")
 
 
 def test_latents_of_the_target_itself(folder: Path) -> None:
