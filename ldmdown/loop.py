@@ -260,6 +260,7 @@ class Average:
 def _begin(stage: Stage, run: Run, resume: bool) -> State:
     """The state of a stopped stage, if it is to be gone on with; else a fresh one, kept for the first setback."""
     state = run.load_state(stage.name, stage.fingerprint)
+    run.processes.wait()  # all have read before the first one writes
     if state is not None and state["step"] and not resume:
         path = run.state_path(stage.name)
         raise LdmdownError(

@@ -526,10 +526,26 @@ def test_the_three_commands_in_an_empty_folder(tmp_path: Path) -> None:
     assert {path.name for path in empty.iterdir()} >= {"era5.nc", "archive.zarr", "run", "checkpoints", "out.nc"}
 
 
-def torchrun(folder: Path, processes: int, *options: str) -> None:
+LATE = """\
+import os, time
+from ldmdown.cli import main
+from ldmdown.run import Run
+
+known = Run.known_state
+
+def late(*arguments):
+    time.sleep(0.3 * int(os.environ["RANK"]))
+    return known(*arguments)
+
+Run.known_state = late
+main()
+"""  # the second process always finds what the first has had time to write
+
+
+def torchrun(folder: Path, processes: int, program: str, *options: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*launcher, "-m", "ldmdown", "train", "small.yaml", *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    command = [*launcher, *program.split(), "train", "small.yaml", *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
@@ -545,7 +561,8 @@ def test_two_processes_learn_what_one_does(folder: Path) -> None:
     write_below(other, folder)
     for file in (folder / "run").glob("unet.*"):
         shutil.copy(file, other / "run")
-    torchrun(other, 2, "--batch-size", "1")
+    (other / "late.py").write_text(LATE)
+    torchrun(other, 2, "late.py", "--batch-size", "1")
     for stage in ("vae", "ldm"):
         ours, theirs = (read_losses(place / "run" / f"{stage}.csv") for place in (other, folder))
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=0, atol=1e-5)
@@ -554,7 +571,7 @@ def test_two_processes_learn_what_one_does(folder: Path) -> None:
     assert ours.header["training"]["steps"] == theirs.header["training"]["steps"]
     assert np.isfinite(read_losses(other / "run" / "gan.csv")["loss"]).all()
     (other / "run" / "unet.state.pt").unlink()
-    torchrun(other, 2, "--stage", "unet")
+    torchrun(other, 2, "-m ldmdown", "--stage", "unet")
     assert len(read_losses(other / "run" / "unet.csv")["loss"]) == 30
 
 
