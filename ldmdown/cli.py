@@ -371,7 +371,7 @@ def plot(
 
     ldmdown plot out.nc -o alps.png --variables t2m --extent 6 45 11 47 --arrows
     """
-    from ldmdown.quicklook import plot as run
+    from ldmdown.drawing.quicklook import plot as run
 
     run(files, output, variables=variables.split(","), time=time, member=member, arrows=arrows, extent=extent)
 

@@ -22,17 +22,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ldmdown.climate import Place
 from ldmdown.data.grid import SourceGrid
 from ldmdown.data.stations import read_stations
 from ldmdown.data.terrain import Terrain
+from ldmdown.drawing.pictures import Pictures
+from ldmdown.drawing.plots import figures
+from ldmdown.drawing.report import write_report
 from ldmdown.errors import LdmdownError
-from ldmdown.pictures import Pictures
-from ldmdown.plots import figures
-from ldmdown.predictions import Predictions
-from ldmdown.report import write_report
-from ldmdown.scorecard import Scorecard, System, plain
-from ldmdown.station_scores import StationScores
+from ldmdown.scoring.climate import Place
+from ldmdown.scoring.predictions import Predictions
+from ldmdown.scoring.scorecard import Scorecard, System, plain
+from ldmdown.scoring.stations import StationScores
 
 DOTS_PER_INCH = 130  # of figures
 TABLES = ("t2m", "ws10", "wind")  # that are printed
@@ -126,7 +126,7 @@ def evaluate_checkpoints(
     LdmdownError
         if a checkpoint does not fit the archive, or the archive has no such hours.
     """
-    from ldmdown.systems import Systems  # and PyTorch with it, which files do not need
+    from ldmdown.scoring.systems import Systems  # and PyTorch with it, which files do not need
 
     contest = Systems(
         checkpoints, archive, period, members=members, every=every, seed=seed, device=device, terrain=terrain

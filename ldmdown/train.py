@@ -20,8 +20,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.nn import functional
 
-from ldmdown import checkpoint, heldout, runtime, training_report
-from ldmdown.batches import (
+from ldmdown import checkpoint, runtime
+from ldmdown.card import find, sha256
+from ldmdown.config import Config, StageConfig, load_config
+from ldmdown.data.archive import Archive
+from ldmdown.data.twin import RECIPE
+from ldmdown.data.variables import variable
+from ldmdown.errors import LdmdownError
+from ldmdown.models.downscaler import Downscaler
+from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
+from ldmdown.models.ground import CellRegression
+from ldmdown.models.vae import VAE
+from ldmdown.training import heldout
+from ldmdown.training import report as training_report
+from ldmdown.training.batches import (
     Batch,
     Source,
     Split,
@@ -34,18 +46,8 @@ from ldmdown.batches import (
     times,
     write_latents,
 )
-from ldmdown.card import find, sha256
-from ldmdown.config import Config, StageConfig, load_config
-from ldmdown.data.archive import Archive
-from ldmdown.data.twin import RECIPE
-from ldmdown.data.variables import variable
-from ldmdown.errors import LdmdownError
-from ldmdown.loop import Stage, fit
-from ldmdown.models.downscaler import Downscaler
-from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
-from ldmdown.models.ground import CellRegression
-from ldmdown.models.vae import VAE
-from ldmdown.run import Run, load, on_disk
+from ldmdown.training.loop import Stage, fit
+from ldmdown.training.run import Run, load, on_disk
 
 StageName = Literal["all", "unet", "vae", "ldm", "gan"]
 

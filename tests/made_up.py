@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ldmdown.data.grid import Grid
-from ldmdown.report import Pictures
+from ldmdown.drawing.report import Pictures
 
 KINDS = {
     "bilinear": "interpolation",

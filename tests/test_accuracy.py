@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmdown.accuracy import Accuracy
+from ldmdown.scoring.accuracy import Accuracy
 
 TRUTH = {"t2m": np.array([[0.0, 2.0], [4.0, 6.0]], np.float32)}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmdown.bootstrap import DRAWS, MOST, Blocks, Estimate
+from ldmdown.scoring.bootstrap import DRAWS, MOST, Blocks, Estimate
 
 RNG = np.random.default_rng(0)
 

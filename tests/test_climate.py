@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmdown.climate import Bins, Climate, Place
 from ldmdown.data.grid import EARTH_RADIUS, Grid, SourceGrid, rotate_to_earth
+from ldmdown.scoring.climate import Bins, Climate, Place
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
 PLACE = Place(SourceGrid(GRID.y, GRID.x, GRID.projection))

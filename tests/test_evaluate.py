@@ -15,7 +15,7 @@ from ldmdown.data.grid import Grid
 from ldmdown.data.netcdf import FieldWriter
 from ldmdown.errors import LdmdownError
 from ldmdown.evaluate import Options, evaluate, score
-from ldmdown.predictions import Predictions
+from ldmdown.scoring.predictions import Predictions
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
 HOURS = np.arange(448_608, 448_611)  # 2021-03-06T00 and on

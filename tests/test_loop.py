@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from ldmdown import heldout, loop, runtime
-from ldmdown.batches import noise, parts, times
+from ldmdown import runtime
 from ldmdown.config import StageConfig
 from ldmdown.errors import LdmdownError
-from ldmdown.loop import Average
 from ldmdown.models.unet import UNet
+from ldmdown.training import heldout, loop
+from ldmdown.training.batches import noise, parts, times
+from ldmdown.training.loop import Average
 
 
 def test_the_average_by_hand() -> None:

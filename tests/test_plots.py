@@ -10,9 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
-from ldmdown import maps, plots, style
 from ldmdown.data.grid import Grid
-from ldmdown.pictures import Pictures
+from ldmdown.drawing import maps, plots, style
+from ldmdown.drawing.pictures import Pictures
 
 GRID = Grid().coarse  # 84 x 72
 RESULTS, PICTURES = made_up.results(GRID), made_up.pictures(GRID)

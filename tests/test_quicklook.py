@@ -10,8 +10,8 @@ import xarray as xr
 from matplotlib import image
 from test_evaluate import FIELDS, written
 
+from ldmdown.drawing.quicklook import plot
 from ldmdown.errors import LdmdownError
-from ldmdown.quicklook import plot
 
 
 def test_era5_beside_an_output(tmp_path: Path, era5: Callable[..., Path]) -> None:

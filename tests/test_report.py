@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ldmdown import maps, report
-from ldmdown.comparison import comparison, encode, graticule
 from ldmdown.data.grid import Grid
-from ldmdown.pictures import Pictures
-from ldmdown.report import Cell
+from ldmdown.drawing import maps, report
+from ldmdown.drawing.comparison import comparison, encode, graticule
+from ldmdown.drawing.pictures import Pictures
+from ldmdown.drawing.report import Cell
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 

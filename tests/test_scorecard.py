@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from ldmdown.climate import Place
 from ldmdown.data.grid import Grid, SourceGrid
-from ldmdown.scorecard import Scorecard, System, plain
+from ldmdown.scoring.climate import Place
+from ldmdown.scoring.scorecard import Scorecard, System, plain
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=24, cols=32)
 PLACE = Place(SourceGrid(GRID.y, GRID.x, GRID.projection))

@@ -12,7 +12,7 @@ from ldmdown.data.grid import Grid, SourceGrid
 from ldmdown.data.stations import Stations, read_stations
 from ldmdown.data.terrain import Terrain
 from ldmdown.errors import LdmdownError
-from ldmdown.station_scores import StationScores
+from ldmdown.scoring.stations import StationScores
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
 SOURCE = SourceGrid(GRID.y, GRID.x, GRID.projection)

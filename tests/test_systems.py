@@ -12,7 +12,6 @@ import zarr
 from conftest import CONDITIONER
 
 from ldmdown import checkpoint
-from ldmdown.baselines import Ideal, interpolate
 from ldmdown.config import Config, parse_config
 from ldmdown.data.archive import Archive
 from ldmdown.data.twin import RECIPE
@@ -20,7 +19,8 @@ from ldmdown.errors import LdmdownError
 from ldmdown.evaluate import Options, score
 from ldmdown.inference import Draw, Runner, measured_correlation
 from ldmdown.prepare import prepare
-from ldmdown.systems import Systems
+from ldmdown.scoring.baselines import Ideal, interpolate
+from ldmdown.scoring.systems import Systems
 
 SMALL = {
     "name": "small",

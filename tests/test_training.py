@@ -21,16 +21,16 @@ import yaml
 import zarr
 
 from ldmdown import checkpoint, runtime
-from ldmdown.batches import Batch
 from ldmdown.config import Config, parse_config
 from ldmdown.data.archive import Archive
 from ldmdown.data.grid import Grid
 from ldmdown.data.reference import ReferenceOnGrid, open_reference
 from ldmdown.errors import LdmdownError
 from ldmdown.prepare import prepare
-from ldmdown.run import Run, load, on_disk, read_losses
 from ldmdown.runtime import Processes
 from ldmdown.train import Training, train
+from ldmdown.training.batches import Batch
+from ldmdown.training.run import Run, load, on_disk, read_losses
 
 ALONE = Processes(0, 1, 1, torch.device("cpu"))
 
@@ -529,7 +529,7 @@ def test_the_three_commands_in_an_empty_folder(tmp_path: Path) -> None:
 LATE = """\
 import os, time
 from ldmdown.cli import main
-from ldmdown.run import Run
+from ldmdown.training.run import Run
 
 known = Run.known_state
 

@@ -27,14 +27,15 @@ import torch
 import yaml
 from torch import Tensor
 
-from ldmdown import loop, runtime
+from ldmdown import runtime
 from ldmdown import train as verb
-from ldmdown.batches import Batch, Source, draw, field_source
 from ldmdown.config import BUNDLED, Config, load_config, parse_config
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.prepare import prepare
 from ldmdown.train import Training, _progress
+from ldmdown.training import loop
+from ldmdown.training.batches import Batch, Source, draw, field_source
 
 SMALLER = ("unet", "conditioner", "scale", "denoiser")  # in the bundled twin than by default
 SIDE = 512

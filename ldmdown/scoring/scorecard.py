@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmdown import metrics, spectra
-from ldmdown.accuracy import HOURLY, WIND, Accuracy
-from ldmdown.bootstrap import Blocks, Estimate
-from ldmdown.climate import BINS, CHANGES, Bins, Climate, Place
 from ldmdown.data.variables import variable
+from ldmdown.scoring.accuracy import HOURLY, WIND, Accuracy
+from ldmdown.scoring.bootstrap import Blocks, Estimate
+from ldmdown.scoring.climate import BINS, CHANGES, Bins, Climate, Place
 
 Array = NDArray[np.floating]
 Kind = Literal["prediction", "interpolation", "mean", "gan", "white noise", "member", "ensemble mean",

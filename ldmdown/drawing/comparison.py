@@ -18,8 +18,8 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmdown import style
-from ldmdown.pictures import Pictures
+from ldmdown.drawing import style
+from ldmdown.drawing.pictures import Pictures
 
 Array = NDArray[np.floating]
 
@@ -85,7 +85,7 @@ def comparison(
 {STEP:g}; the point is the centre of its cell.</figcaption>
 <script type="application/json">{written}</script>
 <script>
-{files("ldmdown").joinpath("comparison.js").read_text()}</script>
+{files("ldmdown.drawing").joinpath("comparison.js").read_text()}</script>
 </figure>"""
 
 

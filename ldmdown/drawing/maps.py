@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from ldmdown import style
-from ldmdown.pictures import Pictures
+from ldmdown.drawing import style
+from ldmdown.drawing.pictures import Pictures
 
 Results = Mapping[str, Any]
 Box = tuple[slice, slice]  # of rows and columns

@@ -23,7 +23,7 @@ from ldmdown.data.reference import Reference, open_reference
 from ldmdown.data.terrain import Terrain, read_heights
 from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
-from ldmdown.scorecard import System
+from ldmdown.scoring.scorecard import System
 
 Fields = NDArray[np.float32]  # (member, variable, rows, cols)
 

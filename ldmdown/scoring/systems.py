@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmdown.baselines import Ideal, Order, interpolate
 from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.data.archive import Archive
 from ldmdown.data.grid import SourceGrid
 from ldmdown.data.terrain import Terrain, read_heights
 from ldmdown.data.twin import RECIPE
 from ldmdown.errors import LdmdownError
-from ldmdown.products import Products
 from ldmdown.runtime import choose_device
-from ldmdown.scorecard import Kind, System
+from ldmdown.scoring.baselines import Ideal, Order, interpolate
+from ldmdown.scoring.products import Products
+from ldmdown.scoring.scorecard import Kind, System
 
 Fields = NDArray[np.float32]  # (member, variable, rows, cols)
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from ldmdown import style
 from ldmdown.data.variables import VARIABLES, variable
+from ldmdown.drawing import style
 from ldmdown.errors import LdmdownError
 
 WIDTH, TALLEST = 4.4, 7.0  # of a map [inches]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldmdown import metrics, spectra
-from ldmdown.batches import Batch, Source, Split, hour, noise
 from ldmdown.config import Config
 from ldmdown.models.downscaler import Downscaler
+from ldmdown.training.batches import Batch, Source, Split, hour, noise
 
 MEMBERS = 8
 COMPARED = 24  # hours of reconstruction, at most

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from ldmdown import maps, style
-from ldmdown.pictures import Pictures
+from ldmdown.drawing import maps, style
+from ldmdown.drawing.pictures import Pictures
 
 Results = Mapping[str, Any]
 Array = NDArray[np.floating]

@@ -20,7 +20,7 @@ from ldmdown.inference import Draw, Runner, measured_correlation
 from ldmdown.models.downscaler import Condition
 from ldmdown.models.vae import VAE
 from ldmdown.runtime import autocast
-from ldmdown.scorecard import Kind
+from ldmdown.scoring.scorecard import Kind
 
 Fields = NDArray[np.float32]  # (member, variable, rows, cols)
 

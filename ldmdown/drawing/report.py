@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ldmdown import style
-from ldmdown.comparison import comparison
-from ldmdown.pictures import Pictures as Pictures
+from ldmdown.drawing import style
+from ldmdown.drawing.comparison import comparison
+from ldmdown.drawing.pictures import Pictures as Pictures
 
 Results = Mapping[str, Any]
 
@@ -58,7 +58,7 @@ def page(title: str, parts: Mapping[str, Sequence[str]], *, lead: str = "", foot
         + "\n</section>"
         for heading, pieces in shown.items()
     )
-    own = files("ldmdown")
+    own = files("ldmdown.drawing")
     return f"""<!doctype html>
 <html lang="en">
 <head>

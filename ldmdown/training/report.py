@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ldmdown import report
 from ldmdown.data.variables import variable
-from ldmdown.heldout import CURE, FINEST, LOSS
-from ldmdown.run import State, read_losses
+from ldmdown.drawing import report
+from ldmdown.training.heldout import CURE, FINEST, LOSS
+from ldmdown.training.run import State, read_losses
 
 SYSTEMS = {  # as scores name them, in the order of the table
     "unet": "U-Net (mean)",

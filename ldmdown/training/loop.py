@@ -18,13 +18,13 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from ldmdown import runtime
-from ldmdown.batches import Batch, Source, ahead, draw, parts
 from ldmdown.config import StageConfig
 from ldmdown.errors import LdmdownError
 from ldmdown.models.conditioner import Fusion
 from ldmdown.models.denoiser import CrossBlock, TimeResBlock
 from ldmdown.models.layers import DoubleConv, MixingBlock, ResBlock2D
-from ldmdown.run import Losses, Run, State, load
+from ldmdown.training.batches import Batch, Source, ahead, draw, parts
+from ldmdown.training.run import Losses, Run, State, load
 
 LOG_EVERY = 20  # steps between readings of the losses, each of which waits for the device
 VALIDATION_BATCHES = 8

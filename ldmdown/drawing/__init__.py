@@ -1,0 +1,1 @@
+"""Figures, maps and pages of HTML, from numbers that others computed."""
