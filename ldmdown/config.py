@@ -220,7 +220,8 @@ class TrainConfig(Section):
 
     run: str = "run"
     seed: int = 0
-    compile: bool = False  # the networks, by torch.compile: a wait at first, then faster
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of matrix products and convolutions; auto: bf16 on CUDA
+    compile: bool = False  # the networks, by torch.compile: a wait at first, then faster on CUDA
     start: str | None = None  # a checkpoint, by file or name, whose weights the networks start from where they fit
     unet: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)
     gan: StageConfig = StageConfig(steps=4000, rate=2e-4, batch=16, betas=(0.5, 0.9), ema=0.99)

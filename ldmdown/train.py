@@ -261,6 +261,7 @@ class Training:
             show=lambda step: self._show(name, step),
             fingerprint=self.fingerprint(name),
             seed=self.config.train.seed,
+            precision=self.config.train.precision,
             compile=self.config.train.compile,
         )
 
@@ -331,7 +332,7 @@ class Training:
 
         @torch.no_grad()
         def encode(predictors: Tensor, target: Tensor) -> Tensor:
-            with runtime.autocast(self.device, "auto"):
+            with runtime.autocast(self.device, self.config.train.precision):
                 return autoencoder.encode(target - model.base(predictors, statics))
 
         channels = autoencoder.latent_channels

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import test_intake
 import xarray as xr
 from test_cli import ldmdown
 from test_reference import TIMES, rotated
@@ -62,6 +64,21 @@ def test_members_and_another_grid(tmp_path: Path, era5: Callable[..., Path]) -> 
     assert [one["regridded"] for one in content["systems"]] == [False, True]
 
 
+def test_predictions_of_every_format(tmp_path: Path) -> None:
+    """ERA5 as NetCDF counts as true; a zip and a store of Zarr of it are exact, GRIB is as far as it is packed."""
+    era5 = test_intake.new_cds(["t2m", "u10", "v10"])
+    truth = test_intake.written(era5, tmp_path / "truth.nc")
+    with zipfile.ZipFile(tmp_path / "zip.nc", "w") as packed:
+        packed.write(truth, "data.nc")
+    era5.to_zarr(tmp_path / "era5.zarr", zarr_format=2)
+    (grib,) = test_intake.as_grib(tmp_path, 2)
+    names = [tmp_path / "zip.nc", tmp_path / "era5.zarr", grib]
+    content, _ = score(Predictions(names, [truth]), Options())
+    errors = [content["scores"][path.name]["wind"]["rmse"]["value"] for path in names]
+    assert errors[:2] == [0, 0] and errors[2] < 1e-3
+    assert content["hours"]["count"] == len(test_intake.HOURS)
+
+
 def test_what_does_not_meet(tmp_path: Path, era5: Callable[..., Path]) -> None:
     truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
     with pytest.raises(LdmdownError) as caught:
@@ -76,7 +93,7 @@ def test_what_does_not_meet(tmp_path: Path, era5: Callable[..., Path]) -> None:
     with pytest.raises(LdmdownError, match="and the other files have no variable in common\n  found: .*empty.nc: none"):
         evaluate([truth], [tmp_path / "empty.nc"], tmp_path / "scores")
     (tmp_path / "text.nc").write_text("no")
-    with pytest.raises(LdmdownError, match="text.nc: cannot be read as NetCDF"):
+    with pytest.raises(LdmdownError, match="text.nc: is no NetCDF, GRIB or zip file"):
         evaluate([tmp_path / "text.nc"], [truth], tmp_path / "scores")
 
 

@@ -246,6 +246,19 @@ def test_latents_of_the_target_itself(folder: Path) -> None:
     np.testing.assert_allclose(decoded[0], target, atol=0.02)
 
 
+def test_bfloat16_where_it_is_asked_for(folder: Path) -> None:
+    """Products in 8 bits of mantissa, seen once the last layer is not zero; weights stay in 32 bits of float."""
+    train(folder / "small.yaml", "unet")
+    other = folder / "bf16"
+    write_below(other, folder)
+    train(write(other, train=SMALL["train"] | {"precision": "bf16"}), "unet")
+    found, expected = (np.array([float(loss) for _, loss, _ in losses(place, "unet")]) for place in (other, folder))
+    assert (found[1:4] != expected[1:4]).all()
+    np.testing.assert_allclose(found[:4], expected[:4], rtol=2**-6)
+    tensors = load(other / "run" / "unet.state.pt")["tensors"]
+    assert {tensor.dtype for tensor in tensors.values()} <= {torch.float32, torch.int64}
+
+
 def test_weights_of_another_checkpoint_to_start_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a step the mean and its ground are kept as they are; what does not fit begins anew."""
     train(folder / "small.yaml", "unet")

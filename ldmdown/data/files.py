@@ -72,7 +72,7 @@ def _inside(folder: Path) -> Iterator[Path]:
             continue
         if path.is_dir() and not _is_zarr(path):
             yield from _inside(path)
-        elif path.is_dir() or path.suffix.lower() in DATA or _format(path):
+        elif path.is_dir() or path.suffix.lower() in DATA or file_format(path):
             yield path
 
 
@@ -80,7 +80,8 @@ def _is_zarr(folder: Path) -> bool:
     return any((folder / name).exists() for name in ZARR)
 
 
-def _format(path: Path) -> str | None:
+def file_format(path: Path) -> str | None:
+    """netcdf, grib or zip, by the first bytes; None if it is none of them."""
     with path.open("rb") as file:
         start = file.read(8)
     known = {b"\x89HDF": "netcdf", b"CDF": "netcdf", b"GRIB": "grib", b"PK": "zip"}
@@ -90,7 +91,7 @@ def _format(path: Path) -> str | None:
 def _open_file(path: Path, label: str) -> Iterator[Source]:
     """One file, as many datasets as it holds."""
     try:
-        match _format(path):
+        match file_format(path):
             case "netcdf":
                 yield label, xr.open_dataset(path, engine="netcdf4", cache=False, **DECODING)
             case "grib":

@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ldmdown.data.era5 import hours_of
+from ldmdown.data.files import file_format
 from ldmdown.data.grid import LONLAT, Array, Grid, SourceGrid, grid_north, regrid, rotate_to_earth
 from ldmdown.data.projection import horizontal, source_grid
 from ldmdown.data.units import canonical, conversion
@@ -183,7 +184,7 @@ def open_reference(files: Sequence[str | Path], names: Sequence[str]) -> Referen
         component of a turned grid is asked for.
     """
     first = Path(files[0])
-    contents = [(Path(file), part) for file in files for part in _open(Path(file))]
+    contents = [(Path(file), part) for file in files for part in open_parts(Path(file))]
     series, source = {}, None
     for name in names:
         series[name], grid = _series(contents, name, first)
@@ -214,19 +215,17 @@ def hours_held(file: Path) -> NDArray[np.int64]:
     LdmdownError
         if it cannot be read, or its times are no whole hours.
     """
-    parts = _open(file)
+    parts = open_parts(file)
     hours = [hours_of(part) for part in parts]
     for part in parts:
         part.close()
     return np.unique(np.concatenate(hours))
 
 
-def _open(file: Path) -> list[xr.Dataset]:
+def open_parts(file: Path) -> list[xr.Dataset]:
     """A file as datasets that have a dimension `time`, of whole hours."""
     try:
-        with file.open("rb") as start:
-            grib = start.read(4) == b"GRIB"
-        if grib:
+        if file_format(file) == "grib":
             import cfgrib  # after pyproj, which crashes otherwise
 
             parts = cfgrib.open_datasets(str(file), indexpath="")

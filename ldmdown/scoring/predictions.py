@@ -7,7 +7,8 @@ prediction's before the reference's. What lies on another one is interpolated bi
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ldmdown.data.era5 import open_era5, source_grid
+from ldmdown.data.files import file_format, open_files
 from ldmdown.data.grid import Array, SourceGrid, regrid
-from ldmdown.data.reference import Reference, open_reference
+from ldmdown.data.reference import Reference, open_parts, open_reference
 from ldmdown.data.terrain import Terrain, read_heights
 from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
@@ -142,8 +144,8 @@ def _common_names(groups: Sequence[Sequence[Path]]) -> list[str]:
     for files in groups:
         content: set[str] = set()
         for file in files:
-            with _dataset(file) as dataset:
-                content |= {str(name) for name in dataset.variables}
+            with _opened(file) as parts:
+                content |= {str(name) for part in parts for name in part.variables}
         held.append({name for name in KNOWN if content & {name, *variable(name).aliases}})
     common = [name for name in KNOWN if all(name in one for one in held)]
     both = {"u10", "v10"} <= set(common)
@@ -155,27 +157,32 @@ def _common_names(groups: Sequence[Sequence[Path]]) -> list[str]:
     return common
 
 
-def _dataset(file: Path) -> xr.Dataset:
+@contextmanager
+def _opened(file: Path) -> Iterator[list[xr.Dataset]]:
+    """What a file holds, on whatever grid."""
+    grib = file.is_file() and file_format(file) == "grib"
+    parts = open_parts(file) if grib else [dataset for _, dataset in open_files([file])]
     try:
-        return xr.open_dataset(file, engine="netcdf4")
-    except (OSError, ValueError) as error:
-        raise LdmdownError(file, "cannot be read as NetCDF", found=str(error)) from None
+        yield parts
+    finally:
+        for part in parts:
+            part.close()
 
 
 def _notes(files: Sequence[Path]) -> list[str]:
     """What must be said of the files wherever their scores appear."""
     recipes = set()
     for file in files:
-        with _dataset(file) as dataset:
-            recipes.add(dataset.attrs.get("twin_recipe"))
+        with _opened(file) as parts:
+            recipes |= {part.attrs.get("twin_recipe") for part in parts}
     return [f"twin, recipe {recipe}: a test world, not a regional model" for recipe in recipes if recipe is not None]
 
 
 def _open(files: Sequence[Path], names: Sequence[str]) -> Reference:
-    with _dataset(files[0]) as dataset:
-        geographic = bool({"latitude", "longitude"} <= set(dataset.dims) or {"lat", "lon"} <= set(dataset.dims))
-        single = all(dataset.sizes.get(name, 1) == 1 for name in MEMBERS)
-    if geographic and single:
+    with _opened(files[0]) as parts:
+        dims = {str(dim): size for part in parts for dim, size in part.sizes.items()}
+    geographic = {"latitude", "longitude"} <= dims.keys() or {"lat", "lon"} <= dims.keys()
+    if geographic and all(dims.get(name, 1) == 1 for name in MEMBERS):
         era5 = open_era5(files, names)  # which converts units
         return Reference(era5, names, source_grid(era5), files[0])
     return open_reference(files, names)

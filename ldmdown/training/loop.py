@@ -51,6 +51,7 @@ class Stage:
     show: Callable[[int], None]  # draw what it has learned after a step
     fingerprint: str
     seed: int
+    precision: runtime.Precision
     compile: bool
 
 
@@ -65,7 +66,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """() or (B,)."""
         device = batch["predictors"].device
-        with runtime.autocast(device, "auto"):
+        with runtime.autocast(device, self.stage.precision):
             return self.stage.loss(batch)
 
 

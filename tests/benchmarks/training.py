@@ -1,11 +1,11 @@
 """What each measure gains in the denoiser's stage, and how much memory the paper's denoiser needs.
 
-    python tests/benchmarks/training.py speed FOLDER [STEPS]
+    python tests/benchmarks/training.py speed FOLDER [lapped|kl] [STEPS]
     /usr/bin/time -v python tests/benchmarks/training.py memory FOLDER [again]
 
-speed: the default networks on three days of the bundled twin, which is prepared in FOLDER first. The paper's plain
-step computes the U-Net's mean and the latents of every batch again, in float32 and the default memory format. Then
-one measure after the other, each with networks of its own that start alike and see the same crops, step by step in
+speed: the default networks, with one latent space or the other, on three days of the bundled twin, which is prepared in
+FOLDER first. The paper's plain step computes the U-Net's mean and the latents of every batch again, in float32 and the
+default memory format. Then one measure after the other, each with networks of its own that start alike and see the same crops, step by step in
 turn; on the CPU in seconds of the processor, so that other work on the machine does not count.
 
 memory: two steps of `preset: paper-t2m` on made-up hours of 512 x 512 cells, one crop of them all; `again`: with
@@ -41,12 +41,17 @@ SMALLER = ("unet", "conditioner", "scale", "denoiser")  # in the bundled twin th
 SIDE = 512
 
 
-def speed(folder: Path, steps: int) -> None:
+def speed(folder: Path, latent_space: str, steps: int) -> None:
     """Print crops a second, and losses beside each other."""
     path = folder / "twin.yaml"
     settings = {key: value for key, value in yaml.safe_load(BUNDLED.read_text()).items() if key not in SMALLER}
     kept = {"steps": 0, "rate": 0.001, "batch": 8, "crop": 8}
-    settings["train"] = {"unet": kept, "scale": kept, "ldm": {"steps": 1000, "rate": 0.0008, "batch": 32}}
+    settings["train"] = dict.fromkeys(("unet", "vae", "scale"), kept) | {
+        "ldm": {"steps": 1000, "rate": 0.0008, "batch": 32}
+    }
+    settings["autoencoder"] = {"kind": latent_space}
+    if latent_space == "kl":
+        settings["scale"] = None
     settings["twin"]["periods"] = days = [["2021-01-11", "2021-01-12"], ["2021-01-18", "2021-01-18"]]
     settings["data"] = {"split": {"train": days[:1], "validation": days[1:]}}
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +70,7 @@ def speed(folder: Path, steps: int) -> None:
         clock = time.perf_counter if processes.device.type == "cuda" else time.process_time
         for label, options in ways.items():
             training = Training(*load_config(path), path, processes)
-            for stage in ("unet", "scale"):
+            for stage in training.before("ldm"):
                 if not training.load_finished(stage):
                     loop.fit(training.stage(stage, progress), training.run, progress)
             runs[label] = stack.enter_context(_Way(training, progress, **options))
@@ -195,6 +200,6 @@ class MadeUp:
 if __name__ == "__main__":
     what, where, *rest = sys.argv[1:]
     if what == "speed":
-        speed(Path(where), int(rest[0]) if rest else 20)
+        speed(Path(where), *(rest[:1] or ["lapped"]), int(rest[1]) if rest[1:] else 20)
     else:
         memory(Path(where), bool(rest))
