@@ -66,7 +66,9 @@ def downscale(
     files: Annotated[
         list[str], typer.Argument(help="ERA5: NetCDF, GRIB, zip, Zarr (also gs:// and the like), folders, globs.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The NetCDF file to write.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="out.nc, out.zarr, or 'out_{time:%Y%m}.nc' for a file a month.")
+    ],
     checkpoint: Annotated[
         str | None,
         typer.Option(help="A file, or a name in ./checkpoints or bundled; a comma joins two. [default: italy]"),

@@ -1,10 +1,13 @@
-"""`ldmdown downscale`: ERA5 files to hourly 2 km fields in a CF NetCDF."""
+"""`ldmdown downscale`: ERA5 files to hourly 2 km fields, in CF NetCDF or Zarr.
+
+Processes that torchrun started share the hours of each file.
+"""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -37,11 +40,11 @@ from ldmdown.data.era5 import (
     source_grid,
 )
 from ldmdown.data.grid import Grid, Window
-from ldmdown.data.netcdf import FieldWriter
+from ldmdown.data.netcdf import ZARR, FieldWriter
 from ldmdown.data.variables import attributes
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import Draw, Fields, Runner, measured_correlation
-from ldmdown.runtime import Precision, choose_device
+from ldmdown.runtime import Precision, Processes, choose_device, first_process, processes
 
 BUNDLED = "italy"
 ACKNOWLEDGEMENT = (
@@ -84,43 +87,55 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
         if a file, an option or the checkpoint does not serve.
     """
     _check(output, options)
-    if options.resume and output.exists() and not FieldWriter.part_of(output).exists():
-        _say(f"{output} is finished already; --overwrite makes it anew")
-        return
-    device = choose_device(options.device)
-    name = options.checkpoint or _default_checkpoint()
-    checkpoints = _system(name, device)
-    era5 = open_era5(files, _predictors(checkpoints), checkpoint=None if name == BUNDLED else name)
-    for note in era5.attrs["notes"]:
-        _say(f"note: {note}")
-    dataset = _period(era5, options)
-    grid = checkpoints[0].grid
-    window = _window(dataset, grid, options)
-    runners = [_runner(checkpoint, window, options, device) for checkpoint in checkpoints]
-    targets = _targets(checkpoints)
-    names = _variables(targets, options)
-    hours = hours_of(dataset)
-    writer = FieldWriter(
-        output,
-        grid.window(window),
-        names,
-        hours,
-        options.members,
-        _card(runners, dataset),
-        _run(runners, options, hours.tolist(), names),
-        earth=_earth(checkpoints),
-        resume=options.resume,
-        overwrite=options.overwrite,
-    )
-    left = [index for index in range(len(hours)) if not writer.done(index)]
-    _say(_what(runners, dataset, len(hours) - len(left)))
-    with _progress() as progress:
-        task = progress.add_task("downscaling", total=len(hours), completed=len(hours) - len(left))
-        for index, fields in _fields(runners, dataset, left):
-            writer.write(index, _select(fields, targets, names))
-            progress.advance(task)
-    writer.close()
-    _say(f"wrote {output}: {_count(len(hours), 'hour')} of {', '.join(names)}; look at it with ncview, QGIS or xarray")
+    with processes() as together:
+        device = together.device if options.device == "auto" else choose_device(options.device)
+        name = options.checkpoint or _default_checkpoint()
+        checkpoints = _system(name, device)
+        era5 = open_era5(files, _predictors(checkpoints), checkpoint=None if name == BUNDLED else name)
+        for note in era5.attrs["notes"]:
+            _say(f"note: {note}")
+        dataset = _period(era5, options)
+        window = _window(dataset, checkpoints[0].grid, options)
+        runners = [_runner(checkpoint, window, options, device) for checkpoint in checkpoints]
+        names = _variables(_targets(checkpoints), options)
+        outputs = _outputs(output, dataset)
+        unfinished = [path for path in outputs if not (options.resume and _finished(path))]
+        writers = {path: _writer(path, outputs[path], runners, names, options) for path in unfinished}
+        if not writers:
+            _say(f"{output} is finished already; --overwrite makes it anew")
+            return
+        _say(_what(runners, dataset, outputs, writers))
+        together.wait()  # all have seen what is there before the first one begins
+        _write(writers, outputs, runners, names, together)
+        written = str(unfinished[0]) + (f" to {unfinished[-1]}" if len(unfinished) > 1 else "")
+        _say(f"wrote {written}: {_count(dataset.time.size, 'hour')} of {', '.join(names)}; "
+             "look at it with ncview, QGIS or xarray")  # fmt: skip
+
+
+def _write(
+    writers: Mapping[Path, FieldWriter],
+    outputs: Mapping[Path, xr.Dataset],
+    runners: Sequence[Runner],
+    names: Sequence[str],
+    together: Processes,
+) -> None:
+    """Compute what is left of the hours of each file, this process's share of them, and put the file together."""
+    targets = _targets([runner.checkpoint for runner in runners])
+    left = {path: [hour for hour in range(len(writer.hours)) if not writer.done(hour)]
+            for path, writer in writers.items()}  # fmt: skip
+    with _progress(together) as progress:
+        hours, undone = sum(part.time.size for part in outputs.values()), sum(map(len, left.values()))
+        task = progress.add_task("downscaling", total=hours, completed=hours - undone)
+        for path, writer in writers.items():
+            if together.first:
+                writer.begin()
+            together.wait()
+            for index, fields in _fields(runners, outputs[path], left[path][together.rank :: together.size]):
+                writer.write(index, _select(fields, targets, names))
+                progress.advance(task, together.size)
+            together.wait()
+            if together.first:
+                writer.close()
 
 
 class System:
@@ -181,8 +196,14 @@ class System:
 
 def _check(output: Path, options: Options) -> None:
     """What can be refused before anything is read."""
-    if output.suffix != ".nc" or "{" in output.name:
-        raise LdmdownError(output, "is not a name that can be written", expected="one file ending in .nc")
+    try:
+        str(output).format(time=datetime(2000, 1, 1))
+    except (LookupError, ValueError, AttributeError):
+        output = Path(output, "?")  # which has no suffix
+    if output.suffix not in (".nc", ZARR):
+        raise LdmdownError(
+            output, "is not a name that can be written", expected="out.nc, out.zarr or 'out_{time:%Y%m}.nc'"
+        )
     for one, other, both in (
         ("--overwrite", "--resume", options.overwrite and options.resume),
         ("--bbox", "--region", options.bbox is not None and options.covered),
@@ -325,6 +346,38 @@ def _select(fields: Fields, targets: Sequence[str], names: Sequence[str]) -> Fie
     return np.stack([field(name) for name in names], axis=1)
 
 
+def _outputs(output: Path, dataset: xr.Dataset) -> dict[Path, xr.Dataset]:
+    """The files to be, and the hours of each; a name that holds {time:%Y%m} stands for a file a month."""
+    hours: dict[Path, list[int]] = {}
+    for index, moment in enumerate(dataset.time.values.astype("datetime64[s]").tolist()):
+        hours.setdefault(Path(str(output).format(time=moment)), []).append(index)
+    return {path: dataset.isel(time=indices) for path, indices in hours.items()}
+
+
+def _finished(path: Path) -> bool:
+    """Whether an earlier run wrote it to its end."""
+    return path.exists() and not FieldWriter.part_of(path).exists()
+
+
+def _writer(
+    path: Path, dataset: xr.Dataset, runners: Sequence[Runner], names: Sequence[str], options: Options
+) -> FieldWriter:
+    checkpoints = [runner.checkpoint for runner in runners]
+    hours = hours_of(dataset)
+    return FieldWriter(
+        path,
+        checkpoints[0].grid.window(runners[0].asked),
+        names,
+        hours,
+        options.members,
+        _card(runners, dataset),
+        _run(runners, options, hours.tolist(), names),
+        earth=_earth(checkpoints),
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+
+
 def _run(runners: Sequence[Runner], options: Options, hours: list[int], names: Sequence[str]) -> dict[str, object]:
     """What decides the numbers and their layout: a resumed run must agree with it."""
     return {
@@ -369,18 +422,26 @@ def _source(runner: Runner) -> str:
     return f"checkpoint {header['name']} (stage {checkpoint.stage}, sha256 {checkpoint.sha256}), {how}{assumed}"
 
 
-def _what(runners: Sequence[Runner], dataset: xr.Dataset, done: int) -> str:
+def _what(
+    runners: Sequence[Runner],
+    dataset: xr.Dataset,
+    outputs: Mapping[Path, xr.Dataset],
+    writers: Mapping[Path, FieldWriter],
+) -> str:
     first, last = (str(dataset.time.values[place])[:16] for place in (0, -1))
     one = runners[0]
     rows, cols = (size * one.checkpoint.grid.factor for size in one.asked[2:])
+    left = sum(not writer.done(index) for writer in writers.values() for index in range(len(writer.hours)))
+    done = dataset.time.size - left
     kept = f", {done} of them finished before" if done else ""
+    apart = f", in {len(outputs)} files" if len(outputs) > 1 else ""
     made = _count(one.draw.members, "member") if one.checkpoint.stage == "ldm" else MADE[one.checkpoint.stage]
     used = [
         f"checkpoint {c.path} ({c.stage}, sha256 {c.sha256[:12]})" for c in (runner.checkpoint for runner in runners)
     ]
     return (
         f"{', '.join(used)} on {one.device}\n"
-        f"{rows} x {cols} cells, {_count(dataset.time.size, 'hour')} from {first} to {last}{kept}, {made}"
+        f"{rows} x {cols} cells, {_count(dataset.time.size, 'hour')} from {first} to {last}{apart}{kept}, {made}"
     )
 
 
@@ -393,7 +454,7 @@ class _Rate(ProgressColumn):
         return f"{task.speed * 60:.1f} hours/min" if task.speed else ""
 
 
-def _progress() -> Progress:
+def _progress(together: Processes) -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -401,8 +462,10 @@ def _progress() -> Progress:
         _Rate(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True), disable=not together.first)
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    """Once, however many processes there are."""
+    if first_process():
+        print(text, file=sys.stderr)

@@ -118,6 +118,11 @@ def processes() -> Iterator[Processes]:
         distributed.destroy_process_group()
 
 
+def first_process() -> bool:
+    """Whether this is the first of those that torchrun started, or the only one."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be taken: of the device, or of the machine and the control group it runs in."""
     if device.type == "cuda":

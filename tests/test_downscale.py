@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import netCDF4
@@ -183,6 +184,51 @@ def test_stopped_hours_are_kept_and_gone_on_with(
     np.testing.assert_array_equal(done.t2m[0], before.t2m[0])
     with netCDF4.Dataset(output) as dataset:
         assert len(dataset["time"]) == 24
+
+
+def test_a_file_a_day(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    """27 hours of two days: the fields of one file; what is finished is kept, what is in the way stops it at once."""
+    source, pattern = era5(range(27)), tmp_path / "{time:%Y}" / "{time:%m%d}.nc"
+    whole = run(source, tmp_path / "whole.nc", tiny["unet"])
+    options = Options(checkpoint=str(tiny["unet"]))
+    downscale([str(source)], pattern, options)
+    files = sorted((tmp_path / "2021").iterdir())
+    assert [file.name for file in files] == ["0301.nc", "0302.nc"]
+    first, second = map(fields, files)
+    assert (first.time.size, second.time.size) == (24, 3)
+    np.testing.assert_array_equal(np.concatenate([first.t2m, second.t2m]), whole.t2m)
+    made = files[0].stat().st_mtime_ns
+    files[1].unlink()
+    with pytest.raises(LdmdownError, match=r"0301.nc: exists already"):
+        downscale([str(source)], pattern, options)
+    assert [file.name for file in (tmp_path / "2021").iterdir()] == ["0301.nc"]
+    downscale([str(source)], pattern, replace(options, resume=True))
+    assert files[0].stat().st_mtime_ns == made
+    xr.testing.assert_identical(fields(files[1]).drop_attrs(), second.drop_attrs())
+
+
+@pytest.mark.parametrize("name", ["out.grib", "out_{month}.nc", "out_{time.nc", "out"])
+def test_names_that_cannot_be_written(tiny: dict[str, Path], era5: Write, tmp_path: Path, name: str) -> None:
+    with pytest.raises(LdmdownError) as caught:
+        downscale([str(era5(range(1)))], tmp_path / name, Options(checkpoint=str(tiny["unet"])))
+    assert "is not a name that can be written\n  expected: out.nc, out.zarr or 'out_{time:%Y%m}.nc'" in str(
+        caught.value
+    )
+
+
+@pytest.mark.slow
+def test_processes_share_the_hours(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    """Three over two files of two and of one hours, so that some have nothing to do."""
+    source = era5(range(22, 25))
+    alone = run(source, tmp_path / "alone.nc", tiny["ldm"])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    command = [*launcher, "-m", *COMMAND[2:], str(source), "-o", str(tmp_path / "{time:%d}.nc")]
+    done = subprocess.run([*command, "--checkpoint", str(tiny["ldm"])], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("3 hours from 2021-03-01T22:00 to 2021-03-02T00:00, in 2 files") == 1
+    both = [fields(tmp_path / name) for name in ("01.nc", "02.nc")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["01.nc", "02.nc", "alone.nc"]
+    np.testing.assert_allclose(np.concatenate([one.u10 for one in both]), alone.u10, atol=1e-3)
 
 
 def test_from_python(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def written(path: Path, fields: np.ndarray, hours: np.ndarray = HOURS) -> Path:
     """(hour, member, variable, rows, cols) as `downscale` writes them."""
     members = fields.shape[1] if fields.shape[1] > 1 else None
     writer = FieldWriter(path, GRID, ("t2m", "u10", "v10"), hours, members, CARD, {})
+    writer.begin()
     for index in range(len(hours)):
         writer.write(index, fields[index])
     writer.close()

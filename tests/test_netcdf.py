@@ -26,7 +26,9 @@ FIELDS = np.random.default_rng(0).normal(280, 5, (3, 2, 3, *GRID.shape)).astype(
 
 
 def writer(path: Path, members: int | None = None, run: dict | None = None, **options: bool) -> FieldWriter:
-    return FieldWriter(path, GRID, NAMES, HOURS, members, CARD, run or RUN, **options)
+    out = FieldWriter(path, GRID, NAMES, HOURS, members, CARD, run or RUN, **options)
+    out.begin()
+    return out
 
 
 @pytest.fixture(scope="module", params=[None, 2], ids=["single", "ensemble"])
@@ -120,6 +122,32 @@ def test_cf_conventions(output: Path, tmp_path: Path) -> None:
         for message in check["msgs"]
     ]
     assert found == []
+
+
+def test_zarr_holds_what_the_netcdf_holds(tmp_path: Path, output: Path, members: int | None) -> None:
+    """In every variable and attribute; 27 hours are two shards of a variable, of two members three."""
+    store, hours = tmp_path / "out.zarr", np.arange(403_224, 403_251)
+    out = FieldWriter(store, GRID, NAMES, hours, members, CARD, RUN)
+    out.begin()
+    for index in range(len(hours)):
+        out.write(index, FIELDS[index % 3, : members or 1])
+    out.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["out.zarr"]
+    with xr.open_zarr(store, decode_coords="all") as found, xr.open_dataset(
+        output, engine="netcdf4", decode_coords="all"
+    ) as expected:  # fmt: skip
+        xr.testing.assert_identical(found.isel(time=slice(3)).load(), expected.load())
+        np.testing.assert_array_equal(found.time, hours.astype("datetime64[h]").astype("datetime64[ns]"))
+        np.testing.assert_array_equal(found.v10[26], expected.v10[26 % 3])
+    shards = [file for file in (store / "t2m" / "c").rglob("*") if file.is_file()]
+    assert len(shards) == (3 if members else 2)
+    with pytest.raises(LdmdownError, match=r"out.zarr: exists already"):
+        FieldWriter(store, GRID, NAMES, hours, members, CARD, RUN)
+
+
+def test_nothing_is_touched_before_it_begins(tmp_path: Path) -> None:
+    out = FieldWriter(tmp_path / "out.nc", GRID, NAMES, HOURS, None, CARD, RUN)
+    assert not out.done(0) and list(tmp_path.iterdir()) == []
 
 
 def test_finished_hours_are_complete_files(tmp_path: Path) -> None:

@@ -1,19 +1,22 @@
-"""CF NetCDF on the projected grid, written hour by hour so that a killed run loses nothing that was finished.
+"""CF NetCDF or Zarr on the projected grid, written hour by hour so that a killed run loses nothing that was finished.
 
-Each hour becomes a complete file of its own in the folder `OUT.part`, written beside and renamed: it opens in
-any tool. When all are there they are put together, hour by hour, into `OUT.tmp`, which then takes its name.
+Each hour becomes a complete NetCDF of its own in the folder `OUT.part`, written beside and renamed: it opens in any
+tool. When all are there they are put together, a few at a time, into `OUT.tmp`, which then takes its name.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import netCDF4
 import numpy as np
+import xarray as xr
+import zarr
 from numpy.typing import NDArray
 
 from ldmdown.data.grid import Grid
@@ -23,17 +26,19 @@ from ldmdown.errors import LdmdownError
 EPOCH = "hours since 1970-01-01 00:00:00"
 RECORD = "run.json"  # what makes the hours in a folder those of one run
 COMPRESSION: dict[str, Any] = {"zlib": True, "complevel": 1, "shuffle": True}
+ZARR = ".zarr"
+SHARD = 24  # fields of a variable in a file of a Zarr store, each a chunk of its own
 
 Field = NDArray[np.float32]
 
 
 class FieldWriter:
-    """Hourly fields of one run.
+    """Hourly fields of one run; nothing is touched before `begin`.
 
     Parameters
     ----------
     path
-        the file to be.
+        the file to be, or the folder of a Zarr store if it ends in .zarr.
     grid
         of the fields, already cut to its window.
     names
@@ -82,13 +87,14 @@ class FieldWriter:
         return path.with_name(path.name + ".part")
 
     def _claim(self, run: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        self._run = run
         record = self.part / RECORD
         begun = json.loads(record.read_text()) if record.exists() else None
+        self._fresh = begun is None or overwrite
         if begun is None or overwrite:
             if self.path.exists() and not overwrite:
                 cure = "name another file, or give --overwrite to replace it"
                 raise LdmdownError(self.path, "exists already", cure=cure)
-            self._begin(run)
         elif not resume:
             raise LdmdownError(
                 self.part,
@@ -104,7 +110,16 @@ class FieldWriter:
                 cure="give --resume the options of that run, or --overwrite to begin again",
             )
 
-    def _begin(self, run: dict[str, Any]) -> None:
+    def begin(self) -> None:
+        """Make the folder of finished hours, unless an earlier run's is gone on with.
+
+        Raises
+        ------
+        LdmdownError
+            if it cannot be made.
+        """
+        if not self._fresh:
+            return
         try:
             if self.part.exists():
                 shutil.rmtree(self.part)
@@ -112,12 +127,13 @@ class FieldWriter:
         except OSError as error:
             raise LdmdownError(self.part, "cannot be made", found=str(error), cure="write somewhere else") from None
         beside = self.part / f"{RECORD}.tmp"
-        beside.write_text(json.dumps(run, indent=1))
+        beside.write_text(json.dumps(self._run, indent=1))
         beside.rename(self.part / RECORD)
+        self._fresh = False
 
     def done(self, index: int) -> bool:
-        """Whether this hour is finished."""
-        return self._file(index).exists()
+        """Whether this hour is finished, by this run or the one that is gone on with."""
+        return not self._fresh and self._file(index).exists()
 
     def write(self, index: int, fields: Field) -> None:
         """One hour: (member, variable, rows, cols); without members the first axis has length 1.
@@ -144,14 +160,42 @@ class FieldWriter:
     def close(self) -> None:
         """Put all hours together and remove the folder."""
         beside = self.path.with_name(self.path.name + ".tmp")
+        if self.path.suffix == ZARR:
+            self._join_zarr(beside)
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            self._join_netcdf(beside)
+        beside.rename(self.path)
+        shutil.rmtree(self.part)
+
+    def _join_netcdf(self, beside: Path) -> None:
         with netCDF4.Dataset(beside, "w") as whole:
             self._define(whole)
             for index, hour in enumerate(self.hours):
                 with netCDF4.Dataset(self._file(index)) as one:
                     fields = np.stack([one[name][0].data for name in self.names], axis=-3)
                 self._put(whole, index, int(hour), fields if self.members else fields[None])
-        beside.rename(self.path)
-        shutil.rmtree(self.part)
+
+    def _join_zarr(self, beside: Path) -> None:
+        """The same variables and attributes, in shards of whole fields."""
+        shutil.rmtree(beside, ignore_errors=True)
+        members = [self.members] if self.members else []
+        together = max(1, SHARD // (self.members or 1))  # hours
+        chunk = {"chunks": (1, *[1] * len(members), *self.grid.shape), "shards": (together, *members, *self.grid.shape)}
+        encoding = dict.fromkeys(self.names, chunk) | {"time": {"chunks": (SHARD,)}}
+        for start in range(0, len(self.hours), together):
+            files = [self._file(index) for index in range(start, min(start + together, len(self.hours)))]
+            hours = [xr.load_dataset(file, engine="netcdf4", decode_cf=False).drop_encoding() for file in files]
+            block = xr.concat(hours, "time", data_vars="minimal", coords="minimal", compat="override", join="override")
+            if start:
+                block[[*self.names]].drop_vars([name for name in block.coords if name != "time"]).to_zarr(
+                    beside, append_dim="time", consolidated=False
+                )
+            else:
+                block.to_zarr(beside, encoding=encoding, zarr_format=3, consolidated=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that other programs may not know metadata in one place yet
+            zarr.consolidate_metadata(beside)
 
     def _file(self, index: int) -> Path:
         return self.part / f"{np.datetime64(int(self.hours[index]), 'h')}.nc"

@@ -3,10 +3,11 @@
     python tests/benchmarks/training.py speed FOLDER [lapped|kl] [STEPS]
     /usr/bin/time -v python tests/benchmarks/training.py memory FOLDER [again]
 
-speed: the default networks, with one latent space or the other, on three days of the bundled twin, which is prepared in
-FOLDER first. The paper's plain step computes the U-Net's mean and the latents of every batch again, in float32 and the
-default memory format. Then one measure after the other, each with networks of its own that start alike and see the same crops, step by step in
-turn; on the CPU in seconds of the processor, so that other work on the machine does not count.
+speed: the default networks, with one latent space or the other, on three days of the bundled twin, which is prepared
+in FOLDER first. The paper's plain step computes the U-Net's mean and the latents of every batch again, in float32 and
+the default memory format. Then one measure after the other, each with networks of its own that start alike and see
+the same crops, step by step in turn; on the CPU in seconds of the processor, so that other work on the machine does
+not count.
 
 memory: two steps of `preset: paper-t2m` on made-up hours of 512 x 512 cells, one crop of them all; `again`: with
 blocks that are computed again for the gradients.
