@@ -141,7 +141,7 @@ def memory(folder: Path, again: bool) -> None:
         "preset": "paper-t2m",
         "name": "paper",
         "grid": {"rows": SIDE, "cols": SIDE},
-        "data": {"split": {"train": [["2021-01-01", "2021-01-01"]], "validation": [["2021-01-02", "2021-01-02"]]}},
+        "data": {"split": {"train": [["2021-01-01", "2021-01-01"]], "validation": [["2021-01-03", "2021-01-03"]]}},
         "residual": False,  # latents of the fields themselves, which are made sooner
         "sampler": {"steps": 1},
         "train": {"unet": kept, "vae": kept, "ldm": {"steps": 2, "batch": 1, "validate_every": 2}},
