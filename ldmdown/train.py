@@ -258,6 +258,7 @@ class Training:
             sources=sources,
             loss=getattr(self, f"_{name}_loss"),
             level=times if name == "ldm" else None,
+            multiple=model.multiple,
             show=lambda step: self._show(name, step),
             fingerprint=self.fingerprint(name),
             seed=self.config.train.seed,

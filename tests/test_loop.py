@@ -12,7 +12,7 @@ from ldmdown.config import StageConfig
 from ldmdown.errors import LdmdownError
 from ldmdown.models.unet import UNet
 from ldmdown.training import heldout, loop
-from ldmdown.training.batches import noise, parts, times
+from ldmdown.training.batches import corner, noise, parts, times
 from ldmdown.training.loop import Average
 
 
@@ -80,6 +80,17 @@ def test_what_is_kept_for_gradients() -> None:
     """Of a product the input, not the weight; of a square of it the product: 5 x 7 and 5 x 3 numbers of 4 bytes."""
     linear = nn.Linear(7, 3, bias=False)
     assert runtime.kept_bytes(lambda: linear(torch.ones(5, 7)).square(), linear) == 4 * (5 * 7 + 5 * 3)
+
+
+def test_the_corner_of_a_crop() -> None:
+    """Of 24 x 40 coarse cells the first 8 x 16 where the networks divide by 8: an eighth and a bit of a crop."""
+    whole = batch(range(2)) | {"predictors": torch.rand(2, 3, 24, 40), "latents": torch.rand(2, 5, 24, 40),
+                               "target": torch.rand(2, 1, 192, 320)}  # fmt: skip
+    small, share = corner(whole, 8)
+    for name, factor in {"predictors": 1, "latents": 1, "target": 8}.items():
+        torch.testing.assert_close(small[name], whole[name][:1, :, : 8 * factor, : 16 * factor])
+    assert share == pytest.approx(8 * 16 / (24 * 40)) and small["seeds"] == [100]
+    assert corner(whole, 24)[1] == pytest.approx(24 * 24 / (24 * 40))
 
 
 class Hungry(nn.Module):

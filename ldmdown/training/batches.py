@@ -184,6 +184,17 @@ def parts(batch: Batch, size: int) -> Iterator[tuple[Batch, float]]:
         yield part, len(part["seeds"]) / count
 
 
+def corner(batch: Batch, multiple: int) -> tuple[Batch, float]:
+    """About a quarter of the first crop, with sides in multiples of so many coarse cells, and its share of the crop."""
+    one, _ = next(parts(batch, 1))
+    rows, cols = one["predictors"].shape[-2:]
+    sides = [max(multiple, side // 2 // multiple * multiple) for side in (rows, cols)]
+    for name in {"predictors", "target", "latents"} & one.keys():
+        factor = one[name].shape[-1] // cols
+        one[name] = one[name][..., : factor * sides[0], : factor * sides[1]]
+    return one, sides[0] * sides[1] / (rows * cols)
+
+
 def noise(batch: Batch, shape: Sequence[int]) -> Tensor:
     """Standard normal (B, *shape); that of a crop is its own, whichever process and part of a step it is in."""
     device = batch["predictors"].device

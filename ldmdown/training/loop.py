@@ -23,7 +23,7 @@ from ldmdown.errors import LdmdownError
 from ldmdown.models.conditioner import Fusion
 from ldmdown.models.denoiser import CrossBlock, TimeResBlock
 from ldmdown.models.layers import DoubleConv, MixingBlock, ResBlock2D
-from ldmdown.training.batches import Batch, Source, ahead, draw, parts
+from ldmdown.training.batches import Batch, Source, ahead, corner, draw, parts
 from ldmdown.training.run import Losses, Run, State, load
 
 LOG_EVERY = 20  # steps between readings of the losses, each of which waits for the device
@@ -48,6 +48,7 @@ class Stage:
     sources: Mapping[str, Source]  # "train" and "validation"
     loss: Callable[[Batch], Tensor]  # () or, of each crop, (B,)
     level: Callable[[Batch], Tensor] | None  # of noise of each crop, in [0, 1)
+    multiple: int  # coarse cells that divide the sides of what its networks take
     show: Callable[[int], None]  # draw what it has learned after a step
     fingerprint: str
     seed: int
@@ -187,7 +188,7 @@ def schedule(step: int, settings: StageConfig) -> float:
 def fitting(objective: Objective, batch: Batch, run: Run) -> tuple[int, bool]:
     """How many crops of a batch fit in memory at once, and whether blocks must be computed again for that.
 
-    On CUDA by trying; on the CPU, which has no second try, by what one crop keeps for its gradients.
+    On CUDA by trying; on the CPU, which has no second try, by what the corner of a crop keeps for its gradients.
     """
     processes, counted = run.processes, dict(objective.named_buffers())
     kept = _clone(counted)
@@ -199,8 +200,8 @@ def fitting(objective: Objective, batch: Batch, run: Run) -> tuple[int, bool]:
         crops = _tried(objective, batch)
         del reserve
     else:
-        one, _ = next(parts(batch, 1))
-        need = CPU_MARGIN * runtime.kept_bytes(lambda: objective(one), objective)
+        small, share = corner(batch, objective.stage.multiple)
+        need = CPU_MARGIN * runtime.kept_bytes(lambda: objective(small), objective) / share
         free = runtime.free_memory(processes.device) // processes.on_machine - moments * 3 // 2
         crops = len(batch["seeds"])
         while crops and crops * need > free:

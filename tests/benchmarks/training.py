@@ -167,6 +167,7 @@ class MadeUp:
     def __init__(self, config: Config, path: Path) -> None:
         self.path, self.grid = path, Grid(**config.grid.model_dump())
         self.hours = np.arange(2)
+        self.steps = np.full((len(config.targets), 1, 1), 256, np.float32)
         self.predictors, self.targets, self.statics = config.predictors, config.targets, config.statics.given
         names = {"predictors": self.predictors, "target": self.targets}
         self.normalization = {
