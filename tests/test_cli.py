@@ -37,7 +37,9 @@ def test_every_verb_shows_an_example() -> None:
 def test_a_users_error_has_no_traceback(tmp_path: Path) -> None:
     done = ldmdown("downscale", "none.nc", "-o", "out.txt", folder=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == "out.txt: is not a name that can be written\n  expected: one file ending in .nc\n"
+    assert done.stderr == (
+        "out.txt: is not a name that can be written\n  expected: out.nc, out.zarr or 'out_{time:%Y%m}.nc'\n"
+    )
 
 
 def test_an_unknown_checkpoint_is_answered_with_the_known(tmp_path: Path) -> None:
