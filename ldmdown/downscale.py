@@ -105,7 +105,10 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
             _say(f"{output} is finished already; --overwrite makes it anew")
             return
         _say(_what(runners, dataset, outputs, writers))
-        together.wait()  # all have seen what is there before the first one begins
+        together.wait()  # all have seen what is there
+        for writer in writers.values() if together.first else ():
+            writer.begin()
+        together.wait()
         _write(writers, outputs, runners, names, together)
         written = str(unfinished[0]) + (f" to {unfinished[-1]}" if len(unfinished) > 1 else "")
         _say(f"wrote {written}: {_count(dataset.time.size, 'hour')} of {', '.join(names)}; "
@@ -127,9 +130,6 @@ def _write(
         hours, undone = sum(part.time.size for part in outputs.values()), sum(map(len, left.values()))
         task = progress.add_task("downscaling", total=hours, completed=hours - undone)
         for path, writer in writers.items():
-            if together.first:
-                writer.begin()
-            together.wait()
             for index, fields in _fields(runners, outputs[path], left[path][together.rank :: together.size]):
                 writer.write(index, _select(fields, targets, names))
                 progress.advance(task, together.size)
@@ -196,11 +196,7 @@ class System:
 
 def _check(output: Path, options: Options) -> None:
     """What can be refused before anything is read."""
-    try:
-        str(output).format(time=datetime(2000, 1, 1))
-    except (LookupError, ValueError, AttributeError):
-        output = Path(output, "?")  # which has no suffix
-    if output.suffix not in (".nc", ZARR):
+    if output.suffix not in (".nc", ZARR) or not _is_pattern(str(output)):
         raise LdmdownError(
             output, "is not a name that can be written", expected="out.nc, out.zarr or 'out_{time:%Y%m}.nc'"
         )
@@ -210,6 +206,14 @@ def _check(output: Path, options: Options) -> None:
     ):
         if both:
             raise LdmdownError(f"{one} and {other}", "exclude each other", cure=f"leave out {one} or {other}")
+
+
+def _is_pattern(text: str) -> bool:
+    """Whether it holds nothing in braces but {time}, in whatever format."""
+    try:
+        return bool(text.format(time=datetime(2000, 1, 1)))
+    except (LookupError, ValueError, AttributeError):
+        return False
 
 
 def _system(names: str, device: torch.device) -> list[Checkpoint]:

@@ -19,6 +19,7 @@ import xarray as xr
 
 import ldmdown
 from ldmdown import checkpoint
+from ldmdown.data.netcdf import FieldWriter
 from ldmdown.downscale import Options, downscale
 from ldmdown.errors import LdmdownError
 
@@ -186,7 +187,7 @@ def test_stopped_hours_are_kept_and_gone_on_with(
         assert len(dataset["time"]) == 24
 
 
-def test_a_file_a_day(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+def test_a_file_a_day(tiny: dict[str, Path], era5: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """27 hours of two days: the fields of one file; what is finished is kept, what is in the way stops it at once."""
     source, pattern = era5(range(27)), tmp_path / "{time:%Y}" / "{time:%m%d}.nc"
     whole = run(source, tmp_path / "whole.nc", tiny["unet"])
@@ -204,6 +205,16 @@ def test_a_file_a_day(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> Non
     assert [file.name for file in (tmp_path / "2021").iterdir()] == ["0301.nc"]
     downscale([str(source)], pattern, replace(options, resume=True))
     assert files[0].stat().st_mtime_ns == made
+
+    def stop(writer: FieldWriter, index: int, fields: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FieldWriter, "write", stop)
+        downscale([str(source)], pattern, replace(options, overwrite=True))
+    assert len(list((tmp_path / "2021").glob("*.nc.part"))) == 2  # neither counts as finished
+    downscale([str(source)], pattern, replace(options, resume=True))
+    assert files[0].stat().st_mtime_ns > made
     xr.testing.assert_identical(fields(files[1]).drop_attrs(), second.drop_attrs())
 
 
