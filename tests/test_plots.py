@@ -26,10 +26,10 @@ def look() -> Iterator[None]:
 
 
 def lines_of(figure: Figure, axis: int) -> dict[str, Any]:
-    """By the system whose colour they have."""
-    names = {colour: name for name, colour in style.colours(RESULTS["systems"]).items()}
+    """By the system."""
+    names = style.colours(RESULTS["systems"])
     lines = [line for line in figure.axes[axis].lines if line.get_marker() == "None"]
-    return {names[line.get_color()]: line for line in reversed(lines) if line.get_color() in names}
+    return {line.get_label(): line for line in lines if line.get_label() in names}
 
 
 def test_every_part_of_the_results_has_its_figure() -> None:
@@ -50,8 +50,12 @@ def test_a_system_has_one_colour_and_its_kind_one_line() -> None:
     colours = style.colours(systems)
     assert colours["reference"] == "#000000" and colours["0"] != colours["1"] != colours["2"]
     assert colours["2"] == colours["9"]  # seven colours, then again
+    mean = {"name": "its mean", "kind": "ensemble mean"}
+    assert style.colours([*systems, mean])["its mean"] == colours["2"]
     spectra = lines_of(plots.spectra(RESULTS), 0)
     assert spectra["bilinear"].get_linestyle() == "--" and spectra["U-Net"].get_linestyle() == "-"
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in spectra.values()}
+    assert len(looks) == len(spectra)
     assert set(spectra) == {"reference", *made_up.KINDS}
 
 

@@ -343,6 +343,7 @@ def _lines(results: Results, held: Iterable[str]) -> list[tuple[str, dict[str, A
         (
             name,
             {
+                "label": name,
                 "color": colours[name],
                 "linewidth": 2.0 if name == "reference" else 1.4,
                 "linestyle": style.LINES.get(kinds[name], "solid"),
@@ -354,8 +355,5 @@ def _lines(results: Results, held: Iterable[str]) -> list[tuple[str, dict[str, A
 
 
 def _legend(figure: Figure, results: Results, held: Iterable[str]) -> None:
-    lines = _lines(results, held)
-    handles = [Line2D([], [], **line) for _, line in lines]
-    figure.legend(
-        handles, [name for name, _ in lines], loc="outside upper center", ncols=min(5, len(lines)), handlelength=2.6
-    )
+    handles = [Line2D([], [], **line) for _, line in _lines(results, held)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)), handlelength=3.4)

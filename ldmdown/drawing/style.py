@@ -1,8 +1,10 @@
-"""How things look everywhere: one colour for a system, one scale for a variable, units for people."""
+"""How things look everywhere: one colour and line for a system, one scale for a variable, units for people."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,12 @@ REFERENCE = "#000000"
 # (https://sronpersonalpages.nl/~pault), and quiet ones for interpolations
 SYSTEMS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#332288", "#999933")
 INTERPOLATIONS = ("#8C8C8C", "#C9A227", "#882255")
-LINES = {"interpolation": (0, (4, 1.5)), "ideal": (0, (1, 1))}  # dashed, dotted; others are solid
+LINES = {  # by kind: dashed, dash and dot, dash and two dots, dotted; others are solid
+    "interpolation": (0, (4, 1.5)),
+    "ensemble mean": (0, (5, 1.2, 1, 1.2)),
+    "reconstruction": (0, (5, 1.2, 1, 1.2, 1, 1.2)),
+    "ideal": (0, (1, 1)),
+}
 
 # Perceptually uniform; of what has a sign, diverging
 FIELDS = {"t2m": "plasma", "ws10": "viridis"}
@@ -46,13 +53,16 @@ LOOK: Any = {
 
 
 def colours(systems: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """By name, in table order; "reference" is black."""
-    pools = {True: list(INTERPOLATIONS), False: list(SYSTEMS)}
-    result = {"reference": REFERENCE}
+    """By name, in table order; "reference" is black, an ensemble's mean as its members; lines tell these apart."""
+    rest = cycle(SYSTEMS)
+    pools = {"interpolation": cycle(INTERPOLATIONS), "reconstruction": cycle(reversed(SYSTEMS))}
+    result, members = {"reference": REFERENCE}, deque[str]()
     for system in systems:
-        pool = pools[system["kind"] == "interpolation"]
-        result[system["name"]] = pool[0]
-        pool.append(pool.pop(0))  # begins again when all are given away
+        kind = system["kind"]
+        colour = members.popleft() if kind == "ensemble mean" and members else next(pools.get(kind, rest))
+        if kind == "member":
+            members.append(colour)
+        result[system["name"]] = colour
     return result
 
 
