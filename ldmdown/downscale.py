@@ -112,7 +112,7 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
         _write(writers, outputs, runners, names, together)
         written = str(unfinished[0]) + (f" to {unfinished[-1]}" if len(unfinished) > 1 else "")
         _say(f"wrote {written}: {_count(dataset.time.size, 'hour')} of {', '.join(names)}; "
-             "look at it with ncview, QGIS or xarray")  # fmt: skip
+             f"look at it with {'xarray' if output.suffix == ZARR else 'ncview, QGIS or xarray'}")  # fmt: skip
 
 
 def _write(
