@@ -35,6 +35,7 @@ from ldmdown.scoring.scorecard import Scorecard, System, plain
 from ldmdown.scoring.stations import StationScores
 
 DOTS_PER_INCH = 130  # of figures
+NAMED = 3  # systems at most in the title
 TABLES = ("t2m", "ws10", "wind")  # that are printed
 SHOWN = {"rmse": "RMSE", "bias": "bias", "pcc": "PCC", "crps": "CRPS", "energy_score": "energy",
          "spread_skill": "spread", "wasserstein": "distrib."}  # fmt: skip
@@ -150,9 +151,11 @@ def score(contest: Contest, options: Options) -> tuple[dict[str, Any], Pictures]
             snapshots = first
     if not card.scored:
         raise LdmdownError(contest.reference["name"], "and the predictions have no cell in common that is not missing")
+    names = [one.name for one in contest.systems]
     results = {
         "ldmdown": version("ldmdown"),
-        "title": f"{', '.join(one.name for one in contest.systems)} against {contest.reference['name']}",
+        "title": f"{', '.join(names) if len(names) <= NAMED else f'{len(names)} systems'} "
+        f"against {contest.reference['name']}",
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "reference": contest.reference,
         "notes": [*contest.notes, *card.notes()],

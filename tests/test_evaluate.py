@@ -45,6 +45,7 @@ def test_a_prediction_against_itself_and_shifted(tmp_path: Path) -> None:
     same, other = (content["scores"][name] for name in ("truth.nc", "shifted.nc"))
     assert {same[name]["rmse"]["value"] for name in ("t2m", "u10", "v10", "ws10", "wind")} == {0}
     assert other["t2m"]["bias"]["value"] == pytest.approx(1, abs=1e-5) and other["u10"]["rmse"]["value"] == 0
+    assert content["title"] == "truth.nc, shifted.nc against truth.nc"
     assert content["hours"]["count"] == 3 and content["variables"]["ws10"]["units"] == "m s-1"
     assert content["best"]["t2m"]["rmse"] == {"system": "truth.nc", "level_with": ["shifted.nc"]}  # of one day
     assert pictures.snapshot_time == "2021-03-06T01"
@@ -74,7 +75,8 @@ def test_predictions_of_every_format(tmp_path: Path) -> None:
     era5.to_zarr(tmp_path / "era5.zarr", zarr_format=2)
     (grib,) = test_intake.as_grib(tmp_path, 2)
     names = [tmp_path / "zip.nc", tmp_path / "era5.zarr", grib]
-    content, _ = score(Predictions(names, [truth]), Options())
+    content, _ = score(Predictions([*names, truth], [truth]), Options())
+    assert content["title"] == "4 systems against truth.nc"
     errors = [content["scores"][path.name]["wind"]["rmse"]["value"] for path in names]
     assert errors[:2] == [0, 0] and errors[2] < 1e-3
     assert content["hours"]["count"] == len(test_intake.HOURS)
