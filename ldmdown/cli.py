@@ -296,7 +296,7 @@ def evaluate(
         list[Path] | None, typer.Argument(help="Outputs of downscale, other fields, or ERA5; a quoted glob is one.")
     ] = None,
     reference: Annotated[
-        list[Path] | None, typer.Option(help="A file of the fields that count as true; repeat for more.")
+        list[Path] | None, typer.Option(help="A file, or a quoted glob, of fields that count as true; repeat for more.")
     ] = None,
     checkpoint: Annotated[list[str] | None, typer.Option(help="Instead of files; repeat to compare.")] = None,
     archive: Annotated[Path | None, typer.Option(help="Of `prepare`: what checkpoints are scored on.")] = None,

@@ -90,7 +90,7 @@ def evaluate(
     predictions
         outputs of `downscale`, other gridded fields, or ERA5 itself; each one file, or a glob of files in time.
     reference
-        files of the fields that count as true, such as VHR-REA_IT's, all together.
+        files, or globs of them, that count as true, such as VHR-REA_IT's, all together.
     terrain
         a file of heights, by which land, sea, mountains and coast are scored separately.
 

@@ -167,6 +167,8 @@ def test_a_glob_is_one_system(tmp_path: Path) -> None:
         fields_of(truth, slice(None), slice(None), hours)
     contest = Predictions([tmp_path / "*-part*.nc"], [truth])
     assert [one.name for one in contest.systems] == ["*-part*.nc"] and len(contest.hours) == 3
+    turned = Predictions([truth], [tmp_path / "*-part*.nc"])
+    assert len(turned.hours) == 3 and len(turned.reference["files"]) == 2
     with pytest.raises(LdmdownError, match="no such files"):
         Predictions([tmp_path / "nothing*.nc"], [truth])
 

@@ -42,7 +42,7 @@ class Predictions:
     predictions
         each a file, or a glob of files that follow each other in time.
     reference
-        the files that count as true, all together.
+        files, or globs of them, that count as true, all together.
     terrain
         a file of heights, or None.
 
@@ -63,12 +63,13 @@ class Predictions:
 
     def __init__(self, predictions: Sequence[Path], reference: Sequence[Path], terrain: Path | None = None) -> None:
         groups = [_expand(path) for path in predictions]
-        self.names = tuple(_common_names([*groups, list(reference)]))
+        held = [file for path in reference for file in _expand(path)]
+        self.names = tuple(_common_names([*groups, held]))
         opened = [_open(files, self.names) for files in groups]
-        truth = _open(reference, self.names)
+        truth = _open(held, self.names)
         labels = _labels(predictions)
-        self.reference: dict[str, Any] = {"name": Path(reference[0]).name, "files": [str(path) for path in reference]}
-        self.notes = _notes([*(file for group in groups for file in group), *reference])
+        self.reference: dict[str, Any] = {"name": Path(reference[0]).name, "files": [str(path) for path in held]}
+        self.notes = _notes([*(file for group in groups for file in group), *held])
         chosen = _finest([*opened, truth])
         whose = [*labels, self.reference["name"]][chosen]
         self.grid, rows, cols = _common_area([*opened, truth], chosen)
