@@ -150,6 +150,8 @@ def _build(
     writer.close(
         statistics(config, records), origin, (statics.normalization, statics.fields) if statics is not None else None
     )
+    for note, (first, *more) in origin["notes"].items():
+        _say(f"note: {note} ({first}{f' and {len(more)} more days' if more else ''})")
     hours, dropped = sum(origin["hours"].values()), sum(map(len, origin["dropped"].values()))
     why = f"; {dropped} left out, {MANIFEST} in it says why" if dropped else ""
     _say(f"wrote {job.archive}: {hours} hours of {len(days)} days{why}")

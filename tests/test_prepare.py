@@ -92,7 +92,12 @@ def test_hours_that_are_left_out_and_why(folder: Path, capsys: pytest.CaptureFix
     assert dropped.pop("only in era5") == ["2021-01-02T00"]
     ((reason, hours),) = dropped.items()
     assert reason.startswith(f"{file}: t2m is not physical at 2021-01-01T04 found: ") and hours == ["2021-01-01T04"]
-    assert "wrote" in (said := capsys.readouterr().err) and "; 3 left out, manifest.json in it says why" in said
+    turned = "the reference's wind runs along its grid: it is turned to east and north"
+    assert archive.manifest["notes"][turned] == [*DAYS]
+    said = capsys.readouterr().err
+    assert f"note: {turned} (2021-01-01 and 2 more days)" in said
+    assert "note: 1 hours are missing between the first and the last, the first 2021-01-01T02:00 (2021-01-01)" in said
+    assert "wrote" in said and "; 3 left out, manifest.json in it says why" in said
     values = np.stack([archive.read(index)["target"][0] for index in archive.split("train")]).astype(float)
     assert archive.normalization["target"].mean["t2m"] == pytest.approx(values.mean(), rel=1e-6)
 

@@ -181,6 +181,7 @@ class CoarsePredictors:
         self.variables = [variable(name) for name in names]
         self.times = dataset.time.values
         self.hours = hours_of(dataset)
+        self.notes: Sequence[str] = dataset.attrs["notes"]
         row, col, rows, cols = window
         coarse = grid.coarse
         self.lat, self.lon = (part[row : row + rows, col : col + cols] for part in (coarse.lat, coarse.lon))

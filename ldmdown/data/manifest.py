@@ -35,7 +35,7 @@ def manifest(
     alone: Mapping[str, Iterable[int]],
     statics: Sequence[Path],
 ) -> dict[str, Any]:
-    """Files with their hashes, hours of each use, and the hours left out by reason.
+    """Files with their hashes, hours of each use, the hours left out by reason, and days by what was decided of them.
 
     `files` are those of the days by kind, and `alone` the hours of days that only one source has, by reason.
     """
@@ -50,7 +50,16 @@ def manifest(
         },
         "hours": {use: int(within(hours, periods).sum()) for use, periods in uses.items()},
         "dropped": _dropped(records, alone),
+        "notes": _notes(records),
     }
+
+
+def _notes(records: Records) -> dict[str, list[str]]:
+    days: dict[str, list[str]] = {}
+    for record in (record for record in records if record["hours"]):
+        for note in record["notes"]:
+            days.setdefault(note, []).append(str(np.datetime64(record["hours"][0], "h"))[:10])
+    return days
 
 
 def _dropped(records: Records, alone: Mapping[str, Iterable[int]]) -> dict[str, list[str]]:

@@ -58,6 +58,7 @@ def write_day(job: Job, day: Day) -> None:
     except (OSError, RuntimeError) as error:  # of netCDF4 and eccodes over a damaged file
         files = ", ".join(name for used in day.files.values() for name in used)
         raise LdmdownError(files, "cannot be read", found=str(error), cure="download them again") from None
+    notes = [note for reader in readers.values() for note in reader.notes]
     del readers
     gc.collect()  # closes the files here: HDF5 cannot bear that Zarr's threads do it while another is opened
     if unusable and not written:
@@ -67,6 +68,7 @@ def write_day(job: Job, day: Day) -> None:
     record = {
         "hours": written,
         "dropped": dropped,
+        "notes": notes,
         "moments": {kind: asdict(seen) for kind, seen in moments.items()},
         "sha256": {str(describe(name, job.root)["name"]): sha256(name) for name in day.first},
     }

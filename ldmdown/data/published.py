@@ -78,6 +78,7 @@ class PublishedDay:
         self, folder: Path, files: Sequence[str], names: Sequence[str], source: Source, shape: tuple[int, int]
     ) -> None:
         self.names, self.source, self.shape = tuple(names), source, shape
+        self.notes: Sequence[str] = ()
         self._places = [(Path(file), hour) for file in files for hour in range(24)]
         self.hours = np.array([_hour(file) + hour for file, hour in self._places], np.int64)
         self.normalization = read_statistics(folder / STATISTICS, source, names)

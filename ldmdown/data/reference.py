@@ -105,6 +105,8 @@ class ReferenceOnGrid:
     def __init__(self, reference: Reference, grid: Grid) -> None:
         self.reference = reference
         self.times, self.hours = reference.times, reference.hours
+        turned = "the reference's wind runs along its grid: it is turned to east and north"
+        self.notes: Sequence[str] = [turned] if reference.turned else []
         self.shape = grid.shape
         if ENSEMBLE in reference.dataset.dims:
             raise LdmdownError(reference.file, "is an ensemble", expected="one truth", cure="select a member")

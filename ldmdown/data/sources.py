@@ -39,6 +39,7 @@ class Reader(Protocol):
     """Fields on the project's grid, hour by hour."""
 
     hours: Hours
+    notes: Sequence[str]  # what was decided about the files that a user should know
 
     def read(self, index: int) -> NDArray[np.float32]:
         """(variable, rows, cols) in physical units; an LdmdownError if the hour cannot be used."""
