@@ -39,6 +39,7 @@ from ldmdown.data.era5 import (
     open_era5,
     source_grid,
 )
+from ldmdown.data.files import few_open
 from ldmdown.data.grid import Grid, Window
 from ldmdown.data.netcdf import ZARR, FieldWriter
 from ldmdown.data.variables import attributes
@@ -78,6 +79,7 @@ class Options:
     resume: bool = False
 
 
+@few_open()
 def downscale(files: Sequence[str], output: Path, options: Options) -> None:
     """Write the fields of all hours of the files.
 

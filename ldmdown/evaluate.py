@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ldmdown.data.files import few_open
 from ldmdown.data.grid import SourceGrid
 from ldmdown.data.stations import read_stations
 from ldmdown.data.terrain import Terrain
@@ -75,6 +76,7 @@ class Options:
     height_corrected: bool = False
 
 
+@few_open()
 def evaluate(
     predictions: Sequence[Path],
     reference: Sequence[Path],

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import netCDF4
 import numpy as np
 import pytest
 import test_intake
@@ -13,6 +14,7 @@ import xarray as xr
 from test_cli import ldmdown
 from test_reference import TIMES, rotated
 
+from ldmdown.data import files
 from ldmdown.data.grid import Grid
 from ldmdown.data.netcdf import FieldWriter
 from ldmdown.errors import LdmdownError
@@ -171,6 +173,25 @@ def test_a_glob_is_one_system(tmp_path: Path) -> None:
     assert len(turned.hours) == 3 and len(turned.reference["files"]) == 2
     with pytest.raises(LdmdownError, match="no such files"):
         Predictions([tmp_path / "nothing*.nc"], [truth])
+
+
+def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2 x 12, since HDF5 keeps chunks of each that is open; outside everything is as it was."""
+    for name in ("a", "b"):
+        for day in range(12):
+            written(tmp_path / f"{name}-{day:02}.nc", FIELDS[:1, :1], HOURS[:1] + 24 * day)
+    usual, opened, honest = netCDF4.get_chunk_cache(), list[int](), Predictions.read
+
+    def read(contest: Predictions, hour: int) -> object:
+        fields = honest(contest, hour)
+        links = [link.resolve() for link in Path("/proc/self/fd").iterdir()]
+        opened.append(sum(link.parent == tmp_path for link in links))
+        return fields
+
+    monkeypatch.setattr(Predictions, "read", read)
+    evaluate([tmp_path / "a-*.nc"], [tmp_path / "b-*.nc"], tmp_path / "scores")
+    assert len(opened) == 12 and 0 < max(opened) <= files.OPEN
+    assert netCDF4.get_chunk_cache() == usual and xr.get_options()["file_cache_maxsize"] == 128
 
 
 @pytest.mark.slow

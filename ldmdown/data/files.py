@@ -7,9 +7,11 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import xarray as xr
 
 from ldmdown.data.grib import open_grib
@@ -24,7 +26,20 @@ NOT_DATA = {b"\x1f\x8b": "unpack it with gunzip", b"<": "this is a web page: dow
 DECODING: dict[str, Any] = {"decode_times": xr.coders.CFDatetimeCoder(time_unit="s"), "decode_timedelta": True}
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "https": "aiohttp"}
 START, STOPS = "valid_time_start", ("valid_time_stop", "valid_time_stop_era5t")  # days, of ARCO-ERA5
+OPEN, CHUNK_CACHE = 8, 2**24  # files at once, and bytes that HDF5 keeps of each variable of each
 FORMATS = "a NetCDF, GRIB or zip file, or a folder of Zarr"
+
+
+@contextmanager
+def few_open() -> Iterator[None]:
+    """Memory that does not grow with the number of files that are read one after the other."""
+    usual = netCDF4.get_chunk_cache()
+    netCDF4.set_chunk_cache(CHUNK_CACHE, *usual[1:])
+    try:
+        with xr.set_options(file_cache_maxsize=OPEN):
+            yield
+    finally:
+        netCDF4.set_chunk_cache(*usual)
 
 
 def open_files(files: Sequence[str | Path]) -> list[Source]:
