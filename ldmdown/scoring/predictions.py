@@ -7,15 +7,13 @@ prediction's before the reference's. What lies on another one is interpolated bi
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask.config
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from ldmdown.data.era5 import open_era5, source_grid
@@ -64,12 +62,13 @@ class Predictions:
     def __init__(self, predictions: Sequence[Path], reference: Sequence[Path], terrain: Path | None = None) -> None:
         groups = [_expand(path) for path in predictions]
         held = [file for path in reference for file in _expand(path)]
-        self.names = tuple(_common_names([*groups, held]))
-        opened = [_open(files, self.names) for files in groups]
-        truth = _open(held, self.names)
+        contents = {file: _look(file) for files in [*groups, held] for file in files}
+        self.names = tuple(_common_names([*groups, held], contents))
+        opened = [_open(files, self.names, contents) for files in groups]
+        truth = _open(held, self.names, contents)
         labels = _labels(predictions)
         self.reference: dict[str, Any] = {"name": Path(reference[0]).name, "files": [str(path) for path in held]}
-        self.notes = _notes([*(file for group in groups for file in group), *held])
+        self.notes = _notes(contents.values())
         chosen = _finest([*opened, truth])
         whose = [*labels, self.reference["name"]][chosen]
         self.grid, rows, cols = _common_area([*opened, truth], chosen)
@@ -139,14 +138,34 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _common_names(groups: Sequence[Sequence[Path]]) -> list[str]:
+@dataclass(frozen=True)
+class _Content:
+    """What a file holds: its variables, the sizes of its dimensions, and the recipe of the twin that made it."""
+
+    names: set[str]
+    sizes: dict[str, int]
+    recipes: set[str]
+
+
+def _look(file: Path) -> _Content:
+    """Once, whatever its grid, since to open a zip or GRIB takes time."""
+    grib = file.is_file() and file_format(file) == "grib"
+    parts = open_parts(file) if grib else [dataset for _, dataset in open_files([file])]
+    content = _Content(
+        {str(name) for part in parts for name in part.variables},
+        {str(dim): size for part in parts for dim, size in part.sizes.items()},
+        {str(part.attrs["twin_recipe"]) for part in parts if "twin_recipe" in part.attrs},
+    )
+    for part in parts:
+        part.close()
+    return content
+
+
+def _common_names(groups: Sequence[Sequence[Path]], contents: Mapping[Path, _Content]) -> list[str]:
     """The variables that all groups of files hold."""
     held = []
     for files in groups:
-        content: set[str] = set()
-        for file in files:
-            with _opened(file) as parts:
-                content |= {str(name) for part in parts for name in part.variables}
+        content = set[str]().union(*(contents[file].names for file in files))
         held.append({name for name in KNOWN if content & {name, *variable(name).aliases}})
     common = [name for name in KNOWN if all(name in one for one in held)]
     both = {"u10", "v10"} <= set(common)
@@ -158,32 +177,16 @@ def _common_names(groups: Sequence[Sequence[Path]]) -> list[str]:
     return common
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[list[xr.Dataset]]:
-    """What a file holds, on whatever grid."""
-    grib = file.is_file() and file_format(file) == "grib"
-    parts = open_parts(file) if grib else [dataset for _, dataset in open_files([file])]
-    try:
-        yield parts
-    finally:
-        for part in parts:
-            part.close()
-
-
-def _notes(files: Sequence[Path]) -> list[str]:
+def _notes(contents: Iterable[_Content]) -> list[str]:
     """What must be said of the files wherever their scores appear."""
-    recipes = set()
-    for file in files:
-        with _opened(file) as parts:
-            recipes |= {part.attrs.get("twin_recipe") for part in parts}
-    return [f"twin, recipe {recipe}: a test world, not a regional model" for recipe in recipes if recipe is not None]
+    recipes = set[str]().union(*(content.recipes for content in contents))
+    return [f"twin, recipe {recipe}: a test world, not a regional model" for recipe in sorted(recipes)]
 
 
-def _open(files: Sequence[Path], names: Sequence[str]) -> Reference:
-    with _opened(files[0]) as parts:
-        dims = {str(dim): size for part in parts for dim, size in part.sizes.items()}
-    geographic = {"latitude", "longitude"} <= dims.keys() or {"lat", "lon"} <= dims.keys()
-    if geographic and all(dims.get(name, 1) == 1 for name in MEMBERS):
+def _open(files: Sequence[Path], names: Sequence[str], contents: Mapping[Path, _Content]) -> Reference:
+    sizes = contents[files[0]].sizes
+    geographic = {"latitude", "longitude"} <= sizes.keys() or {"lat", "lon"} <= sizes.keys()
+    if geographic and all(sizes.get(name, 1) == 1 for name in MEMBERS):
         era5 = open_era5(files, names)  # which converts units
         return Reference(era5, names, source_grid(era5), files[0])
     return open_reference(files, names)
