@@ -21,6 +21,7 @@ from ldmdown.errors import LdmdownError
 BUNDLED = Path(__file__).with_name("twin.yaml")
 DEFAULT = Path("ldmdown.yaml")
 PRESETS = ("paper-t2m", "paper-uv")  # YAML files in this folder, for `preset: NAME`
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 def _whole_years(value: Any) -> Any:
@@ -220,7 +221,7 @@ class TrainConfig(Section):
 
     run: str = "run"
     seed: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of matrix products and convolutions; auto: bf16 on CUDA
+    precision: Precision = "auto"  # of matrix products and convolutions; auto: bf16 on CUDA
     compile: bool = False  # the networks, by torch.compile: a wait at first, then faster on CUDA
     start: str | None = None  # a checkpoint, by file or name, whose weights the networks start from where they fit
     unet: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)

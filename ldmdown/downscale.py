@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from rich.progress import (
 )
 
 from ldmdown.checkpoint import Checkpoint, load
-from ldmdown.config import DEFAULT, SamplerConfig, load_config
+from ldmdown.config import DEFAULT, Precision, SamplerConfig, load_config
 from ldmdown.data.era5 import (
     NATIVE_SPACING,
     as_era5,
@@ -45,7 +45,7 @@ from ldmdown.data.netcdf import ZARR, FieldWriter
 from ldmdown.data.variables import attributes
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import Draw, Fields, Runner, measured_correlation
-from ldmdown.runtime import Precision, Processes, choose_device, first_process, processes
+from ldmdown.runtime import Processes, choose_device, first_process, processes
 
 BUNDLED = "italy"
 ACKNOWLEDGEMENT = (
@@ -99,45 +99,35 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
         dataset = _period(era5, options)
         window = _window(dataset, checkpoints[0].grid, options)
         runners = [_runner(checkpoint, window, options, device) for checkpoint in checkpoints]
-        names = _variables(_targets(checkpoints), options)
+        targets = _targets(checkpoints)
+        names = _variables(targets, options)
         outputs = _outputs(output, dataset)
         unfinished = [path for path in outputs if not (options.resume and _finished(path))]
         writers = {path: _writer(path, outputs[path], runners, names, options) for path in unfinished}
         if not writers:
             _say(f"{output} is finished already; --overwrite makes it anew")
             return
-        _say(_what(runners, dataset, outputs, writers))
+        left = {path: [hour for hour in range(len(writer.hours)) if not writer.done(hour)]
+                for path, writer in writers.items()}  # fmt: skip
+        done = dataset.time.size - sum(map(len, left.values()))
+        _say(_what(runners, dataset, len(outputs), done))
         together.wait()  # all have seen what is there
         for writer in writers.values() if together.first else ():
             writer.begin()
         together.wait()
-        _write(writers, outputs, runners, names, together)
+        with _progress(together) as progress:
+            task = progress.add_task("downscaling", total=dataset.time.size, completed=done)
+            for path, writer in writers.items():
+                mine = left[path][together.rank :: together.size]
+                for index, fields in _fields(runners, outputs[path], mine):
+                    writer.write(index, _select(fields, targets, names))
+                    progress.advance(task, together.size)
+                together.wait()
+                if together.first:
+                    writer.close()
         written = str(unfinished[0]) + (f" to {unfinished[-1]}" if len(unfinished) > 1 else "")
         _say(f"wrote {written}: {_count(dataset.time.size, 'hour')} of {', '.join(names)}; "
              f"look at it with {'xarray' if output.suffix == ZARR else 'ncview, QGIS or xarray'}")  # fmt: skip
-
-
-def _write(
-    writers: Mapping[Path, FieldWriter],
-    outputs: Mapping[Path, xr.Dataset],
-    runners: Sequence[Runner],
-    names: Sequence[str],
-    together: Processes,
-) -> None:
-    """Compute what is left of the hours of each file, this process's share of them, and put the file together."""
-    targets = _targets([runner.checkpoint for runner in runners])
-    left = {path: [hour for hour in range(len(writer.hours)) if not writer.done(hour)]
-            for path, writer in writers.items()}  # fmt: skip
-    with _progress(together) as progress:
-        hours, undone = sum(part.time.size for part in outputs.values()), sum(map(len, left.values()))
-        task = progress.add_task("downscaling", total=hours, completed=hours - undone)
-        for path, writer in writers.items():
-            for index, fields in _fields(runners, outputs[path], left[path][together.rank :: together.size]):
-                writer.write(index, _select(fields, targets, names))
-                progress.advance(task, together.size)
-            together.wait()
-            if together.first:
-                writer.close()
 
 
 class System:
@@ -428,19 +418,12 @@ def _source(runner: Runner) -> str:
     return f"checkpoint {header['name']} (stage {checkpoint.stage}, sha256 {checkpoint.sha256}), {how}{assumed}"
 
 
-def _what(
-    runners: Sequence[Runner],
-    dataset: xr.Dataset,
-    outputs: Mapping[Path, xr.Dataset],
-    writers: Mapping[Path, FieldWriter],
-) -> str:
+def _what(runners: Sequence[Runner], dataset: xr.Dataset, files: int, done: int) -> str:
     first, last = (str(dataset.time.values[place])[:16] for place in (0, -1))
     one = runners[0]
     rows, cols = (size * one.checkpoint.grid.factor for size in one.asked[2:])
-    left = sum(not writer.done(index) for writer in writers.values() for index in range(len(writer.hours)))
-    done = dataset.time.size - left
     kept = f", {done} of them finished before" if done else ""
-    apart = f", in {len(outputs)} files" if len(outputs) > 1 else ""
+    apart = f", in {files} files" if files > 1 else ""
     made = _count(one.draw.members, "member") if one.checkpoint.stage == "ldm" else MADE[one.checkpoint.stage]
     used = [
         f"checkpoint {c.path} ({c.stage}, sha256 {c.sha256[:12]})" for c in (runner.checkpoint for runner in runners)

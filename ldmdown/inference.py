@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldmdown.checkpoint import Checkpoint
-from ldmdown.config import SamplerConfig
+from ldmdown.config import Precision, SamplerConfig
 from ldmdown.data.era5 import CoarsePredictors
 from ldmdown.data.grid import LONLAT, Array, Window, grid_north, rotate_to_earth, rotated_pole
 from ldmdown.models.downscaler import Condition
 from ldmdown.models.sampling import coherent_noise
-from ldmdown.runtime import Precision, autocast
+from ldmdown.runtime import autocast
 
 Fields = NDArray[np.float32]
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.utils.checkpoint import checkpoint
 
+from ldmdown.config import Precision
 from ldmdown.errors import LdmdownError
 
-Precision = Literal["auto", "fp32", "bf16"]
 PATIENCE = timedelta(days=1)  # of processes that wait for the first one's work
 
 

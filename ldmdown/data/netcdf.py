@@ -89,9 +89,9 @@ class FieldWriter:
     def _claim(self, run: dict[str, Any], resume: bool, overwrite: bool) -> None:
         self._run = run
         record = self.part / RECORD
-        begun = json.loads(record.read_text()) if record.exists() else None
-        self._fresh = begun is None or overwrite
-        if begun is None or overwrite:
+        begun = json.loads(record.read_text()) if record.exists() and not overwrite else None
+        self._fresh = begun is None
+        if begun is None:
             if self.path.exists() and not overwrite:
                 cure = "name another file, or give --overwrite to replace it"
                 raise LdmdownError(self.path, "exists already", cure=cure)

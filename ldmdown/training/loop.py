@@ -18,7 +18,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from ldmdown import runtime
-from ldmdown.config import StageConfig
+from ldmdown.config import Precision, StageConfig
 from ldmdown.errors import LdmdownError
 from ldmdown.models.conditioner import Fusion
 from ldmdown.models.denoiser import CrossBlock, TimeResBlock
@@ -52,7 +52,7 @@ class Stage:
     show: Callable[[int], None]  # draw what it has learned after a step
     fingerprint: str
     seed: int
-    precision: runtime.Precision
+    precision: Precision
     compile: bool
 
 
