@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ldmdown import runtime
 from ldmdown import train as verb
-from ldmdown.config import BUNDLED, Config, load_config, parse_config
+from ldmdown.config import BUNDLED, Config, Precision, load_config, parse_config
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.prepare import prepare
@@ -99,7 +99,7 @@ class _Way(ExitStack):
 
     def __init__(
         self, training: Training, progress: Any, plain: bool = False, channels_last: bool = False,
-        compiled: bool = False, precision: runtime.Precision = "fp32",
+        compiled: bool = False, precision: Precision = "fp32",
     ) -> None:  # fmt: skip
         super().__init__()
         memory = torch.channels_last if channels_last else torch.contiguous_format
@@ -157,8 +157,11 @@ def memory(folder: Path, again: bool) -> None:
         training = Training(config, folder, path, processes)
         for stage in training.up_to(["ldm"]):
             loop.fit(training.stage(stage, progress), training.run, progress, crops=None if again else 1)
-    parameters = sum(part.numel() for part in training.model.parameters())
-    print(f"{parameters / 1e6:.0f} M parameters, crop {SIDE}, batch 1{', blocks computed again' if again else ''}")
+    sizes = {name: sum(part.numel() for part in network.parameters()) / 1e6
+             for name, network in training.model.named_children()}  # fmt: skip
+    trained = sizes["conditioner"] + sizes["denoiser"]
+    ways = ", blocks computed again" if again else ""
+    print(f"{sum(sizes.values()):.0f} M parameters, {trained:.0f} M of them trained, crop {SIDE}, batch 1{ways}")
 
 
 class MadeUp:
