@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ldmdown.downscale import System
+    from ldmdown.commands.downscale import System
 
 try:
     __version__ = version("ldmdown")
@@ -21,6 +21,6 @@ def load(checkpoint: str = "italy", device: str = "auto") -> System:
     >>> era5 = xarray.open_dataset("era5.nc", engine="netcdf4")  # doctest: +SKIP
     >>> fields = ldmdown.load("italy").downscale(era5, members=4)  # doctest: +SKIP
     """
-    from ldmdown.downscale import System
+    from ldmdown.commands.downscale import System
 
     return System(checkpoint, device)

@@ -19,11 +19,11 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from ldmdown.card import FORMAT, KEY, find, read_header, sha256
 from ldmdown.config import ConditionerConfig, Config
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.errors import LdmdownError
+from ldmdown.header import FORMAT, KEY, find, read_header, sha256
 from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
@@ -149,7 +149,7 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
         raise LdmdownError(path, "its configuration is not understood", found=str(error)) from None
     normalization: Normalizations = {kind: Normalization(**values) for kind, values in header["normalization"].items()}
     model = build(config, normalization, header["stage"])
-    tensors = load_file(path)
+    tensors = _tensors(path)
     wrong = misfits(tensors, model.state_dict())
     if wrong:
         shown = "; ".join(wrong[:SHOWN]) + (f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
@@ -170,10 +170,15 @@ def take_fitting(path: Path, model: Downscaler) -> int:
     read_header(path)
     own = model.state_dict()
     fitting = {
-        name: tensor for name, tensor in load_file(path).items() if name in own and own[name].shape == tensor.shape
+        name: tensor for name, tensor in _tensors(path).items() if name in own and own[name].shape == tensor.shape
     }
     model.load_state_dict(fitting, strict=False)
     return len(fitting)
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a file by name; format 1 called one of them otherwise."""
+    return {name.replace("log_deviation", "log_std"): tensor for name, tensor in load_file(path).items()}
 
 
 def misfits(given: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
@@ -192,11 +197,11 @@ def _baseline(config: Config, normalization: Normalizations) -> Baseline:
         raise LdmdownError(
             config.name,
             f"the baseline of {', '.join(missing)} is not among the predictors",
-            cure="add it to `predictors`, or set unet.baseline to zero",
+            fix="add it to `predictors`, or set unet.baseline to zero",
         )
     coarse, fine = normalization["predictors"], normalization["target"]
     return Baseline(
         channel=[config.predictors.index(name) for name in config.targets],
-        gain=[coarse.deviation[name] / fine.deviation[name] for name in config.targets],
-        offset=[(coarse.mean[name] - fine.mean[name]) / fine.deviation[name] for name in config.targets],
+        gain=[coarse.std[name] / fine.std[name] for name in config.targets],
+        offset=[(coarse.mean[name] - fine.mean[name]) / fine.std[name] for name in config.targets],
     )

@@ -109,8 +109,8 @@ def downscale(
 
     ldmdown downscale 'era5_2020*.nc' -o alps.nc --bbox 6 45 11 47 --members 8
     """
-    from ldmdown.downscale import Options
-    from ldmdown.downscale import downscale as run
+    from ldmdown.commands.downscale import Options
+    from ldmdown.commands.downscale import downscale as run
 
     options = Options(
         checkpoint=checkpoint,
@@ -161,7 +161,7 @@ def prepare(
 
     ldmdown prepare own_data.yaml --dry-run
     """
-    from ldmdown.prepare import prepare as run
+    from ldmdown.commands.prepare import prepare as run
 
     run(config, scheduler=scheduler, dry_run=dry_run)
 
@@ -183,7 +183,7 @@ def train(
 
     torchrun --nproc-per-node 4 -m ldmdown train own_data.yaml
     """
-    from ldmdown.train import train as run
+    from ldmdown.commands.train import train as run
 
     run(config, stage, resume, _crops(batch_size))
 
@@ -217,7 +217,7 @@ def twin(
     import os
 
     from ldmdown.data.grid import Grid
-    from ldmdown.data.twin import write_twin
+    from ldmdown.twin.files import write_twin
 
     first, last = (_moment(name, text) for name, text in (("--start", start), ("--end", end)))
     if last < first:
@@ -252,9 +252,9 @@ def request(
 
     ldmdown request --start 2020-01-01 --end 2020-03-31 > download.py
     """
-    from ldmdown.card import find, read_header
+    from ldmdown.commands.request import cds_script
     from ldmdown.data.grid import Grid
-    from ldmdown.data.request import cds_script
+    from ldmdown.header import find, read_header
 
     first, last = (_moment(name, text).date() for name, text in (("--start", start), ("--end", end)))
     if last < first:
@@ -284,7 +284,7 @@ def convert(
     ldmdown convert UNET_2mT.ckpt VAE_residual_2mT.ckpt LDM_residual_2mT.ckpt --statistics normalization_data.pkl
     --statics static_var -o checkpoints/paper-t2m.safetensors
     """
-    from ldmdown.convert import convert as run
+    from ldmdown.commands.convert import convert as run
 
     run(files, output, statistics=statistics, statics=statics, wind=wind, regridding=regridding, overwrite=overwrite)
 
@@ -328,8 +328,8 @@ def evaluate(
     or height (m); t or t2m (degrees C or K); ws, wg, ff or ws10 (m/s, at 10 m); wr or dd (degrees, whence it blows).
     A second line may hold units in brackets.
     """
-    from ldmdown.evaluate import Options, evaluate_checkpoints
-    from ldmdown.evaluate import evaluate as evaluate_files
+    from ldmdown.commands.evaluate import Options, evaluate_checkpoints
+    from ldmdown.commands.evaluate import evaluate as evaluate_files
 
     options = Options(stations, nearest, height_correction)
     if predictions and reference and not checkpoint and archive is None:
@@ -373,7 +373,7 @@ def plot(
 
     ldmdown plot out.nc -o alps.png --variables t2m --extent 6 45 11 47 --arrows
     """
-    from ldmdown.drawing.quicklook import plot as run
+    from ldmdown.commands.plot import plot as run
 
     run(files, output, variables=variables.split(","), time=time, member=member, arrows=arrows, extent=extent)
 
@@ -386,6 +386,6 @@ def info(
 
     ldmdown info italy
     """
-    from ldmdown.card import card
+    from ldmdown.header import card
 
     print(card(file))

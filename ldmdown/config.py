@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ldmdown.errors import LdmdownError
 
-BUNDLED = Path(__file__).with_name("twin.yaml")
+BUNDLED = Path(__file__).parent / "presets" / "twin.yaml"
 DEFAULT = Path("ldmdown.yaml")
 PRESETS = ("paper-t2m", "paper-uv")  # YAML files in this folder, for `preset: NAME`
 Precision = Literal["auto", "fp32", "bf16"]
@@ -103,7 +103,7 @@ Files = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 class StaticFiles(Section):
     """What the fields of the ground in `statics.given` are made from: GeoTIFF (tiles too), NetCDF or GRIB."""
 
-    terrain: Files = ()  # heights [m], or geopotential: z, z_deviation
+    terrain: Files = ()  # heights [m], or geopotential: z, z_std
     land_sea_mask: Files = ()  # 0 sea to 1 land: land_sea_mask, coast_distance
     land_cover: Files = ()  # numbers of classes: land_cover_NUMBER, the share of a cell
 
@@ -159,7 +159,7 @@ class ConditionerConfig(Section):
 
 
 class ScaleConfig(Section):
-    """The network that predicts the deviation of each latent channel, by which latents are divided."""
+    """The network that predicts the std of each latent channel, by which latents are divided."""
 
     conditioner: ConditionerConfig = ConditionerConfig(statics_dim=48, predictors_dim=16, out_dim=64, depth=1)
 
@@ -287,7 +287,7 @@ def preset(name: str) -> Config:
 def _preset(name: str, path: Path) -> dict[str, Any]:
     if name not in PRESETS:
         raise LdmdownError(path, "names no preset", found=name, expected=", ".join(PRESETS))
-    return _read(Path(__file__).with_name(f"{name}.yaml"))
+    return _read(Path(__file__).parent / "presets" / f"{name}.yaml")
 
 
 def _read(path: Path) -> Any:
@@ -296,7 +296,7 @@ def _read(path: Path) -> Any:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise LdmdownError(
-            path, "no such configuration", cure="name an existing YAML file; examples/ holds some"
+            path, "no such configuration", fix="name an existing YAML file; examples/ holds some"
         ) from None
     except yaml.YAMLError as error:
         raise LdmdownError(path, "is not readable as YAML", found=str(error)) from None
@@ -319,7 +319,7 @@ def parse_config(path: Path) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise LdmdownError(path, "\n  ".join(_explain(error)), cure="mend these keys") from None
+        raise LdmdownError(path, "\n  ".join(_explain(error)), fix="mend these keys") from None
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

@@ -9,13 +9,13 @@ from pathlib import Path
 class LdmdownError(Exception):
     """Something in a user's files, options or configuration is wrong.
 
-    The message names the file, what is wrong, what was found, what was expected and the cure, each on
+    The message names the file, what is wrong, what was found, what was expected and the fix, each on
     a line of its own; the command line prints it without a traceback and exits with 1.
 
-    >>> print(LdmdownError("era5.nc", "has no u10", expected="u10", cure="download it"))
+    >>> print(LdmdownError("era5.nc", "has no u10", expected="u10", fix="download it"))
     era5.nc: has no u10
       expected: u10
-      cure: download it
+      fix: download it
     """
 
     def __init__(
@@ -25,9 +25,9 @@ class LdmdownError(Exception):
         *,
         found: str | None = None,
         expected: str | None = None,
-        cure: str | None = None,
+        fix: str | None = None,
     ) -> None:
-        details = {"found": found, "expected": expected, "cure": cure}
+        details = {"found": found, "expected": expected, "fix": fix}
         lines = [f"{file}: {wrong}", *(f"  {key}: {text}" for key, text in details.items() if text)]
         super().__init__("\n".join(lines))
 

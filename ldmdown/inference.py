@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ldmdown.checkpoint import Checkpoint
 from ldmdown.config import Precision, SamplerConfig
-from ldmdown.data.era5 import CoarsePredictors
 from ldmdown.data.grid import LONLAT, Array, Window, grid_north, rotate_to_earth, rotated_pole
+from ldmdown.data.reading.era5 import CoarsePredictors
 from ldmdown.models.downscaler import Condition
 from ldmdown.models.sampling import coherent_noise
 from ldmdown.runtime import autocast

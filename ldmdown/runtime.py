@@ -43,7 +43,7 @@ def choose_device(name: str) -> torch.device:
             "there is no such CUDA device",
             found=f"{torch.cuda.device_count()} CUDA devices, PyTorch {torch.__version__}",
             expected=name,
-            cure="use --device auto, or install a PyTorch that fits the driver",
+            fix="use --device auto, or install a PyTorch that fits the driver",
         )
     return device
 

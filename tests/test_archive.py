@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from ldmdown.data.archive import PRECISION, Archive, ArchiveWriter, Packing, layout
+from ldmdown.data.archive.store import PRECISION, Archive, ArchiveWriter, Packing, layout
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.data.variables import VARIABLES, variable

@@ -12,7 +12,7 @@ import torch
 from conftest import CONFIG, NORMALIZATION, untrained
 from safetensors.torch import load_file, save_file
 
-from ldmdown import card, checkpoint
+from ldmdown import checkpoint, header
 from ldmdown.errors import LdmdownError
 
 
@@ -32,17 +32,17 @@ def test_weights_come_back_as_half_precision_holds_them(tiny: dict[str, Path], s
 
 
 def test_the_card_names_what_matters(tiny: dict[str, Path]) -> None:
-    text = card.card(str(tiny["ldm"]))
+    text = header.card(str(tiny["ldm"]))
     for part in ("tiny", "Untrained, for tests.", "64 x 64 cells of 2000 m, EPSG:3035", "lapped", "dpmpp"):
         assert part in text
-    assert card.sha256(tiny["ldm"]) in text
+    assert header.sha256(tiny["ldm"]) in text
 
 
-def altered(source: Path, target: Path, header: dict | None = None, **tensors: torch.Tensor | None) -> Path:
+def altered(source: Path, target: Path, changes: dict | None = None, **tensors: torch.Tensor | None) -> Path:
     weights = load_file(source) | tensors
-    content = card.read_header(source) | (header or {})
+    content = header.read_header(source) | (changes or {})
     kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
-    save_file(kept, target, {card.KEY: json.dumps(content)})
+    save_file(kept, target, {header.KEY: json.dumps(content)})
     return target
 
 
@@ -78,12 +78,12 @@ def test_a_baseline_needs_its_predictors() -> None:
 
 def test_a_name_is_looked_up_here_before_the_bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    bundled = card.find("italy")
+    bundled = header.find("italy")
     assert bundled.is_file()
     (tmp_path / "checkpoints").mkdir()
     own = tmp_path / "checkpoints" / "italy.safetensors"
     own.write_bytes(bundled.read_bytes())
-    assert card.find("italy").resolve() == own
+    assert header.find("italy").resolve() == own
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_a_wheel_holds_the_bundled_checkpoint(tmp_path: Path) -> None:
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(place), str(wheel)], check=True
     )
     found = subprocess.run(
-        [sys.executable, "-c", "from ldmdown.card import find; print(find('italy'))"],
+        [sys.executable, "-c", "from ldmdown.header import find; print(find('italy'))"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(place)},
         capture_output=True,

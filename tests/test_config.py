@@ -30,7 +30,7 @@ def test_a_misspelt_key_is_answered_with_the_right_one(tmp_path: Path) -> None:
     assert refused(tmp_path, f"name: x\n{DATA}denoiser: {{chanels: 96}}\nunets: {{}}\n") == (
         "ldmdown.yaml: denoiser.chanels: unknown key, did you mean channels?\n"
         "  unets: unknown key, did you mean unet?\n"
-        "  cure: mend these keys"
+        "  fix: mend these keys"
     )
 
 

@@ -15,8 +15,8 @@ import torch
 from conftest import OURS, Attack, statistics
 from safetensors.torch import load_file
 
-from ldmdown import card, checkpoint
-from ldmdown.convert import convert
+from ldmdown import checkpoint, header
+from ldmdown.commands.convert import convert
 from ldmdown.errors import LdmdownError
 
 DATA = os.environ.get("LDMDOWN_TEST_DATA")
@@ -55,14 +55,14 @@ def test_statistics_and_statics_find_their_places(archive: Path) -> None:
     loaded = checkpoint.load(made(archive, "UNET_UV", wind="rotated-168"))
     assert loaded.stage == "unet" and loaded.config.targets == ("u10", "v10")
     assert [loaded.normalization["predictors"].mean[name] for name in OURS] == list(range(1, 15))
-    assert loaded.normalization["predictors"].deviation["w850"] == 24
+    assert loaded.normalization["predictors"].std["w850"] == 24
     assert loaded.normalization["target"].mean == {"u10": 101, "v10": 102}
     statics = loaded.model.statics
     assert statics.shape == (18, 128, 64) and not statics.requires_grad
     assert abs(float(statics[0].mean())) < 1e-5 and float(statics[0].std(correction=0)) == pytest.approx(1, abs=1e-4)
     torch.testing.assert_close(statics[1:17].sum(dim=0), torch.ones(128, 64))
     assert (loaded.grid.rows, loaded.grid.cols, loaded.grid.west) == (128, 64, 3_910_000)
-    text = card.card(str(loaded.path))
+    text = header.card(str(loaded.path))
     assert "rotated-168" in text and "bilinear" in text and "UNET_UV.ckpt" in text
 
 

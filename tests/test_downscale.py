@@ -19,8 +19,8 @@ import xarray as xr
 
 import ldmdown
 from ldmdown import checkpoint
+from ldmdown.commands.downscale import Options, downscale
 from ldmdown.data.netcdf import FieldWriter
-from ldmdown.downscale import Options, downscale
 from ldmdown.errors import LdmdownError
 
 Write = Callable[..., Path]
@@ -126,7 +126,7 @@ def test_the_mean_alone(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> N
     assert str(caught.value) == (
         f"{tiny['unet']}: gives one field an hour, the conditional mean\n"
         "  found: --members 2\n  expected: a checkpoint of stage ldm\n"
-        "  cure: leave out --members, or train the stage ldm"
+        "  fix: leave out --members, or train the stage ldm"
     )
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ldmdown.data.era5 import (
+from ldmdown.data.grid import Grid
+from ldmdown.data.reading.era5 import (
     CoarsePredictors,
     check_coverage,
     cos_zenith,
@@ -20,7 +21,6 @@ from ldmdown.data.era5 import (
     open_era5,
     source_grid,
 )
-from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
 
 NAMES = ("t2m", "u10", "v10", "cossza")
@@ -91,7 +91,7 @@ def test_a_missing_variable(new: xr.Dataset, tmp_path: Path) -> None:
         "  found: t2m\n"
         "  expected: under one of the names u10, 10u, 10m_u_component_of_wind, U_10M, uas, U10; "
         "v10, 10v, 10m_v_component_of_wind, V_10M, vas, V10\n"
-        "  cure: name all files together; this prints the script that gets them: "
+        "  fix: name all files together; this prints the script that gets them: "
         "ldmdown request --start 2021-03-01 --end 2021-03-01"
     )
 
@@ -104,7 +104,7 @@ def test_too_small_an_area(new: xr.Dataset, tmp_path: Path) -> None:
         f"{tmp_path / 'small.nc'}: covers too little of the domain\n"
         "  found: 14.00 to 17.50 E, 41.00 to 43.25 N\n"
         "  expected: at least 4.68 to 19.64 E, 34.97 to 47.32 N\n"
-        "  cure: download a larger area, or downscale what is there with --region covered"
+        "  fix: download a larger area, or downscale what is there with --region covered"
     )
 
 
@@ -119,7 +119,7 @@ def test_a_value_that_is_not_physical(new: xr.Dataset, tmp_path: Path) -> None:
         f"{path}: t2m is not physical\n"
         "  found: 27.5 K at 42.5 N, 15 E, 2021-03-01T02:00\n"
         "  expected: 180 to 340 K\n"
-        "  cure: check the units attribute of the file, or download these hours again"
+        "  fix: check the units attribute of the file, or download these hours again"
     )
 
 
@@ -132,7 +132,7 @@ def test_units_that_are_not_understood(new: xr.Dataset, tmp_path: Path) -> None:
         f"{path}: u10 has units that are not understood\n"
         "  found: furlongs per fortnight\n"
         "  expected: m s-1\n"
-        "  cure: correct its units attribute"
+        "  fix: correct its units attribute"
     )
 
 
@@ -141,10 +141,10 @@ def test_files_that_are_not_data(tmp_path: Path) -> None:
     page.write_text("<html>Your request was queued</html>")
     with pytest.raises(LdmdownError, match="is no NetCDF, GRIB or zip file\n  found: first bytes b'<htm'"):
         open_era5([page], NAMES)
-    with pytest.raises(LdmdownError, match="no such file\n  cure: check the path"):
+    with pytest.raises(LdmdownError, match="no such file\n  fix: check the path"):
         open_era5([tmp_path / "none.nc"], NAMES)
     page.write_bytes(b"\x89HDF\r\n\x1a\ncut off")
-    with pytest.raises(LdmdownError, match=r"era5.nc: cannot be read\n  found: .*\n  cure: download it again"):
+    with pytest.raises(LdmdownError, match=r"era5.nc: cannot be read\n  found: .*\n  fix: download it again"):
         open_era5([page], NAMES)
 
 
@@ -183,7 +183,7 @@ def test_the_globe_at_one_degree() -> None:
 def test_a_fresh_process_opens_grib_and_netcdf() -> None:
     """Importing eccodes before pyproj crashes; the exit code shows it."""
     program = (
-        "from ldmdown.data.era5 import open_era5\n"
+        "from ldmdown.data.reading.era5 import open_era5\n"
         f"print(float(open_era5([{str(data('uk_201903_t2m.grib'))!r}], ['t2m']).t2m.isel(time=0).mean()))\n"
         f"open_era5([{str(data('legacy_western_alps_20160101_surface.nc'))!r}], ['t2m'])\n"
     )

@@ -14,11 +14,11 @@ import xarray as xr
 from test_cli import ldmdown
 from test_reference import TIMES, rotated
 
-from ldmdown.data import files
+from ldmdown.commands.evaluate import Options, evaluate, score
 from ldmdown.data.grid import Grid
 from ldmdown.data.netcdf import FieldWriter
+from ldmdown.data.reading import files
 from ldmdown.errors import LdmdownError
-from ldmdown.evaluate import Options, evaluate, score
 from ldmdown.scoring.predictions import Predictions
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
@@ -91,7 +91,7 @@ def test_what_does_not_meet(tmp_path: Path, era5: Callable[..., Path]) -> None:
     assert str(caught.value) == (
         f"{truth}: and the reference have no hour in common\n"
         "  found: 2021-03-06T00 to 2021-03-06T02, reference 2021-03-01T00 to 2021-03-01T23\n"
-        "  cure: give files of the same hours"
+        "  fix: give files of the same hours"
     )
     with xr.open_dataset(truth, engine="netcdf4") as dataset:
         dataset[["lat"]].drop_encoding().to_netcdf(tmp_path / "empty.nc", engine="netcdf4")

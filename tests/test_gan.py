@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldmdown.data import foreign
+from ldmdown.data.reading import pickles
 from ldmdown.models.gan import PatchDiscriminator, adaptive_weight, adversarial_loss, hinge_loss
 
 DATA = os.environ.get("LDMDOWN_TEST_DATA")
@@ -47,7 +47,7 @@ def test_each_term_moves_its_own_network() -> None:
 
 @pytest.mark.skipif(not DATA, reason="LDMDOWN_TEST_DATA is not set")
 def test_the_discriminators_tensors_are_the_papers() -> None:
-    state = foreign.read_torch(Path(str(DATA)) / "parity" / "GAN_2mT.ckpt")["state_dict"]
+    state = pickles.read_torch(Path(str(DATA)) / "parity" / "GAN_2mT.ckpt")["state_dict"]
     prefix = "loss.discriminator."
     theirs = {name.removeprefix(prefix): tensor.shape for name, tensor in state.items() if name.startswith(prefix)}
     ours = PatchDiscriminator(1, (8, 16, 32, 64)).state_dict()

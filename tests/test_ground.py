@@ -23,7 +23,7 @@ def test_coefficients_and_deviation_are_those_of_least_squares_at_each_cell() ->
     cells = CellRegression(2, 2, 3, 4)
     for hour in zip(x, y, strict=True):
         cells.add(*hour)
-    coefficients, deviation = cells.solve()
+    coefficients, std = cells.solve()
     ridge = np.sqrt(50 * RIDGE) * np.eye(2)
     for row, col in ((0, 0), (2, 3)):
         design = x[:, :, row, col].double().numpy()
@@ -32,7 +32,7 @@ def test_coefficients_and_deviation_are_those_of_least_squares_at_each_cell() ->
             expected = np.linalg.lstsq(np.vstack([design, ridge]), np.append(values, [0, 0]), rcond=None)[0]
             np.testing.assert_allclose(coefficients[:, target, row, col], expected, atol=1e-5)
             left = np.mean((values - design @ expected) ** 2)
-            np.testing.assert_allclose(deviation[target, row, col] ** 2, left, rtol=1e-4)
+            np.testing.assert_allclose(std[target, row, col] ** 2, left, rtol=1e-4)
 
 
 def test_the_first_component_is_the_terrain() -> None:

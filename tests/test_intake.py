@@ -27,9 +27,9 @@ from eccodes import (
 )
 from eccodes import codes_grib_new_from_samples as new_message
 
-from ldmdown.data.era5 import CoarsePredictors, covered_window, open_era5
+from ldmdown.commands.downscale import Options, _window
 from ldmdown.data.grid import Grid
-from ldmdown.downscale import Options, _window
+from ldmdown.data.reading.era5 import CoarsePredictors, covered_window, open_era5
 from ldmdown.errors import LdmdownError
 
 HOURS = np.arange(np.datetime64("2021-02-28T18", "h"), np.datetime64("2021-03-01T08", "h"))  # two months
@@ -564,7 +564,7 @@ def test_a_missing_level(tmp_path: Path) -> None:
         "  found: t (1000 hPa)\n"
         "  expected: under one of the names t850, t on 850 hPa, temperature on 850 hPa, T850 on 850 hPa, "
         "ta on 850 hPa\n"
-        "  cure: name all files together; this prints the script that gets them: "
+        "  fix: name all files together; this prints the script that gets them: "
         "ldmdown request --start 2021-02-28 --end 2021-03-01 --checkpoint alps"
     )
 
@@ -588,7 +588,7 @@ def test_one_wrong_file_among_many_is_named(tmp_path: Path) -> None:
     with pytest.raises(LdmdownError, match=f"{bad}: t2m is on two grids\n  found: 10.00 to 13.00 E, 43.10 to 45.10 N"):
         open_era5([tmp_path], ("t2m",))
     bad.write_text("<html>Service unavailable</html>")
-    with pytest.raises(LdmdownError, match=f"{bad}: is no NetCDF, GRIB or zip file\n.*\n  cure: this is a web page"):
+    with pytest.raises(LdmdownError, match=f"{bad}: is no NetCDF, GRIB or zip file\n.*\n  fix: this is a web page"):
         open_era5([tmp_path], ("t2m",))
 
 
@@ -600,7 +600,7 @@ def test_units_that_the_values_contradict(tmp_path: Path) -> None:
     window = covered_window(era5, Grid())
     assert window is not None
     with pytest.raises(
-        LdmdownError, match="t2m is not physical\n(.*\n)*  cure: these look like degC: correct the units"
+        LdmdownError, match="t2m is not physical\n(.*\n)*  fix: these look like degC: correct the units"
     ):
         CoarsePredictors(era5, Grid(), window, ("t2m",)).read(0)
 

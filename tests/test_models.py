@@ -34,11 +34,11 @@ def test_an_untrained_mean_is_the_bilinear_interpolation() -> None:
     mean = model.mean(predictors, model.statics_at([(0, 0), (0, 0)], 8, 8))
     mu, sigma = (
         torch.tensor([getattr(NORMALIZATION["target"], kind)[name] for name in CONFIG.targets])[:, None, None]
-        for kind in ("mean", "deviation")
+        for kind in ("mean", "std")
     )
     coarse_mu, coarse_sigma = (
         torch.tensor([getattr(NORMALIZATION["predictors"], kind)[name] for name in CONFIG.targets])[:, None, None]
-        for kind in ("mean", "deviation")
+        for kind in ("mean", "std")
     )
     physical = functional.interpolate(predictors[:, :3] * coarse_sigma + coarse_mu, scale_factor=8, mode="bilinear")
     torch.testing.assert_close(mean * sigma + mu, physical, rtol=0, atol=2e-4)

@@ -180,7 +180,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         out.write(0, fields)
     assert str(caught.value) == (
         f"{tmp_path}/out.nc: the fields of 2016-01-01T00:00 are not finite; they were not written\n"
-        "  cure: try --precision fp32; if that does not help, the checkpoint is broken"
+        "  fix: try --precision fp32; if that does not help, the checkpoint is broken"
     )
     assert not out.done(0)
 
@@ -190,9 +190,7 @@ def test_what_is_in_the_way_is_kept(tmp_path: Path) -> None:
     path.write_text("precious")
     with pytest.raises(LdmdownError) as caught:
         writer(path)
-    assert str(caught.value) == (
-        f"{path}: exists already\n  cure: name another file, or give --overwrite to replace it"
-    )
+    assert str(caught.value) == (f"{path}: exists already\n  fix: name another file, or give --overwrite to replace it")
     assert path.read_text() == "precious"
     out = writer(path, overwrite=True)
     out.write(0, FIELDS[0, :1])
@@ -200,13 +198,13 @@ def test_what_is_in_the_way_is_kept(tmp_path: Path) -> None:
         writer(path)
     assert str(caught.value) == (
         f"{path}.part: holds 1 finished hours of a run that was stopped\n"
-        "  cure: give --resume to go on with it, or --overwrite to begin again"
+        "  fix: give --resume to go on with it, or --overwrite to begin again"
     )
     with pytest.raises(LdmdownError) as caught:
         writer(path, run=RUN | {"seed": 1}, resume=True)
     assert str(caught.value) == (
         f"{path}.part: was begun with other options\n  found: seed 0\n  expected: seed 1\n"
-        "  cure: give --resume the options of that run, or --overwrite to begin again"
+        "  fix: give --resume the options of that run, or --overwrite to begin again"
     )
     assert writer(path, resume=True).done(0)
     assert not writer(path, overwrite=True).done(0)

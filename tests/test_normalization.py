@@ -25,10 +25,10 @@ def test_moments_are_numpys_whatever_the_order_and_the_pieces() -> None:
     for moments in (whole, merged):
         normalization = moments.normalization()
         np.testing.assert_allclose(normalization.mean["t2m"], np.nanmean(values.astype(float)), rtol=1e-12)
-        np.testing.assert_allclose(normalization.deviation["t2m"], np.nanstd(values.astype(float)), rtol=1e-12)
+        np.testing.assert_allclose(normalization.std["t2m"], np.nanstd(values.astype(float)), rtol=1e-12)
 
 
 def test_a_constant_keeps_its_scale() -> None:
     moments = Moments()
     moments.add("sd", np.zeros(4))
-    assert moments.normalization().deviation == {"sd": 1.0}
+    assert moments.normalization().std == {"sd": 1.0}

@@ -1,4 +1,4 @@
-"""The paper's networks and diffusion: every tensor that the authors' code computed, to 2e-5 of its deviation."""
+"""The paper's networks and diffusion: every tensor that the authors' code computed, to 2e-5 of its std."""
 
 from __future__ import annotations
 

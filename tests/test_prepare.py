@@ -18,12 +18,12 @@ import xarray as xr
 import yaml
 from conftest import CONDITIONER
 
+from ldmdown.commands.prepare import prepare
 from ldmdown.data import parallel
-from ldmdown.data.archive import Archive
+from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
-from ldmdown.data.twin import write_twin
 from ldmdown.errors import LdmdownError
-from ldmdown.prepare import prepare
+from ldmdown.twin.files import write_twin
 
 GRID = {"west": 4_300_000, "north": 2_500_000, "rows": 32, "cols": 32}
 DAYS = ("2021-01-01", "2021-01-02", "2021-01-05")
@@ -235,7 +235,7 @@ TERRAIN = Path(os.environ.get("LDMDOWN_TEST_DATA", "none")) / "data" / "terrain"
 def test_a_system_of_its_own_terrain_is_prepared_and_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real heights over Davos as the networks' ground, from a file to a checkpoint that holds them."""
     from ldmdown import checkpoint
-    from ldmdown.train import train
+    from ldmdown.commands.train import train
 
     monkeypatch.setattr(parallel, "workers", lambda: 1)
     write_twin(tmp_path, Grid(**DAVOS), [(f"{day}T00", f"{day}T03") for day in (DAYS[0], DAYS[2])])
@@ -247,7 +247,7 @@ def test_a_system_of_its_own_terrain_is_prepared_and_trained(tmp_path: Path, mon
             "split": {"train": [[DAYS[0], DAYS[0]]], "validation": [[DAYS[2], DAYS[2]]]},
             "statics": {"terrain": str(TERRAIN)},
         },
-        statics={"given": ["z", "z_deviation", "lat"]},
+        statics={"given": ["z", "z_std", "lat"]},
         unet={"features": [8], "bottleneck": 8},
         conditioner=CONDITIONER,
         scale={"conditioner": CONDITIONER},
@@ -256,9 +256,9 @@ def test_a_system_of_its_own_terrain_is_prepared_and_trained(tmp_path: Path, mon
     )
     prepare(path)
     archive = Archive(tmp_path / "archive.zarr")
-    assert archive.statics == ("z", "z_deviation", "lat")
+    assert archive.statics == ("z", "z_std", "lat")
     how = archive.statics_normalization
-    assert 1500 < how["z"]["mean"] < 2500 and 100 < how["z_deviation"]["mean"] < 300
+    assert 1500 < how["z"]["mean"] < 2500 and 100 < how["z_std"]["mean"] < 300
     (file,) = archive.manifest["files"]["statics"]
     assert file["sha256"] == hashlib.sha256(TERRAIN.read_bytes()).hexdigest()
     train(path)

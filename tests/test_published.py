@@ -18,10 +18,10 @@ import zstandard
 from conftest import THEIRS, Attack, statistics
 
 from ldmdown import checkpoint
-from ldmdown.data.archive import Archive
+from ldmdown.commands.prepare import prepare
+from ldmdown.commands.train import train
+from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
-from ldmdown.prepare import prepare
-from ldmdown.train import train
 
 DAYS = ("2001-07-01", "2001-07-05")
 STAGE = {"steps": 2, "batch": 2, "crop": 8, "validate_every": 2, "ema": 0}

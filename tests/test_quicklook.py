@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib import image
 from test_evaluate import FIELDS, written
 
-from ldmdown.drawing.quicklook import plot
+from ldmdown.commands.plot import plot
 from ldmdown.errors import LdmdownError
 
 
@@ -58,7 +58,7 @@ def test_a_globe_of_one_hour_in_the_other_convention(tmp_path: Path) -> None:
     ("name", "extent", "message"),
     [
         ("map.tiff", None, "is no name of a picture\n  expected: .png, .pdf, .svg"),
-        ("none/map.png", None, "lies in a folder that is not there\n  cure: mkdir -p .*none"),
+        ("none/map.png", None, "lies in a folder that is not there\n  fix: mkdir -p .*none"),
         ("map.png", (15.0, 42.0, 14.0, 43.0), "--extent: is empty\n  found: 15 42 14 43"),
         ("map.png", (5.0, 42.0, 6.0, 43.0), "has no values in the extent\n  found: it covers 14.6 to"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from ldmdown.data.grid import LONLAT, Grid
-from ldmdown.data.reference import ReferenceOnGrid, open_reference
+from ldmdown.data.reading.reference import ReferenceOnGrid, open_reference
 from ldmdown.errors import LdmdownError
 
 NAMES = ("t2m", "u10", "v10")
@@ -221,7 +221,7 @@ def test_errors(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{file}: does not say what projection its grid is in\n"
         "  expected: a CF grid mapping variable, with grid_mapping_name\n"
-        "  cure: restore it; it is lost when a tool copies only the fields"
+        "  fix: restore it; it is lost when a tool copies only the fields"
     )
     file = tmp_path / "good.nc"
     whole.to_netcdf(file, engine="netcdf4")

@@ -9,8 +9,8 @@ from datetime import date
 import numpy as np
 import pytest
 
+from ldmdown.commands.request import cds_script
 from ldmdown.data.grid import Grid, SourceGrid
-from ldmdown.data.request import cds_script
 
 ITALY = Grid()
 

@@ -103,11 +103,11 @@ def test_log_snr_spacing_keeps_the_deviation_in_few_steps() -> None:
     """As measured with networks: DDIM loses spread in ten steps, DPM-Solver++ with this spacing hardly."""
     noise = torch.tensor([-1.0, 1.0])[:, None, None, None]
 
-    def deviation(fields: Tensor) -> float:
+    def std(fields: Tensor) -> float:
         return float(fields[1] - fields[0]) / 2 / DEVIATION
 
-    assert deviation(ddim(gaussian, noise, DIFFUSION, 10)) < 0.85
-    assert deviation(dpmpp(gaussian, noise, DIFFUSION, 10, "logsnr")) == pytest.approx(1, abs=0.05)
+    assert std(ddim(gaussian, noise, DIFFUSION, 10)) < 0.85
+    assert std(dpmpp(gaussian, noise, DIFFUSION, 10, "logsnr")) == pytest.approx(1, abs=0.05)
 
 
 def test_noise_is_standard_normal_and_its_own_at_each_key() -> None:

@@ -18,7 +18,7 @@ MEAN = np.array([280.0, 3.0, -3.0])[:, None, None]
 
 
 def card(days: int = 8, **surfaces: np.ndarray) -> tuple[Scorecard, dict]:
-    """Truth of unit deviation in each cell; systems whose errors are known."""
+    """Truth of unit standard deviation in each cell; systems whose errors are known."""
     systems = [System("mean", "mean"), System("shifted", "prediction"), System("sample", "prediction"),
                System("again", "prediction"), System("ensemble", "member", 4), System("ideal", "ideal", 4)]  # fmt: skip
     hours = [24 * day + hour for day in range(days) for hour in (0, 1, 12)]

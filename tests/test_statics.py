@@ -15,9 +15,9 @@ from rasterio.warp import Resampling, reproject
 from scipy.ndimage import gaussian_filter
 
 from ldmdown.config import Config
+from ldmdown.data.archive.statics import ground
 from ldmdown.data.grid import Grid
-from ldmdown.data.raster import cell_means
-from ldmdown.data.statics import ground
+from ldmdown.data.reading.raster import cell_means
 from ldmdown.errors import LdmdownError
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=8, cols=8)
@@ -62,16 +62,16 @@ def by_cell(values: np.ndarray) -> np.ndarray:
 
 
 def test_height_and_deviation_of_a_cell(tmp_path: Path, heights: np.ndarray) -> None:
-    made = ground(config(["z", "z_deviation", "lat"], terrain="terrain.tif"), tmp_path)
-    assert made is not None and list(made.normalization) == ["z", "z_deviation", "lat"]
+    made = ground(config(["z", "z_std", "lat"], terrain="terrain.tif"), tmp_path)
+    assert made is not None and list(made.normalization) == ["z", "z_std", "lat"]
     assert made.files == (tmp_path / "terrain.tif",)
     for field, expected, name in (
         (made.fields[0], by_cell(heights).mean(-1), "z"),
-        (made.fields[1], by_cell(heights).std(-1), "z_deviation"),
+        (made.fields[1], by_cell(heights).std(-1), "z_std"),
         (made.fields[2], GRID.lat, "lat"),
     ):
         how = made.normalization[name]
-        np.testing.assert_allclose(field * how["deviation"] + how["mean"], expected, rtol=1e-5)
+        np.testing.assert_allclose(field * how["std"] + how["mean"], expected, rtol=1e-5)
         assert field.mean() == pytest.approx(0, abs=1e-5) and field.std() == pytest.approx(1, abs=1e-5)
         assert how["units"] == ("degrees_north" if name == "lat" else "m")
 
@@ -122,7 +122,7 @@ def test_shares_of_land_and_of_classes(tmp_path: Path) -> None:
     for field, expected in zip(made.fields, (share, share, 1 - share), strict=False):
         np.testing.assert_allclose(field, expected, atol=1e-6)
     how = made.normalization["coast_distance"]
-    distance = made.fields[3] * how["deviation"] + how["mean"]
+    distance = made.fields[3] * how["std"] + how["mean"]
     np.testing.assert_allclose(distance[2], [-7000, -5000, -3000, -1000, 1000, 3000, 5000, 7000], rtol=1e-5)
 
 
@@ -136,11 +136,11 @@ def test_the_open_sea_needs_no_terrain(tmp_path: Path, heights: np.ndarray) -> N
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'part.tif'}: does not cover the grid of the configuration\n  found: 75.0%")
     assert "name data.statics.land_sea_mask: where it has no land, terrain may be missing" in message
-    made = ground(config(["z", "z_deviation"], terrain="part.tif", land_sea_mask="land.tif"), tmp_path)
+    made = ground(config(["z", "z_std"], terrain="part.tif", land_sea_mask="land.tif"), tmp_path)
     assert made is not None
     how = made.normalization["z"]
-    np.testing.assert_allclose(made.fields[0][:, 6:] * how["deviation"] + how["mean"], 0, atol=1e-3)
-    np.testing.assert_allclose(made.fields[0][:, 5] * how["deviation"] + how["mean"], by_cell(heights).mean(-1)[:, 5])
+    np.testing.assert_allclose(made.fields[0][:, 6:] * how["std"] + how["mean"], 0, atol=1e-3)
+    np.testing.assert_allclose(made.fields[0][:, 5] * how["std"] + how["mean"], by_cell(heights).mean(-1)[:, 5])
 
 
 def test_geopotential_in_netcdf(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_geopotential_in_netcdf(tmp_path: Path) -> None:
         ),
         (["land_sea_mask"], {"land_sea_mask": "terrain.tif"}, "is no land-sea mask\n  found: 4"),
         (["coast_distance"], {"land_sea_mask": "ones.tif"}, "but the grid has no coast"),
-        (["z", "z_deviation"], {"terrain": "coarse.tif"}, "is too coarse for z_deviation\n  found: pixels of 2000 m"),
+        (["z", "z_std"], {"terrain": "coarse.tif"}, "is too coarse for z_std\n  found: pixels of 2000 m"),
         (["z"], {"terrain": "text.tif"}, "text.tif: cannot be read"),
     ],
 )
@@ -206,7 +206,7 @@ def test_two_models_have_the_same_alps() -> None:
 
     Below some 10 km COSMO's is filtered (at 7 km it has a third of ICON's variance, at 5 km a fifteenth), so
     that it cannot be nearer to ICON's than ICON's without these scales is: `fine` is that ratio. Above 30 km
-    nothing was filtered and they are one terrain: `large` is their difference there over its deviation. What
+    nothing was filtered and they are one terrain: `large` is their difference there over its std. What
     remains is that COSMO's lies about 1 km further south, in its file; further by a cell to the east, the west
     or the south, as an error in a projection would put it, it breaks both bounds.
     """

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from ldmdown.data.grid import Grid, SourceGrid
-from ldmdown.data.stations import Stations, read_stations
-from ldmdown.data.terrain import Terrain
+from ldmdown.data.reading.stations import Stations, read_stations
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.stations import StationScores
+from ldmdown.scoring.terrain import Terrain
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
 SOURCE = SourceGrid(GRID.y, GRID.x, GRID.projection)

@@ -12,15 +12,15 @@ import zarr
 from conftest import CONDITIONER
 
 from ldmdown import checkpoint
+from ldmdown.commands.evaluate import Options, score
+from ldmdown.commands.prepare import prepare
 from ldmdown.config import Config, parse_config
-from ldmdown.data.archive import Archive
-from ldmdown.data.twin import RECIPE
+from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
-from ldmdown.evaluate import Options, score
 from ldmdown.inference import Draw, Runner, measured_correlation
-from ldmdown.prepare import prepare
 from ldmdown.scoring.baselines import Ideal, interpolate
 from ldmdown.scoring.systems import Systems
+from ldmdown.twin.files import RECIPE
 
 SMALL = {
     "name": "small",
@@ -136,7 +136,7 @@ def test_a_reconstruction_is_the_truth_through_the_autoencoder(folder: Path, con
     residual = (normalization.normalize(truth, targets) - normalization.normalize(fields["U-Net"][0], targets))[None]
     with torch.no_grad():
         again = loaded.model.autoencoder.decode(loaded.model.autoencoder.encode(torch.from_numpy(residual)))
-    expected = fields["U-Net"][0] + again[0].numpy() * np.array(list(normalization.deviation.values()))[:, None, None]
+    expected = fields["U-Net"][0] + again[0].numpy() * np.array(list(normalization.std.values()))[:, None, None]
     np.testing.assert_allclose(fields["VAE"][0], expected, atol=2e-3)
 
 

@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 
 from ldmdown.data.grid import Grid, SourceGrid
-from ldmdown.data.terrain import Terrain, read_heights
 from ldmdown.errors import LdmdownError
+from ldmdown.scoring.terrain import Terrain, read_heights
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
 

@@ -21,14 +21,14 @@ import yaml
 import zarr
 
 from ldmdown import checkpoint, runtime
+from ldmdown.commands.prepare import prepare
+from ldmdown.commands.train import Training, train
 from ldmdown.config import Config, parse_config
-from ldmdown.data.archive import Archive
+from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
-from ldmdown.data.reference import ReferenceOnGrid, open_reference
+from ldmdown.data.reading.reference import ReferenceOnGrid, open_reference
 from ldmdown.errors import LdmdownError
-from ldmdown.prepare import prepare
 from ldmdown.runtime import Processes
-from ldmdown.train import Training, train
 from ldmdown.training.batches import Batch
 from ldmdown.training.run import Run, load, on_disk, read_losses
 
@@ -117,7 +117,7 @@ def test_statistics_are_those_of_the_training_days(prepared: Path) -> None:
             [archive.normalization[kind].mean[name] for name in names], values.mean(axis=(0, 2, 3)), rtol=1e-6
         )
         np.testing.assert_allclose(
-            [archive.normalization[kind].deviation[name] for name in names], values.std(axis=(0, 2, 3)), rtol=1e-6
+            [archive.normalization[kind].std[name] for name in names], values.std(axis=(0, 2, 3)), rtol=1e-6
         )
 
 
@@ -132,7 +132,7 @@ def test_another_configuration_in_the_way(folder: Path) -> None:
         prepare(path)
     assert str(caught.value) == (
         f"{folder / 'archive.zarr'}: was prepared with another configuration\n"
-        "  cure: delete it to prepare it anew, or name another data.archive"
+        "  fix: delete it to prepare it anew, or name another data.archive"
     )
 
 
@@ -140,9 +140,7 @@ def test_missing_files_and_days(tmp_path: Path, prepared: Path) -> None:
     bare = {key: value for key, value in SMALL.items() if key != "twin"}
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(bare))
-    with pytest.raises(
-        LdmdownError, match=r"era5/\*.nc: no such files\n  cure: put the files there, or mend data.era5"
-    ):
+    with pytest.raises(LdmdownError, match=r"era5/\*.nc: no such files\n  fix: put the files there, or mend data.era5"):
         prepare(path)
     for kind in ("era5", "reference"):
         shutil.copytree(prepared / kind, tmp_path / kind)
@@ -166,7 +164,7 @@ def test_killed_and_gone_on_with_it_is_the_same_archive(prepared: Path, tmp_path
     process.kill()
     process.wait()
     time.sleep(1)  # workers notice that nobody asks any more
-    with pytest.raises(LdmdownError, match="the archive is unfinished\n  cure: run `ldmdown prepare` again"):
+    with pytest.raises(LdmdownError, match="the archive is unfinished\n  fix: run `ldmdown prepare` again"):
         Archive(tmp_path / "archive.zarr")
     prepare(tmp_path / "small.yaml")
     ours, theirs = (zarr.open_group(place / "archive.zarr", mode="r") for place in (tmp_path, prepared))
@@ -284,7 +282,7 @@ def test_stages_come_in_order(folder: Path) -> None:
         train(folder / "small.yaml", "ldm")
     assert str(caught.value) == (
         f"{folder / 'run' / 'unet.state.pt'}: the unet stage comes first and is not finished\n"
-        "  cure: run `ldmdown train --stage unet`, or without --stage"
+        "  fix: run `ldmdown train --stage unet`, or without --stage"
     )
     train(folder / "small.yaml", "unet")
     assert checkpoint.load(folder / "checkpoints" / "small.safetensors").stage == "unet"
@@ -323,7 +321,7 @@ def test_killed_and_gone_on_with_it_learns_the_same(folder: Path, tmp_path_facto
         write(place, train=train_settings)
     shutil.copytree(folder / "archive.zarr", other / "archive.zarr")
     kill_when(other, "unet", 10)
-    with pytest.raises(LdmdownError, match=r"the unet stage was stopped after \d+ of 60 steps\n  cure: go on with"):
+    with pytest.raises(LdmdownError, match=r"the unet stage was stopped after \d+ of 60 steps\n  fix: go on with"):
         train(other / "small.yaml")
     kill_when(other, "ldm", 10)
     for place in (folder, other):
@@ -442,7 +440,7 @@ def test_a_full_disk(folder: Path) -> None:
     with pytest.raises(LdmdownError) as caught, on_disk(folder):
         run.write(path, {"step": 10, "fingerprint": "a", "tensors": {"w": torch.zeros(1000)}})
     assert "the disk is full; what was written before is intact\n  found: " in str(caught.value)
-    assert "cure: make room, then go on with `ldmdown train --resume`" in str(caught.value)
+    assert "fix: make room, then go on with `ldmdown train --resume`" in str(caught.value)
     assert run.load_state("unet", "a") == {"step": 5, "fingerprint": "a"}
     assert not path.with_suffix(".tmp").is_symlink()
     with pytest.raises(FileNotFoundError), on_disk(folder):  # is another matter

@@ -10,11 +10,11 @@ import xarray as xr
 from benchmarks.twin_hardness import draw, energy, excess, hardness, lapped, memory, residual_deviation, slope
 
 from ldmdown.data.grid import Grid
-from ldmdown.data.twin import RECIPE, TwinWorld, write_twin
-from ldmdown.data.twin_ground import CELL, read_orography
-from ldmdown.data.twin_noise import Noise, SmoothNoise
-from ldmdown.data.twin_recipe import _spline, _turn
 from ldmdown.errors import LdmdownError
+from ldmdown.twin.files import RECIPE, TwinWorld, write_twin
+from ldmdown.twin.noise import Noise, SmoothNoise
+from ldmdown.twin.recipe import _spline, _turn
+from ldmdown.twin.terrain import CELL, read_orography
 
 NIGHT, NOON = (int(np.datetime64(moment, "h").astype(int)) for moment in ("2021-01-14T03", "2021-07-19T12"))
 GRID = Grid(crs="EPSG:3035", west=4_330_000, north=2_420_000, rows=128, cols=128, spacing=2000)
@@ -88,11 +88,11 @@ def test_an_hour_alone_is_the_hour_in_a_sequence(world: TwinWorld) -> None:
 def test_members_differ_around_one_mean(world: TwinWorld, hour: int) -> None:
     coarse = world.coarse(hour)
     members = np.stack([np.stack(world.fine_on_grid(hour, member, coarse)) for member in range(24)])
-    deviation = members.std(0, ddof=1)
-    assert (np.sqrt((deviation**2).mean((1, 2))) > 0.5).all()
-    assert (np.quantile(deviation, 0.05, axis=(1, 2)) > 0.1).all()  # something everywhere
+    std = members.std(0, ddof=1)
+    assert (np.sqrt((std**2).mean((1, 2))) > 0.5).all()
+    assert (np.quantile(std, 0.05, axis=(1, 2)) > 0.1).all()  # something everywhere
     between = members[:12].mean(0) - members[12:].mean(0)
-    expected = deviation * np.sqrt(2 / 12)
+    expected = std * np.sqrt(2 / 12)
     np.testing.assert_allclose((between**2).mean((1, 2)), (expected**2).mean((1, 2)), rtol=0.35)
 
 

@@ -93,13 +93,13 @@ class FieldWriter:
         self._fresh = begun is None
         if begun is None:
             if self.path.exists() and not overwrite:
-                cure = "name another file, or give --overwrite to replace it"
-                raise LdmdownError(self.path, "exists already", cure=cure)
+                fix = "name another file, or give --overwrite to replace it"
+                raise LdmdownError(self.path, "exists already", fix=fix)
         elif not resume:
             raise LdmdownError(
                 self.part,
                 f"holds {len(list(self.part.glob('*.nc')))} finished hours of a run that was stopped",
-                cure="give --resume to go on with it, or --overwrite to begin again",
+                fix="give --resume to go on with it, or --overwrite to begin again",
             )
         elif differing := sorted(key for key in run | begun if run.get(key) != begun.get(key)):
             raise LdmdownError(
@@ -107,7 +107,7 @@ class FieldWriter:
                 "was begun with other options",
                 found="; ".join(f"{key} {_short(begun.get(key))}" for key in differing),
                 expected="; ".join(f"{key} {_short(run.get(key))}" for key in differing),
-                cure="give --resume the options of that run, or --overwrite to begin again",
+                fix="give --resume the options of that run, or --overwrite to begin again",
             )
 
     def begin(self) -> None:
@@ -125,7 +125,7 @@ class FieldWriter:
                 shutil.rmtree(self.part)
             self.part.mkdir(parents=True)
         except OSError as error:
-            raise LdmdownError(self.part, "cannot be made", found=str(error), cure="write somewhere else") from None
+            raise LdmdownError(self.part, "cannot be made", found=str(error), fix="write somewhere else") from None
         beside = self.part / f"{RECORD}.tmp"
         beside.write_text(json.dumps(self._run, indent=1))
         beside.rename(self.part / RECORD)
@@ -148,7 +148,7 @@ class FieldWriter:
             raise LdmdownError(
                 self.path,
                 f"the fields of {hour}:00 are not finite; they were not written",
-                cure="try --precision fp32; if that does not help, the checkpoint is broken",
+                fix="try --precision fp32; if that does not help, the checkpoint is broken",
             )
         file = self._file(index)
         beside = file.with_suffix(".tmp")

@@ -1,4 +1,4 @@
-"""One mean and deviation a variable: fitted in one exact pass by `prepare`, carried by the checkpoint."""
+"""One mean and std a variable: fitted in one exact pass by `prepare`, carried by the checkpoint."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Normalization:
     """Means and deviations by variable, in the units of data/variables."""
 
     mean: dict[str, float]
-    deviation: dict[str, float]
+    std: dict[str, float]
 
     def normalize(self, fields: Array, names: Sequence[str]) -> NDArray[np.float32]:
-        """(..., C, rows, cols) to zero mean and unit deviation; missing values become the variable's fill."""
-        mean, deviation = self._columns(names)
-        result = ((fields - mean) / deviation).astype(np.float32)
+        """(..., C, rows, cols) to zero mean and unit standard deviation; missing values become the variable's fill."""
+        mean, std = self._columns(names)
+        result = ((fields - mean) / std).astype(np.float32)
         for channel, name in enumerate(names):
             fill = variable(name).fill
             if fill is not None:
@@ -33,15 +33,14 @@ class Normalization:
 
     def denormalize(self, fields: Array, names: Sequence[str]) -> NDArray[np.float32]:
         """(..., C, rows, cols) back to physical units."""
-        mean, deviation = self._columns(names)
-        return (fields * deviation + mean).astype(np.float32)
+        mean, std = self._columns(names)
+        return (fields * std + mean).astype(np.float32)
 
     def _columns(self, names: Sequence[str]) -> tuple[Array, Array]:
-        mean, deviation = (
-            np.array([values[name] for name in names], np.float32)[:, None, None]
-            for values in (self.mean, self.deviation)
+        mean, std = (
+            np.array([values[name] for name in names], np.float32)[:, None, None] for values in (self.mean, self.std)
         )
-        return mean, deviation
+        return mean, std
 
 
 @dataclass
@@ -76,6 +75,6 @@ class Moments:
         self.count[name] = total
 
     def normalization(self) -> Normalization:
-        """Mean and deviation; a constant variable has deviation 1."""
-        deviation = {name: (self.squares[name] / self.count[name]) ** 0.5 or 1.0 for name in self.count}
-        return Normalization(dict(self.mean), deviation)
+        """Mean and std; a constant variable has std 1."""
+        std = {name: (self.squares[name] / self.count[name]) ** 0.5 or 1.0 for name in self.count}
+        return Normalization(dict(self.mean), std)

@@ -74,13 +74,13 @@ def _on_cluster(function: Callable[[Any], Any], items: Sequence[Any], address: s
             "--scheduler",
             "needs a package that is not here",
             found="no `distributed`",
-            cure="pip install 'ldmdown[cluster]'",
+            fix="pip install 'ldmdown[cluster]'",
         ) from None
     try:
         client = Client(address, timeout=30, set_as_default=False)
     except (OSError, ValueError) as error:
-        cure = "give the address that `dask scheduler` prints, such as tcp://host:8786"
-        raise LdmdownError(address, "no Dask scheduler answers there", found=str(error), cure=cure) from None
+        fix = "give the address that `dask scheduler` prints, such as tcp://host:8786"
+        raise LdmdownError(address, "no Dask scheduler answers there", found=str(error), fix=fix) from None
     with client, client.as_current():
         futures = client.map(_alone, [function] * len(items), items, pure=False)
         for future in as_completed(futures):

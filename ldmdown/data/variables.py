@@ -217,7 +217,7 @@ def variable(name: str) -> Variable:
         name,
         "is not a variable that ldmdown knows",
         expected=", ".join(VARIABLES),
-        cure=f"did you mean {near[0]}?" if near else None,
+        fix=f"did you mean {near[0]}?" if near else None,
     )
 
 

@@ -47,7 +47,7 @@ class Baseline(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """What a sample is conditioned on: the context by level, and the log-deviation of the latents (or 0)."""
+    """What a sample is conditioned on: the context by level, and the log-std of the latents (or 0)."""
 
     context: list[Tensor]
     log_scale: Tensor
@@ -59,9 +59,9 @@ class Condition(NamedTuple):
 
 
 class Scale(nn.Module):
-    """The log-deviation of each latent channel: one for all cells, and what the context adds to it."""
+    """The log-std of each latent channel: one for all cells, and what the context adds to it."""
 
-    log_deviation: Tensor
+    log_std: Tensor
 
     def __init__(self, conditioner: Conditioner, latent_channels: int) -> None:
         super().__init__()
@@ -69,12 +69,12 @@ class Scale(nn.Module):
         self.head = nn.Conv2d(conditioner.channels[0], latent_channels, 1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
-        self.register_buffer("log_deviation", torch.zeros(latent_channels))
+        self.register_buffer("log_std", torch.zeros(latent_channels))
 
     def forward(self, predictors: Tensor, statics: Tensor) -> Tensor:
         """(B, L, h, w)."""
         (context,) = self.conditioner(predictors, statics)
-        return self.log_deviation[:, None, None] + self.head(context).float().clamp(-4, 4)
+        return self.log_std[:, None, None] + self.head(context).float().clamp(-4, 4)
 
 
 class Downscaler(nn.Module):
@@ -191,14 +191,14 @@ class Downscaler(nn.Module):
 
     @property
     def channel_weight(self) -> Tensor:
-        """How much each latent channel counts, (L, 1, 1), 1 on average: as its deviation, since scaling made all alike.
+        """How much each latent channel counts, (L, 1, 1), 1 on average: as its std, since scaling made all alike.
 
         Most channels are small and nearly white; without it they drown those in which structure lies.
         """
         if self.scale is None:
             return torch.ones((), device=self.statics.device)
-        deviation = self.scale.log_deviation.exp()
-        weight = (deviation / deviation.mean()).clamp(*WEIGHTS)
+        std = self.scale.log_std.exp()
+        weight = (std / std.mean()).clamp(*WEIGHTS)
         return (weight / weight.mean())[:, None, None]
 
     def sample(

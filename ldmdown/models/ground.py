@@ -1,7 +1,7 @@
 """What training data say of the ground under each fine cell, where no terrain is given: a closed form.
 
 At each cell the residual y of the interpolation is regressed on the coarse state x: a slope of temperature is what a
-mountain does, a gain of the wind what a ridge or the sea does, a deviation what a valley hides. The principal
+mountain does, a gain of the wind what a ridge or the sea does, a std what a valley hides. The principal
 components of these coefficients over all cells are the fields of the ground that the networks are given. Nothing
 is learned by gradients, whose noise in a field of single cells is larger than the terrain's own small scales.
 """
@@ -34,23 +34,23 @@ class CellRegression:
         self.hours += 1
 
     def solve(self) -> tuple[Tensor, Tensor]:
-        """Coefficients (F, T, H, W), and the deviation (T, H, W) of what they leave."""
+        """Coefficients (F, T, H, W), and the std (T, H, W) of what they leave."""
         xx = (self.xx / self.hours).permute(2, 3, 0, 1)
         xy = (self.xy / self.hours).permute(2, 3, 0, 1)
         b = torch.linalg.solve(xx + RIDGE * torch.eye(xx.shape[-1]), xy)
         explained = (2 * b * xy - b * (xx @ b)).sum(dim=-2).permute(2, 0, 1)
-        deviation = (self.yy / self.hours - explained).clamp(min=1e-6).sqrt()
-        return b.permute(2, 3, 0, 1), deviation
+        std = (self.yy / self.hours - explained).clamp(min=1e-6).sqrt()
+        return b.permute(2, 3, 0, 1), std
 
     def ground(self, fields: int) -> Tensor:
-        """The leading principal components over all cells, each of unit deviation: (fields, H, W).
+        """The leading principal components over all cells, each of unit standard deviation: (fields, H, W).
 
-        Coefficients count by their effect for predictors of unit deviation; of the deviation counts its logarithm,
-        as much as the deviation is on average. Components beyond those that exist are zero.
+        Coefficients count by their effect for predictors of unit standard deviation; of the std counts its logarithm,
+        as much as the std is on average. Components beyond those that exist are zero.
         """
-        coefficients, deviation = self.solve()
-        rows, cols = deviation.shape[-2:]
-        spread = deviation.log() * deviation.mean(dim=(-2, -1), keepdim=True)
+        coefficients, std = self.solve()
+        rows, cols = std.shape[-2:]
+        spread = std.log() * std.mean(dim=(-2, -1), keepdim=True)
         effects = torch.cat([coefficients.flatten(0, 1), spread]).flatten(1)
         effects -= effects.mean(dim=1, keepdim=True)
         components = torch.linalg.svd(effects, full_matrices=False)[2][:fields]

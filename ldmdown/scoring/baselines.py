@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldmdown.data.grid import Grid, SourceGrid, regrid, rotated_pole
-from ldmdown.data.twin import TwinWorld
-from ldmdown.data.twin_recipe import POLE_LATITUDE, POLE_LONGITUDE
+from ldmdown.twin.files import TwinWorld
+from ldmdown.twin.recipe import POLE_LATITUDE, POLE_LONGITUDE
 
 Fields = NDArray[np.float32]  # ([member,] variable, rows, cols)
 Order = Literal[1, 2]

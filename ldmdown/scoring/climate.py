@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmdown import spectra
+from ldmdown import metrics
 from ldmdown.data.grid import LONLAT, SourceGrid, grid_north, rotate_to_earth
 
 Array = NDArray[np.floating]
@@ -90,7 +90,7 @@ class Place:
 
     def spectrum(self, fields: Array) -> tuple[Array, Array]:
         """Wavelengths [km] and power of (..., rows, cols)."""
-        return spectra.power_spectrum(fields, self.spacing_km)
+        return metrics.power_spectrum(fields, self.spacing_km)
 
 
 class Climate:

@@ -16,14 +16,14 @@ import dask.config
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmdown.data.era5 import open_era5, source_grid
-from ldmdown.data.files import file_format, open_files
 from ldmdown.data.grid import Array, SourceGrid, regrid
-from ldmdown.data.reference import Reference, open_parts, open_reference
-from ldmdown.data.terrain import Terrain, read_heights
+from ldmdown.data.reading.era5 import open_era5, source_grid
+from ldmdown.data.reading.files import file_format, open_files
+from ldmdown.data.reading.reference import Reference, open_parts, open_reference
 from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.scorecard import System
+from ldmdown.scoring.terrain import Terrain, read_heights
 
 Fields = NDArray[np.float32]  # (member, variable, rows, cols)
 
@@ -82,7 +82,7 @@ class Predictions:
                 predictions[0],
                 "and the reference have no hour in common",
                 found=f"{_span(opened[0])}, reference {_span(truth)}",
-                cure="give files of the same hours",
+                fix="give files of the same hours",
             )
         self.terrain = None if terrain is None else Terrain(read_heights(terrain, self.grid))
         if terrain is None:
@@ -128,7 +128,7 @@ def _expand(path: Path) -> list[Path]:
         return [path]
     found = sorted(glob.glob(str(path)))  # noqa: PTH207
     if not found:
-        raise LdmdownError(path, "no such files", cure="check the pattern")
+        raise LdmdownError(path, "no such files", fix="check the pattern")
     return [Path(one) for one in found]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmdown import metrics, spectra
+from ldmdown import metrics
 from ldmdown.data.variables import variable
 from ldmdown.scoring.accuracy import HOURLY, WIND, Accuracy
 from ldmdown.scoring.bootstrap import Blocks, Estimate
@@ -346,18 +346,18 @@ class Scorecard:
 
     def _spectra(self) -> dict[str, Any]:
         found = {}
-        error = spectra.sampling_error(self.place.shape, self.place.spacing_km, self.blocks.days)
+        error = metrics.sampling_error(self.place.shape, self.place.spacing_km, self.blocks.days)
         for kind, reference in self.reference.power.items():
             length = self.reference.wavelength_km
             power = {name: part.power[kind] / len(self.scored) for name, part in self._series().items()}
             found[kind] = {
                 "wavelength_km": rounded(length),
                 "power": {name: rounded(values) for name, values in power.items()},
-                "ratio_db": {name: rounded(spectra.decibels(values, power[REFERENCE]))
+                "ratio_db": {name: rounded(metrics.decibels(values, power[REFERENCE]))
                              for name, values in power.items() if name != REFERENCE},
                 "error_db": rounded(error),
                 "effective_resolution_km": {
-                    name: spectra.effective_resolution(length, part.power[kind], reference, error)
+                    name: metrics.effective_resolution(length, part.power[kind], reference, error)
                     for name, part in self.climate.items()
                 },
             }  # fmt: skip

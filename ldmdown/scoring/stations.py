@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmdown.data.grid import SourceGrid, regrid
-from ldmdown.data.stations import Stations
-from ldmdown.data.terrain import LAPSE_RATE, Terrain
+from ldmdown.data.reading.stations import Stations
 from ldmdown.errors import LdmdownError
+from ldmdown.scoring.terrain import LAPSE_RATE, Terrain
 
 Array = NDArray[np.floating]
 Interpolation = Literal["bilinear", "nearest"]

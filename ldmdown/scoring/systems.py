@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmdown.checkpoint import Checkpoint, load
-from ldmdown.data.archive import Archive
+from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import SourceGrid
-from ldmdown.data.terrain import Terrain, read_heights
-from ldmdown.data.twin import RECIPE
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import choose_device
 from ldmdown.scoring.baselines import Ideal, Order, interpolate
 from ldmdown.scoring.products import Products
 from ldmdown.scoring.scorecard import Kind, System
+from ldmdown.scoring.terrain import Terrain, read_heights
+from ldmdown.twin.files import RECIPE
 
 Fields = NDArray[np.float32]  # (member, variable, rows, cols)
 
@@ -77,7 +77,7 @@ class Systems:
         self.hours = [int(self._archive.hours[index]) for index in indices]
         self._index = dict(zip(self.hours, indices, strict=True))
         if not self.hours:
-            raise LdmdownError(archive, f"has no hours of the period {period}", cure="add days to data.split")
+            raise LdmdownError(archive, f"has no hours of the period {period}", fix="add days to data.split")
         where = choose_device(device)
         loaded = [[load(name, where) for name in text.split(",")] for text in checkpoints]
         for checkpoint in (checkpoint for group in loaded for checkpoint in group):
@@ -176,7 +176,7 @@ class Systems:
 def _check(checkpoint: Checkpoint, archive: Archive) -> None:
     if checkpoint.grid != archive.grid:
         raise LdmdownError(checkpoint.path, f"is on another grid than {archive.path}", found=f"{checkpoint.grid}",
-                           expected=f"{archive.grid}", cure="prepare an archive on its grid")  # fmt: skip
+                           expected=f"{archive.grid}", fix="prepare an archive on its grid")  # fmt: skip
     for what, ours, theirs in (
         ("predictors", checkpoint.config.predictors, archive.predictors),
         ("targets", checkpoint.config.targets, archive.targets),

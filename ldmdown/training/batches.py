@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ldmdown.config import StageConfig
-from ldmdown.data.archive import Archive
+from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import Processes, free_memory
 
@@ -75,7 +75,7 @@ class Split:
                     "too many hours cannot be read",
                     found=", ".join(self.name(one) for one in sorted(self.unreadable)),
                     expected=f"at most {UNREADABLE:.0%} of {len(self)} hours",
-                    cure="restore the archive, or delete it and run `ldmdown prepare`",
+                    fix="restore the archive, or delete it and run `ldmdown prepare`",
                 )
 
 
@@ -128,9 +128,9 @@ def field_source(split: Split, processes: Processes, *, hold: bool = True) -> So
     """Predictors and targets, these as the archive's exact 16-bit numbers; with `hold` in memory where they fit."""
     archive = split.archive
     normalization = archive.normalization["target"]
-    mean, deviation = (
+    mean, std = (
         np.array([values[name] for name in archive.targets], np.float32)[:, None, None]
-        for values in (normalization.mean, normalization.deviation)
+        for values in (normalization.mean, normalization.std)
     )
     offset = np.rint(mean)
 
@@ -141,8 +141,7 @@ def field_source(split: Split, processes: Processes, *, hold: bool = True) -> So
     field = _held(read, split, shape, torch.int16, processes) if hold else read
     predictors = _predictors(split, processes, hold=hold)
     gain, shift = (
-        torch.as_tensor(part, device=processes.device)
-        for part in (1 / (archive.steps * deviation), (offset - mean) / deviation)
+        torch.as_tensor(part, device=processes.device) for part in (1 / (archive.steps * std), (offset - mean) / std)
     )
     return Source("target", split, predictors, field, archive.grid.factor, gain, shift)
 

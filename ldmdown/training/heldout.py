@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldmdown import metrics, spectra
+from ldmdown import metrics
 from ldmdown.config import Config
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.training.batches import Batch, Source, Split, hour, noise
@@ -22,7 +22,7 @@ MEMBERS = 8
 COMPARED = 24  # hours of reconstruction, at most
 FINEST, LOSS = 8.0, 0.5  # at longer wavelengths [km] a latent space may not lose more power than this [dB]
 
-CURE = (
+FIX = (
     "train the vae longer (train.vae.steps), weigh its KL term less (autoencoder.kl_weight), or set autoencoder.kind "
     "to lapped, which loses nothing"
 )
@@ -37,7 +37,7 @@ def statics_of(model: Downscaler, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def drawn(
-    model: Downscaler, config: Config, stage: str, batch: Batch, deviation: Fields, members: int = MEMBERS
+    model: Downscaler, config: Config, stage: str, batch: Batch, std: Fields, members: int = MEMBERS
 ) -> dict[str, Fields]:
     """The truth and what the systems known after a stage make of a batch, by name: (member, B, T, H, W).
 
@@ -59,7 +59,7 @@ def drawn(
         starts = noise(batch, shape).unbind(1)
         fields["ldm"] = [model.sample(base, condition, start, **sampler) for start in starts]
         fields["scaled_noise"] = [model.decode(base, condition, start) for start in starts]
-    return {name: torch.stack(part).cpu().numpy() * deviation for name, part in fields.items()}
+    return {name: torch.stack(part).cpu().numpy() * std for name, part in fields.items()}
 
 
 def scores(fields: dict[str, Fields], targets: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -120,8 +120,8 @@ def reconstruction(model: Downscaler, split: Split, device: torch.device) -> dic
 
 def lost(fields: Fields, reference: Fields, spacing: float) -> dict[str, float]:
     """Power lost [dB] by half octaves of wavelength, from (hour, rows, cols) on cells of `spacing` km."""
-    wavelength, power = spectra.power_spectrum(fields, (spacing, spacing))
-    _, expected = spectra.power_spectrum(reference, (spacing, spacing))
+    wavelength, power = metrics.power_spectrum(fields, (spacing, spacing))
+    _, expected = metrics.power_spectrum(reference, (spacing, spacing))
     band = np.floor(2 * np.log2(wavelength / FINEST)).astype(int)
     sums = {number: (expected[band == number].sum(), power[band == number].sum()) for number in set(band[band >= 0])}
     return {f"{FINEST * 2 ** (number / 2):.3g}": float(10 * np.log10(a / b)) for number, (a, b) in sorted(sums.items())}

@@ -86,7 +86,7 @@ def fit(stage: Stage, run: Run, progress: Progress, *, resume: bool = False, cro
     if settings.batch % processes.size:
         raise LdmdownError(f"train.{stage.name}.batch", "does not divide over the processes",
                            found=f"{settings.batch} crops, {processes.size} processes",
-                           cure=f"make it a multiple of {processes.size}, or change --nproc-per-node")  # fmt: skip
+                           fix=f"make it a multiple of {processes.size}, or change --nproc-per-node")  # fmt: skip
     state = _begin(stage, run, resume)
     objective = Objective(stage)
     if not settings.steps:
@@ -268,7 +268,7 @@ def _begin(stage: Stage, run: Run, resume: bool) -> State:
         raise LdmdownError(
             path,
             f"the {stage.name} stage was stopped after {state['step']} of {stage.settings.steps} steps",
-            cure=f"go on with `ldmdown train --resume`, or delete {path} to train it anew",
+            fix=f"go on with `ldmdown train --resume`, or delete {path} to train it anew",
         )
     if state is None:
         state = {"step": 0, "best_step": 0, "best_loss": math.inf, "stale": 0, "finished": False, "factor": 1.0,
@@ -327,7 +327,7 @@ def _go_back(stage: Stage, run: Run, state: State, done: int, mean: float) -> St
             run.folder / f"{stage.name}.csv",
             f"the loss of the {stage.name} stage went astray before step {done}, for the {setbacks}th time",
             found=f"a loss of {mean:.4g}, of {state['first']:.4g} at first",
-            cure=f"lower train.{stage.name}.rate and train the stage anew; the state of step {state['step']} is kept",
+            fix=f"lower train.{stage.name}.rate and train the stage anew; the state of step {state['step']} is kept",
         )
     again = run.load_state(stage.name, stage.fingerprint)
     assert again is not None

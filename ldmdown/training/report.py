@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ldmdown.data.variables import variable
 from ldmdown.drawing import report
-from ldmdown.training.heldout import CURE, FINEST, LOSS
+from ldmdown.training.heldout import FINEST, FIX, LOSS
 from ldmdown.training.run import State, read_losses
 
 SYSTEMS = {  # as scores name them, in the order of the table
@@ -143,7 +143,7 @@ def _reconstruction(lost: dict[str, dict[str, float]]) -> list[str]:
         )
     ]
     if any(loss > LOSS for values in lost.values() for loss in values.values()):
-        text = f"More than {LOSS} dB is lost at a scale above {FINEST:g} km; members will lack it. Cure: {CURE}."
+        text = f"More than {LOSS} dB is lost at a scale above {FINEST:g} km; members will lack it. Cure: {FIX}."
         pieces.append(f"<p><strong>{html.escape(text)}</strong></p>")
     return pieces
 

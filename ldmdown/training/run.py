@@ -75,7 +75,7 @@ class Run:
             raise LdmdownError(
                 self.state_path(stage),
                 f"the {stage} stage was begun with another configuration or archive",
-                cure="delete it to train this stage anew, or restore the configuration",
+                fix="delete it to train this stage anew, or restore the configuration",
             )
         return state
 
@@ -117,7 +117,7 @@ def on_disk(folder: Path) -> Iterator[None]:
             getattr(error, "filename", None) or folder,
             "the disk is full; what was written before is intact",
             found=f"{shutil.disk_usage(folder).free / 1e9:.1f} GB free",
-            cure="make room, then go on with `ldmdown train --resume`",
+            fix="make room, then go on with `ldmdown train --resume`",
         ) from None
 
 

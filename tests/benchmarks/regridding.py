@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ldmdown.data.era5 import CoarsePredictors, open_era5
 from ldmdown.data.grid import Grid
+from ldmdown.data.reading.era5 import CoarsePredictors, open_era5
 from ldmdown.data.variables import VARIABLES
 
 ROUNDS = 3
@@ -55,7 +55,7 @@ def main() -> None:
         print(f"{who:8} {wall:6.2f} s, of which the processor works {processor:.2f} s")
     wall, processor = middle["cdo"] / middle["ldmdown"]
     print(f"ldmdown is {wall:.1f} times as fast as cdo, and takes {1 / processor:.2f} of its processor time")
-    print(f"bilinear fields differ by at most {max(apart.values()):.1e} of their deviation")
+    print(f"bilinear fields differ by at most {max(apart.values()):.1e} of their std")
 
 
 def clocks(who: int) -> tuple[float, float]:

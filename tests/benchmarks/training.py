@@ -29,12 +29,12 @@ import yaml
 from torch import Tensor
 
 from ldmdown import runtime
-from ldmdown import train as verb
+from ldmdown.commands import train as verb
+from ldmdown.commands.prepare import prepare
+from ldmdown.commands.train import Training, _progress
 from ldmdown.config import BUNDLED, Config, Precision, load_config, parse_config
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
-from ldmdown.prepare import prepare
-from ldmdown.train import Training, _progress
 from ldmdown.training import loop
 from ldmdown.training.batches import Batch, Source, draw, field_source
 

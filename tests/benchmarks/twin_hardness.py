@@ -1,11 +1,11 @@
-"""How hard the twin is: the ideal ensemble against scaled white noise of exact mean and deviation.
+"""How hard the twin is: the ideal ensemble against scaled white noise of exact mean and std.
 
     python tests/benchmarks/twin_hardness.py [--orography FILE] [--coarse-orography FILE] [--members 48]
 
 Two kinds of scaled white noise are drawn around the exact conditional mean: white pixels, and white
 coefficients of a lapped orthogonal transform (a denoiser that has learnt a scale and nothing else). Scores
 are fair (unbiased in the number of members), on patches of 24 x 24 cells and all three variables, divided by
-their residual's deviation; smaller is better, and the table says by how many per cent the noise is worse.
+their residual's std; smaller is better, and the table says by how many per cent the noise is worse.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from ldmdown.data.grid import Grid
-from ldmdown.data.twin import RECIPE, TwinWorld
+from ldmdown.twin.files import RECIPE, TwinWorld
 
 BLOCK, PATCH, DRAWS, OBSERVED = 8, 24, 32, 12
 PAIRS = ((0, 1), (1, 0), (0, 3), (3, 0), (4, 4), (0, 8), (8, 0))  # lags [cells] of the variogram score
@@ -94,16 +94,16 @@ class Hour:
     """An hour's members, normalised, and what is known of their distribution."""
 
     interpolated: NDArray  # (3, rows, cols)
-    known: NDArray  # (members, 3, rows, cols): what mean and deviation are taken from, and the ideal ensemble
+    known: NDArray  # (members, 3, rows, cols): what mean and std are taken from, and the ideal ensemble
     truths: NDArray  # (OBSERVED, 3, rows, cols)
 
     def white_pixels(self, random: np.random.Generator) -> NDArray:
-        """Exact mean and deviation of every pixel."""
+        """Exact mean and std of every pixel."""
         noise = random.standard_normal((DRAWS, *self.known.shape[1:]), dtype=np.float32)
         return self.known.mean(0) + self.known.std(0, ddof=1) * noise
 
     def white_latents(self, random: np.random.Generator) -> NDArray:
-        """Exact mean, and exact deviation of every coefficient."""
+        """Exact mean, and exact std of every coefficient."""
         mean = self.known.mean(0)
         rows, cols = (lapped(size) for size in mean.shape[1:])
         scale = (rows @ (self.known - mean) @ cols.T).std(0, ddof=1)
@@ -170,7 +170,7 @@ def bimodality(deviations: NDArray) -> NDArray:
 
 
 def memory(world: TwinWorld, hour: int, pairs: int = 8) -> NDArray:
-    """Correlation of an hour's deviation from the conditional mean with the next hour's, (3,)."""
+    """Correlation of an hour's std from the conditional mean with the next hour's, (3,)."""
     now, then = (
         np.stack([np.stack(world.fine_on_grid(h, member)) for member in range(pairs)]) for h in (hour, hour + 1)
     )
@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--orography")
     parser.add_argument("--coarse-orography")
-    parser.add_argument("--members", type=int, default=48, help="from which mean and deviation are taken")
+    parser.add_argument("--members", type=int, default=48, help="from which mean and std are taken")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     world = TwinWorld(

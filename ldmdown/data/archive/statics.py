@@ -1,0 +1,239 @@
+"""Fields of the ground on the fine grid, as the networks are given them: terrain, sea, land cover, latitude.
+
+They are made from files that the configuration names in `data.statics`, or read from the published archive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj  # noqa: F401  before rasterio, whose PROJ would otherwise be found first
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from ldmdown.config import Config
+from ldmdown.data.archive.sources import list_files
+from ldmdown.data.grid import Array, Grid
+from ldmdown.data.reading.published import STATICS
+from ldmdown.data.reading.raster import cell_means, values_held
+from ldmdown.errors import LdmdownError
+
+Field = NDArray[np.float32]
+
+PUBLISHED = ("dtm", "land_cover_classes", "lat")  # *_2km_domain_trim_EPSG3035.tif
+CLASSES = 16  # of land cover
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Fields by name (S, rows, cols), what was done to each to normalise it, and the files they come from."""
+
+    fields: Field
+    normalization: dict[str, dict[str, Any]]  # name: mean, std, units
+    files: tuple[Path, ...]
+
+
+def ground(config: Config, root: Path) -> Ground | None:
+    """The fields of the ground that a configuration gives; None where the networks learn an embedding.
+
+    Terrain height and its std within a cell, latitude and distance to the coast have zero mean and
+    unit standard deviation; the share of land and of each class of land cover stays between 0 and 1.
+
+    Raises
+    ------
+    LdmdownError
+        if a field is asked for that is not known or whose files are not named, or files do not cover the grid.
+    """
+    given, grid = config.statics.given, Grid(**config.grid.model_dump())
+    if not given:
+        return None
+    if config.data.published is not None:
+        return _published(root / config.data.published / STATICS, given, grid)
+    maker = _Maker(config, root, grid)
+    fields, normalization = [], {}
+    for name in given:
+        field, units = maker.make(name)
+        mean, std = (float(field.mean()), float(field.std()) or 1.0) if units != "1" else (0.0, 1.0)
+        fields.append((field - mean) / std)
+        normalization[name] = {"mean": mean, "std": std, "units": units}
+    return Ground(np.stack(fields).astype(np.float32), normalization, tuple(sorted(maker.used)))
+
+
+class _Maker:
+    """Makes one field after another, each kind of files averaged once."""
+
+    def __init__(self, config: Config, root: Path, grid: Grid) -> None:
+        self.config, self.root, self.grid = config, root, grid
+        self.used: set[Path] = set()
+
+    def make(self, name: str) -> tuple[Array, str]:
+        """A field (rows, cols) and its units."""
+        if name in ("z", "z_std"):
+            return self._terrain[name], "m"
+        if name == "land_sea_mask":
+            return self._land, "1"
+        if name == "coast_distance":
+            return self._coast_distance(), "m"
+        if name == "lat":
+            return self.grid.lat, "degrees_north"
+        kind, _, number = name.rpartition("_")
+        if kind == "land_cover" and number.isdigit():
+            return self._land_cover[name], "1"
+        raise LdmdownError(self.config.name, "statics.given names a field that nothing makes", found=name,
+                           expected="z, z_std, land_sea_mask, coast_distance, lat, land_cover_NUMBER",
+                           fix="mend statics.given; without it the training hours tell of the ground")  # fmt: skip
+
+    def _files(self, kind: str, wanted: str) -> list[Path]:
+        patterns = getattr(self.config.data.statics, kind)
+        if not patterns:
+            raise LdmdownError(self.config.name, f"statics.given has {wanted}, which is made from files",
+                               expected=f"data.statics.{kind}: a GeoTIFF, NetCDF or GRIB file",
+                               fix=f"name it, or leave out {wanted}")  # fmt: skip
+        files = [Path(name) for name in list_files(self.root, patterns, f"statics.{kind}")]
+        self.used.update(files)
+        return files
+
+    @cached_property
+    def _terrain(self) -> dict[str, Array]:
+        """Mean height over each cell, and the std of the heights within it; the open sea may have no tiles."""
+        files = self._files("terrain", "z")
+        means, pixel = cell_means(files, self.grid, {"z": lambda z: z, "squares": np.square})
+        if pixel > self.grid.spacing / 2 and "z_std" in self.config.statics.given:
+            raise LdmdownError(files[0], "is too coarse for z_std", found=f"pixels of {pixel:.0f} m",
+                               expected=f"up to {self.grid.spacing / 2:g} m",
+                               fix="leave out z_std, or give a finer terrain")  # fmt: skip
+        if self.config.data.statics.land_sea_mask:
+            sea = np.isnan(means["z"]) & (self._land == 0)
+            means = {name: np.where(sea, 0, mean) for name, mean in means.items()}
+            fix = "add the tiles that are missing, or choose a smaller grid"
+        else:
+            fix = "add the tiles that are missing, choose a smaller grid, or name data.statics.land_sea_mask: "
+            fix += "where it has no land, terrain may be missing"
+        self._check(means["z"], files, fix)
+        variance = np.maximum(means["squares"] - np.square(means["z"]), 0)
+        return {"z": means["z"], "z_std": np.sqrt(variance)}
+
+    @cached_property
+    def _land(self) -> Array:
+        """The share of each cell that is land."""
+        files = self._files("land_sea_mask", "land_sea_mask")
+        share = cell_means(files, self.grid, {"land": lambda land: land})[0]["land"]
+        self._check(share, files, "give a mask of the whole grid")
+        if share.min() < 0 or share.max() > 1:
+            raise LdmdownError(files[0], "is no land-sea mask", found=f"{share.min():g} to {share.max():g}",
+                               expected="0 (sea) to 1 (land)")  # fmt: skip
+        return share
+
+    @cached_property
+    def _land_cover(self) -> dict[str, Array]:
+        """The share of each cell that is of each class, by name."""
+        files = self._files("land_cover", "land_cover")
+        names = [name for name in self.config.statics.given if name.startswith("land_cover_")]
+        classes = {name: int(name.rpartition("_")[2]) for name in names}
+        held = values_held(files, self.grid)
+        absent = [name for name, number in classes.items() if number not in held]
+        if absent:
+            raise LdmdownError(files[0], "has no pixel near the grid of a class that is given",
+                               found="classes " + ", ".join(f"{value:g}" for value in held[:50]),
+                               expected=", ".join(absent), fix="mend statics.given")  # fmt: skip
+        measures = {name: partial(np.equal, number) for name, number in classes.items()}
+        shares: dict[str, Array] = dict(cell_means(files, self.grid, measures)[0])
+        for share in shares.values():
+            self._check(share, files, "give land cover of the whole grid")
+        return shares
+
+    def _coast_distance(self) -> Array:
+        """From a cell's centre to the coast that lies in the grid [m], negative at sea."""
+        land = self._land >= 0.5
+        if land.all() or not land.any():
+            raise LdmdownError(self.config.name, "statics.given has coast_distance, but the grid has no coast",
+                               fix="leave out coast_distance")  # fmt: skip
+        inland, offshore = distance_transform_edt(land), distance_transform_edt(~land)
+        return np.where(land, inland - 0.5, 0.5 - offshore) * self.grid.spacing
+
+    def _check(self, field: Array, files: Sequence[Path], fix: str) -> None:
+        missing = np.isnan(field)
+        if not missing.any():
+            return
+        row, col = np.argwhere(missing)[0]
+        held = ~missing
+        found = f"{held.mean():.1%} of its cells"
+        if held.any():
+            lat, lon = self.grid.lat[held], self.grid.lon[held]
+            found += f", within {lon.min():.2f} to {lon.max():.2f} E, {lat.min():.2f} to {lat.max():.2f} N"
+        raise LdmdownError(
+            files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more",
+            "does not cover the grid of the configuration",
+            found=found,
+            expected=f"all, such as {self.grid.lat[row, col]:.2f} N, {self.grid.lon[row, col]:.2f} E",
+            fix=fix,
+        )
+
+
+def _published(folder: Path, given: tuple[str, ...], grid: Grid) -> Ground:
+    names, fields, found = read_published(folder)
+    if names != given or found.shape != grid.shape:
+        raise LdmdownError(
+            folder,
+            "does not hold what the configuration gives",
+            found=f"{', '.join(names)} on {found.rows} x {found.cols}",
+            expected=f"{', '.join(given)} on {grid.rows} x {grid.cols}",
+        )
+    return Ground(fields, {name: {} for name in names}, tuple(sorted(folder.glob("*.tif"))))
+
+
+def read_published(folder: Path) -> tuple[tuple[str, ...], Field, Grid]:
+    """Names, fields (S, rows, cols) and grid of the published archive's `static_var` folder.
+
+    Terrain height and latitude have zero mean and unit standard deviation; between them stands a mask of 0 and 1 for
+    each class of land cover, from as many bands or from one band of class numbers.
+
+    Raises
+    ------
+    LdmdownError
+        if a file is missing, or the files do not share a grid.
+    """
+    read = {kind: _raster(folder, kind) for kind in PUBLISHED}
+    grids = {kind: grid for kind, (_, grid) in read.items()}
+    for kind, grid in grids.items():
+        if grid != grids["dtm"]:
+            raise LdmdownError(
+                folder, f"{kind} and dtm are on different grids", found=f"{grid}", expected=f"{grids['dtm']}"
+            )
+    cover = read["land_cover_classes"][0]
+    if len(cover) == 1:
+        classes = np.unique(cover[np.isfinite(cover)])
+        cover = (cover == classes[:, None, None]).astype(np.float32)
+    if len(cover) != CLASSES:
+        raise LdmdownError(folder, "land_cover_classes does not hold what was published",
+                           found=f"{len(cover)} classes", expected=f"{CLASSES} classes")  # fmt: skip
+    names = ("z", *(f"land_cover_{number}" for number in range(CLASSES)), "lat")
+    fields = [_standard(read["dtm"][0]), cover, _standard(read["lat"][0])]
+    return names, np.concatenate(fields), grids["dtm"]
+
+
+def _standard(field: Field) -> Field:
+    return (field - field.mean()) / field.std()
+
+
+def _raster(folder: Path, kind: str) -> tuple[Field, Grid]:
+    import rasterio  # GDAL, which only this needs
+    from rasterio.errors import RasterioIOError
+
+    found = sorted(folder.glob(f"{kind}*.tif"))
+    if not found:
+        raise LdmdownError(folder, f"{kind} is missing", found=", ".join(sorted(p.name for p in folder.glob("*"))),
+                           expected=f"{kind}_2km_domain_trim_EPSG3035.tif",
+                           fix="give the folder static_var of the published archive")  # fmt: skip
+    try:
+        with rasterio.open(found[0]) as raster:
+            transform = raster.transform
+            grid = Grid(west=transform.c, north=transform.f, rows=raster.height, cols=raster.width, spacing=transform.a)
+            return raster.read().astype(np.float32), grid
+    except RasterioIOError as error:
+        raise LdmdownError(found[0], "cannot be read as GeoTIFF", found=str(error)) from None

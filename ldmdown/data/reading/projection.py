@@ -1,0 +1,121 @@
+"""What grid a field lies on: read from the CF grid mapping, or from GRIB's keys, of any file that xarray opens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj
+import xarray as xr
+
+from ldmdown.data.grid import LONLAT, Array, SourceGrid, rotated_pole
+from ldmdown.errors import LdmdownError
+
+AXES = (("rlat", "rlon"), ("y", "x"), ("latitude", "longitude"), ("lat", "lon"))
+"""Dimensions of a field, by the names in use."""
+
+STANDARD = {"projection_y_coordinate", "projection_x_coordinate", "grid_latitude", "grid_longitude"}
+SOUTH_POLES = (
+    ("GRIB_latitudeOfSouthernPoleInDegrees", "GRIB_longitudeOfSouthernPoleInDegrees"),
+    ("grid_south_pole_latitude", "grid_south_pole_longitude"),
+)
+LENGTHS = {"m": 1.0, "metre": 1.0, "meter": 1.0, "meters": 1.0, "km": 1000.0}
+REGULAR = 0.02  # of the spacing: how far axes that are computed may waver
+
+
+def horizontal(field: xr.DataArray) -> tuple[str, str] | None:
+    """The dimensions of a field that run over the ground, northwards and eastwards; None if it has none."""
+    pairs = [*AXES]
+    named = {str(field[dim].attrs.get("standard_name")): str(dim) for dim in field.dims if dim in field.coords}
+    for y, x in (("projection_y_coordinate", "projection_x_coordinate"), ("grid_latitude", "grid_longitude")):
+        if y in named and x in named:
+            pairs.insert(0, (named[y], named[x]))
+    return next((pair for pair in pairs if set(pair) <= set(field.dims)), None)
+
+
+def source_grid(dataset: xr.Dataset, name: str, file: str | Path) -> SourceGrid:
+    """The grid of one variable of a file: projected, with a rotated pole, or geographic.
+
+    The pole of a rotated grid is CF's north pole, or the south pole of GRIB, as the file has it.
+
+    Raises
+    ------
+    LdmdownError
+        if it has no regular grid, or does not say which projection it is in.
+    """
+    field = dataset[name]
+    axes = horizontal(field)
+    if axes is None:
+        raise LdmdownError(
+            file,
+            f"{name} is on no regular grid",
+            found=f"dimensions {', '.join(map(str, field.dims))}",
+            expected=" or ".join("(" + ", ".join(pair) + ")" for pair in AXES),
+            fix="interpolate it to a regular grid first, such as with `cdo remapbil`",
+        )
+    projected = axes[0] in ("rlat", "y") or any(field[axis].attrs.get("standard_name") in STANDARD for axis in axes)
+    crs = _crs(dataset, field, file) if projected or _mapping(dataset, field) else LONLAT
+    if set(axes) <= set(field.coords):
+        y, x = (np.asarray(field[axis], float) * _scale(field[axis], crs) for axis in axes)
+        return SourceGrid(y, x, crs)
+    return SourceGrid(*_computed(dataset, crs, axes, file), crs)
+
+
+def _mapping(dataset: xr.Dataset, field: xr.DataArray) -> Mapping[str, Any] | None:
+    """The attributes of the grid mapping that a field names, or else of the only one in the file."""
+    named = str(field.attrs.get("grid_mapping", field.encoding.get("grid_mapping", ""))).split(":")[0]
+    if named in dataset.variables:
+        return dataset[named].attrs
+    held = [v.attrs for v in dataset.variables.values() if {"grid_mapping_name", "crs_wkt"} & set(v.attrs)]
+    return held[0] if held else None
+
+
+def _crs(dataset: xr.Dataset, field: xr.DataArray, file: str | Path) -> pyproj.CRS:
+    attributes = {**field.attrs, **(_mapping(dataset, field) or {})}
+    for latitude, longitude in SOUTH_POLES:
+        if latitude in attributes and "grid_north_pole_latitude" not in attributes:
+            north = (float(attributes[longitude]) + 360) % 360 - 180
+            return rotated_pole(-float(attributes[latitude]), north)
+    if not {"grid_mapping_name", "crs_wkt"} & set(attributes):
+        kind = attributes.get("GRIB_gridType")
+        raise LdmdownError(
+            file,
+            "does not say what projection its grid is in",
+            found=f"GRIB grid type {kind}" if kind else None,
+            expected="a CF grid mapping variable, with grid_mapping_name",
+            fix="convert it with `cdo -f nc4 copy`"
+            if kind
+            else "restore it; it is lost when a tool copies only the fields",
+        )
+    try:
+        crs = pyproj.CRS.from_cf(dict(attributes))
+    except (KeyError, pyproj.exceptions.CRSError) as error:
+        raise LdmdownError(file, "its grid mapping is not understood", found=str(error)) from None
+    return LONLAT if crs.is_geographic and not crs.is_derived else crs
+
+
+def _scale(axis: xr.DataArray, crs: pyproj.CRS) -> float:
+    """Metres, where lengths are meant."""
+    return 1.0 if crs.is_geographic else LENGTHS.get(str(axis.attrs.get("units", "m")), 1.0)
+
+
+def _computed(dataset: xr.Dataset, crs: pyproj.CRS, axes: tuple[str, str], file: str | Path) -> tuple[Array, Array]:
+    """Axes of a grid that gives only the longitudes and latitudes of its points."""
+    known = (("longitude", "latitude"), ("lon", "lat"))
+    names = next((pair for pair in known if set(pair) <= set(dataset.variables)), None)
+    if names is not None:
+        lon, lat = (dataset[name].transpose(*axes).values for name in names)
+        x, y = pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True).transform(lon, lat)
+        columns, rows = x.mean(axis=0), y.mean(axis=1)
+        off = max(np.ptp(x, axis=0).max() / np.abs(np.diff(columns)).mean(),
+                  np.ptp(y, axis=1).max() / np.abs(np.diff(rows)).mean())  # fmt: skip
+        if off < REGULAR:
+            return rows, columns
+    raise LdmdownError(
+        file,
+        "its axes are not given, and its longitudes and latitudes do not lie on the grid that it names",
+        found=", ".join(map(str, dataset.coords)),
+        expected=f"coordinates {' and '.join(axes)}",
+    )

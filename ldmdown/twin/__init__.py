@@ -1,0 +1,1 @@
+"""The synthetic world of paired coarse and fine fields; nothing else leans on it."""
