@@ -1,0 +1,52 @@
+"""Files and folders that take their name only when they are complete and on the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write a file or a folder to; it takes the place of `path` at the end.
+
+    If writing fails, what was written is removed and `path` is left as it was. What was written reaches the disk
+    before it is renamed, so that a crash of the machine leaves the old or the new content, never a part.
+
+    Raises
+    ------
+    OSError
+        if it cannot be written, as when the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.tmp")
+    _remove(beside)
+    try:
+        yield beside
+        for written in beside.rglob("*") if beside.is_dir() else (beside,):
+            _sync(written)
+        if beside.is_dir():
+            _remove(path)
+        beside.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        _remove(beside)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
