@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dask
@@ -13,9 +14,11 @@ from dask.delayed import delayed
 
 from ldmdown.errors import LdmdownError
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 
 def workers() -> int:
-    """How many processes this machine runs side by side."""
+    """Number of processes that this machine runs side by side."""
     return os.cpu_count() or 1
 
 
@@ -23,17 +26,20 @@ def run(
     function: Callable[[Any], Any],
     items: Sequence[Any],
     *,
+    processes: int | None = None,
     scheduler: str | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Any]:
-    """What `function` returns for each item, in their order; the first error ends the run.
+    """Call `function` with each item and return the results in their order; the first error ends the run.
 
     Parameters
     ----------
     function
-        may be called twice for an item whose worker died; what it reads and writes all workers must see.
+        may be called twice for an item whose worker died; all workers must see what it reads and writes.
+    processes
+        of this machine, side by side; None: one for each core.
     scheduler
-        address of a Dask scheduler; None: processes of this machine.
+        address of a Dask scheduler, whose workers are used instead.
     advance
         called after each item.
 
@@ -51,8 +57,8 @@ def run(
         if key in keys:
             advance()
 
-    count = min(workers(), len(items))
-    with Callback(posttask=after):
+    count = min(processes or workers(), len(items))
+    with Callback(posttask=after), _one_thread_each():
         try:
             kind = "processes" if count > 1 else "synchronous"
             return list(compute(*tasks, scheduler=kind, num_workers=count, chunksize=1, optimize_graph=False))
@@ -60,8 +66,23 @@ def run(
             raise getattr(error, "exception", error) from None  # without the worker's traceback
 
 
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let processes that start meanwhile compute in one thread each, since they share the cores."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _alone(function: Callable[[Any], Any], item: Any) -> Any:
-    """In its own thread, however the files that it opens are read."""
+    """Call `function` in this thread, however the files that it opens would be read."""
     with dask.config.set(scheduler="synchronous"):
         return function(item)
 
@@ -72,7 +93,7 @@ def _on_cluster(function: Callable[[Any], Any], items: Sequence[Any], address: s
     except ImportError:
         raise LdmdownError(
             "--scheduler",
-            "needs a package that is not here",
+            "needs a package that is not installed",
             found="no `distributed`",
             fix="pip install 'ldmdown[cluster]'",
         ) from None
@@ -80,7 +101,7 @@ def _on_cluster(function: Callable[[Any], Any], items: Sequence[Any], address: s
         client = Client(address, timeout=30, set_as_default=False)
     except (OSError, ValueError) as error:
         fix = "give the address that `dask scheduler` prints, such as tcp://host:8786"
-        raise LdmdownError(address, "no Dask scheduler answers there", found=str(error), fix=fix) from None
+        raise LdmdownError(address, "no Dask scheduler at this address", found=str(error), fix=fix) from None
     with client, client.as_current():
         futures = client.map(_alone, [function] * len(items), items, pure=False)
         for future in as_completed(futures):
