@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,12 @@ def untrained(stage: checkpoint.Stage) -> Downscaler:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return model
+
+
+def ldmdown(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line as users do, in a process of its own."""
+    command = [sys.executable, "-m", "ldmdown", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,16 @@
-"""Results and fields such as `evaluate` hands to plots and report, with systems as good as their kind is."""
+"""Results, fields and files that tests share: systems as good as their kind is, an output, a reference."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyproj
+import xarray as xr
 
-from ldmdown.data.grid import Grid
+from ldmdown.data.grid import LONLAT, Grid
+from ldmdown.data.netcdf import FieldWriter
 from ldmdown.drawing.report import Pictures
 
 KINDS = {
@@ -244,3 +248,87 @@ def _density(name: str, edges: np.ndarray, smooth: float) -> list[float]:
         width = 5 - 0.04 * smooth
         density = middle / width * np.exp(-((middle / width) ** 1.8))
     return (density / (density * np.diff(edges)).sum()).tolist()
+
+
+# Files
+
+OUTPUT_GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
+OUTPUT_HOURS = np.arange(448_608, 448_611)  # 2021-03-06T00 and on
+OUTPUT_CARD = {"title": "A test", "history": "made", "source": "numbers", "references": "none"}
+OUTPUT_FIELDS = np.random.default_rng(0).normal(280, 5, (3, 3, 3, *OUTPUT_GRID.shape)).astype(np.float32)
+OUTPUT_FIELDS[:, :, 1:] -= 280
+
+
+def write_output(path: Path, fields: np.ndarray, hours: np.ndarray = OUTPUT_HOURS) -> Path:
+    """(hour, member, variable, rows, cols) as `downscale` writes them."""
+    members = fields.shape[1] if fields.shape[1] > 1 else None
+    writer = FieldWriter(path, OUTPUT_GRID, ("t2m", "u10", "v10"), hours, members, OUTPUT_CARD, {})
+    writer.begin()
+    for index in range(len(hours)):
+        writer.write(index, fields[index])
+    writer.close()
+    return path
+
+
+ROTATED = {
+    "grid_mapping_name": "rotated_latitude_longitude",
+    "grid_north_pole_latitude": 47.0,
+    "grid_north_pole_longitude": -168.0,
+}
+REFERENCE_TIMES = np.arange(3) * np.timedelta64(1, "h") + np.datetime64("2020-01-01", "ns")
+
+
+def rotated_reference(east: float, north: float) -> xr.Dataset:
+    """VHR-REA_IT's layout with a wind that is the same everywhere on earth, turned onto the rotated grid.
+
+    A step of the wind on the sphere, seen from the rotated pole: no formula of an angle in it.
+    """
+    rlat, rlon = np.arange(-1.2, 0.8, 0.02), np.arange(0.9, 2.9, 0.02)
+    crs = pyproj.CRS.from_cf(ROTATED)
+    there = pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True)
+    lon, lat = there.transform(*np.meshgrid(rlon, rlat), direction="INVERSE")
+    step = 1e-4  # [degrees]
+    forward = there.transform(lon + step * east / np.cos(np.radians(lat)), lat + step * north)
+    back = there.transform(lon - step * east / np.cos(np.radians(lat)), lat - step * north)
+    u = (forward[0] - back[0]) / (2 * step) * np.cos(np.radians(rlat))[:, None]
+    v = (forward[1] - back[1]) / (2 * step)
+    dims = ("time", "rlat", "rlon")
+    fields = {
+        "T_2M": (lat + 240, "K"),
+        "U_10M": (u, "m s-1"),
+        "V_10M": (v, "m s-1"),
+    }
+    return xr.Dataset(
+        {
+            name: (dims, np.stack([field] * 3).astype(np.float32), {"units": units, "grid_mapping": "crs"})
+            for name, (field, units) in fields.items()
+        }
+        | {"crs": ((), 0, ROTATED)},
+        {"time": REFERENCE_TIMES, "rlat": rlat, "rlon": rlon},
+    )
+
+
+def write_grib(path: Path, dataset: xr.Dataset) -> Path:
+    """ERA5 of t2m, u10 and v10 (valid_time, latitude, longitude) as messages of GRIB 2."""
+    from eccodes import codes_grib_new_from_samples, codes_release, codes_set, codes_set_values, codes_write
+
+    lat, lon = dataset.latitude.values, dataset.longitude.values
+    handle = codes_grib_new_from_samples("regular_ll_sfc_grib2")
+    first, last = (f"{{}}Of{end}GridPointInDegrees" for end in ("First", "Last"))
+    keys = {"centre": "ecmf", "Ni": lon.size, "Nj": lat.size, "bitsPerValue": 24}
+    keys |= dict.fromkeys(("iDirectionIncrementInDegrees", "jDirectionIncrementInDegrees"), 0.25)
+    keys |= {first.format("latitude"): lat[0], last.format("latitude"): lat[-1]}
+    keys |= {first.format("longitude"): lon[0], last.format("longitude"): lon[-1]}
+    for key, value in keys.items():
+        codes_set(handle, key, value)
+    with path.open("wb") as file:
+        for name, parameter in {"t2m": 167, "u10": 165, "v10": 166}.items():
+            codes_set(handle, "paramId", parameter)
+            for field in dataset[name]:
+                time = field.valid_time.dt
+                codes_set(handle, "dataDate", int(time.strftime("%Y%m%d")))
+                codes_set(handle, "dataTime", 100 * int(time.hour))
+                codes_set_values(handle, field.values.ravel().astype(float))
+                codes_write(handle, file)
+    codes_release(handle)
+    return path

@@ -5,13 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ldmdown
 
 VERBS = ("downscale", "prepare", "train", "twin", "request", "convert", "evaluate", "plot", "info")
-
-
-def ldmdown(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ldmdown", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])

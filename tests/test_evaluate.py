@@ -9,40 +9,23 @@ from pathlib import Path
 import netCDF4
 import numpy as np
 import pytest
-import test_intake
 import xarray as xr
-from test_cli import ldmdown
-from test_reference import TIMES, rotated
+from conftest import ldmdown
+from made_up import OUTPUT_FIELDS as FIELDS
+from made_up import OUTPUT_GRID as GRID
+from made_up import OUTPUT_HOURS as HOURS
+from made_up import REFERENCE_TIMES, rotated_reference, write_grib, write_output
 
 from ldmdown.commands.evaluate import Options, evaluate, score
-from ldmdown.data.grid import Grid
-from ldmdown.data.netcdf import FieldWriter
 from ldmdown.data.reading import files
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.predictions import Predictions
 
-GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
-HOURS = np.arange(448_608, 448_611)  # 2021-03-06T00 and on
-CARD = {"title": "A test", "history": "made", "source": "numbers", "references": "none"}
-FIELDS = np.random.default_rng(0).normal(280, 5, (3, 3, 3, *GRID.shape)).astype(np.float32)
-FIELDS[:, :, 1:] -= 280
-
-
-def written(path: Path, fields: np.ndarray, hours: np.ndarray = HOURS) -> Path:
-    """(hour, member, variable, rows, cols) as `downscale` writes them."""
-    members = fields.shape[1] if fields.shape[1] > 1 else None
-    writer = FieldWriter(path, GRID, ("t2m", "u10", "v10"), hours, members, CARD, {})
-    writer.begin()
-    for index in range(len(hours)):
-        writer.write(index, fields[index])
-    writer.close()
-    return path
-
 
 def test_a_prediction_against_itself_and_shifted(tmp_path: Path) -> None:
     """Winds of an output are earth-relative: they are not turned again."""
-    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
-    shifted = written(tmp_path / "shifted.nc", FIELDS[:, :1] + np.array([1, 0, 0], np.float32)[:, None, None])
+    truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
+    shifted = write_output(tmp_path / "shifted.nc", FIELDS[:, :1] + np.array([1, 0, 0], np.float32)[:, None, None])
     content, pictures = score(Predictions([truth, shifted], [truth]), Options())
     same, other = (content["scores"][name] for name in ("truth.nc", "shifted.nc"))
     assert {same[name]["rmse"]["value"] for name in ("t2m", "u10", "v10", "ws10", "wind")} == {0}
@@ -56,7 +39,7 @@ def test_a_prediction_against_itself_and_shifted(tmp_path: Path) -> None:
 
 
 def test_members_and_another_grid(tmp_path: Path, era5: Callable[..., Path]) -> None:
-    ensemble = written(tmp_path / "ensemble.nc", FIELDS, np.arange(448_488, 448_491))  # as era5: 2021-03-01
+    ensemble = write_output(tmp_path / "ensemble.nc", FIELDS, np.arange(448_488, 448_491))  # as era5: 2021-03-01
     smooth = era5(range(24))
     content, _ = score(Predictions([ensemble, smooth], [ensemble]), Options())
     mine, theirs = (content["scores"][path.name]["t2m"] for path in (ensemble, smooth))
@@ -68,24 +51,24 @@ def test_members_and_another_grid(tmp_path: Path, era5: Callable[..., Path]) -> 
     assert [one["regridded"] for one in content["systems"]] == [False, True]
 
 
-def test_predictions_of_every_format(tmp_path: Path) -> None:
+def test_predictions_of_every_format(tmp_path: Path, era5: Callable[..., Path]) -> None:
     """ERA5 as NetCDF counts as true; a zip and a store of Zarr of it are exact, GRIB is as far as it is packed."""
-    era5 = test_intake.new_cds(["t2m", "u10", "v10"])
-    truth = test_intake.written(era5, tmp_path / "truth.nc")
+    truth = era5(range(3))
     with zipfile.ZipFile(tmp_path / "zip.nc", "w") as packed:
         packed.write(truth, "data.nc")
-    era5.to_zarr(tmp_path / "era5.zarr", zarr_format=2)
-    (grib,) = test_intake.as_grib(tmp_path, 2)
-    names = [tmp_path / "zip.nc", tmp_path / "era5.zarr", grib]
+    with xr.open_dataset(truth, engine="netcdf4") as dataset:
+        dataset.drop_encoding().to_zarr(tmp_path / "era5.zarr", zarr_format=2)
+        write_grib(tmp_path / "era5.grib", dataset)
+    names = [tmp_path / "zip.nc", tmp_path / "era5.zarr", tmp_path / "era5.grib"]
     content, _ = score(Predictions([*names, truth], [truth]), Options())
-    assert content["title"] == "4 systems against truth.nc"
+    assert content["title"] == f"4 systems against {truth.name}"
     errors = [content["scores"][path.name]["wind"]["rmse"]["value"] for path in names]
     assert errors[:2] == [0, 0] and errors[2] < 1e-3
-    assert content["hours"]["count"] == len(test_intake.HOURS)
+    assert content["hours"]["count"] == 3
 
 
 def test_what_does_not_meet(tmp_path: Path, era5: Callable[..., Path]) -> None:
-    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     with pytest.raises(LdmdownError) as caught:
         evaluate([truth], [era5(range(24))], tmp_path / "scores")
     assert str(caught.value) == (
@@ -114,7 +97,7 @@ def fields_of(path: Path, rows: slice, cols: slice, hours: slice = slice(None), 
 
 
 def test_only_the_common_area_is_scored(tmp_path: Path) -> None:
-    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     part = fields_of(truth, slice(4, 12), slice(5, 20))
     contest = Predictions([truth], [part])
     assert contest.grid.shape == (8, 15)
@@ -125,7 +108,7 @@ def test_only_the_common_area_is_scored(tmp_path: Path) -> None:
 
 def test_what_a_file_does_not_cover_is_missing(tmp_path: Path, era5: Callable[..., Path]) -> None:
     """The eastern edge of ERA5 crosses the grid at a slant: cells beyond it are missing, not zero."""
-    truth = written(tmp_path / "truth.nc", FIELDS[:, :1], np.arange(448_488, 448_491))
+    truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1], np.arange(448_488, 448_491))
     smooth = era5(range(3), west=11.99, east=14.99)
     contest = Predictions([truth, smooth], [truth])
     rows, cols = contest.grid.shape
@@ -136,7 +119,10 @@ def test_what_a_file_does_not_cover_is_missing(tmp_path: Path, era5: Callable[..
 
 
 def test_coarse_fields_are_scored_on_the_grid_of_a_fine_reference(tmp_path: Path, era5: Callable[..., Path]) -> None:
-    truth, smooth = written(tmp_path / "truth.nc", FIELDS[:, :1], np.arange(448_488, 448_491)), era5(range(3))
+    truth, smooth = (
+        write_output(tmp_path / "truth.nc", FIELDS[:, :1], np.arange(448_488, 448_491)),
+        era5(range(3)),
+    )
     contest = Predictions([smooth], [truth])
     assert contest.grid.shape == GRID.shape and contest.systems[0].regridded
     assert f"{smooth.name} was regridded bilinearly to the grid of truth.nc" in contest.notes
@@ -144,10 +130,13 @@ def test_coarse_fields_are_scored_on_the_grid_of_a_fine_reference(tmp_path: Path
 
 def test_a_rotated_reference_comes_to_the_grid_of_the_prediction(tmp_path: Path) -> None:
     """A wind that is the same everywhere on earth stays so, and temperature that is the latitude too."""
-    hours = TIMES.astype("datetime64[h]").astype(int)
-    field = np.broadcast_to(np.stack([GRID.lat + 240, 0 * GRID.lat + 3, 0 * GRID.lat - 4]), (3, 1, 3, *GRID.shape))
-    prediction = written(tmp_path / "out.nc", field.astype(np.float32), hours)
-    rotated(3, -4).to_netcdf(tmp_path / "reference.nc", engine="netcdf4")
+    hours = REFERENCE_TIMES.astype("datetime64[h]").astype(int)
+    field = np.broadcast_to(
+        np.stack([GRID.lat + 240, 0 * GRID.lat + 3, 0 * GRID.lat - 4]),
+        (3, 1, 3, *GRID.shape),
+    )
+    prediction = write_output(tmp_path / "out.nc", field.astype(np.float32), hours)
+    rotated_reference(3, -4).to_netcdf(tmp_path / "reference.nc", engine="netcdf4")
     content, _ = score(Predictions([prediction], [tmp_path / "reference.nc"]), Options())
     scores = content["scores"]["out.nc"]
     assert scores["wind"]["rmse"]["value"] < 1e-3 and scores["t2m"]["rmse"]["value"] < 1e-3
@@ -155,7 +144,7 @@ def test_a_rotated_reference_comes_to_the_grid_of_the_prediction(tmp_path: Path)
 
 
 def test_units_that_clash(tmp_path: Path) -> None:
-    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     everything = slice(None)
     with pytest.raises(LdmdownError, match=r"t2m is not physical at .*\n  found: 5\d\d"):
         Predictions([fields_of(truth, everything, everything, t2m="degC")], [truth])
@@ -164,7 +153,7 @@ def test_units_that_clash(tmp_path: Path) -> None:
 
 
 def test_a_glob_is_one_system(tmp_path: Path) -> None:
-    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     for hours in (slice(0, 1), slice(1, 3)):
         fields_of(truth, slice(None), slice(None), hours)
     contest = Predictions([tmp_path / "*-part*.nc"], [truth])
@@ -179,7 +168,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Of 2 x 12, since HDF5 keeps chunks of each that is open; outside everything is as it was."""
     for name in ("a", "b"):
         for day in range(12):
-            written(tmp_path / f"{name}-{day:02}.nc", FIELDS[:1, :1], HOURS[:1] + 24 * day)
+            write_output(tmp_path / f"{name}-{day:02}.nc", FIELDS[:1, :1], HOURS[:1] + 24 * day)
     usual, opened, honest = netCDF4.get_chunk_cache(), list[int](), Predictions.read
 
     def read(contest: Predictions, hour: int) -> object:
@@ -196,7 +185,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_the_command_with_terrain_and_stations(tmp_path: Path) -> None:
-    written(tmp_path / "truth.nc", FIELDS[:, :1])
+    write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     lat, lon = np.arange(40.0, 44, 0.1), np.arange(13.0, 18, 0.1)
     height = np.broadcast_to(np.linspace(-500, 1500, len(lon)), (len(lat), len(lon)))
     xr.Dataset({"z": (("lat", "lon"), height)}, {"lat": lat, "lon": lon}).to_netcdf(tmp_path / "z.nc", engine="netcdf4")
@@ -222,7 +211,7 @@ def test_the_command_with_terrain_and_stations(tmp_path: Path) -> None:
 
 
 def test_what_the_command_refuses(tmp_path: Path) -> None:
-    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     with pytest.raises(LdmdownError, match="--height-correction: needs the height of the cells"):
         score(Predictions([truth], [truth]), Options(stations=tmp_path / "stations.csv", height_corrected=True))
     neither = ldmdown("evaluate", "truth.nc", "-o", "s", folder=tmp_path)
@@ -230,7 +219,7 @@ def test_what_the_command_refuses(tmp_path: Path) -> None:
 
 
 def test_stations_of_other_hours(tmp_path: Path) -> None:
-    truth = written(tmp_path / "truth.nc", FIELDS[:, :1])
+    truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     (tmp_path / "stations.csv").write_text("time,name,lat,lon,t\n2022-03-06T01,a,42,15.5,8\n")
     with pytest.raises(LdmdownError, match="and the fields have no hour in common\n  found: 2022-03-06T01 to"):
         score(Predictions([truth], [truth]), Options(stations=tmp_path / "stations.csv"))

@@ -7,54 +7,20 @@ import numpy as np
 import pyproj
 import pytest
 import xarray as xr
+from made_up import REFERENCE_TIMES as TIMES
+from made_up import rotated_reference
 
-from ldmdown.data.grid import LONLAT, Grid
+from ldmdown.data.grid import Grid
 from ldmdown.data.reading.reference import ReferenceOnGrid, open_reference
 from ldmdown.errors import LdmdownError
 
 NAMES = ("t2m", "u10", "v10")
 GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=16)
-ROTATED = {
-    "grid_mapping_name": "rotated_latitude_longitude",
-    "grid_north_pole_latitude": 47.0,
-    "grid_north_pole_longitude": -168.0,
-}
-TIMES = np.arange(3) * np.timedelta64(1, "h") + np.datetime64("2020-01-01", "ns")
-
-
-def rotated(east: float, north: float) -> xr.Dataset:
-    """VHR-REA_IT's layout with a wind that is the same everywhere on earth, turned onto the rotated grid.
-
-    A step of the wind on the sphere, seen from the rotated pole: no formula of an angle in it.
-    """
-    rlat, rlon = np.arange(-1.2, 0.8, 0.02), np.arange(0.9, 2.9, 0.02)
-    crs = pyproj.CRS.from_cf(ROTATED)
-    there = pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True)
-    lon, lat = there.transform(*np.meshgrid(rlon, rlat), direction="INVERSE")
-    step = 1e-4  # [degrees]
-    forward = there.transform(lon + step * east / np.cos(np.radians(lat)), lat + step * north)
-    back = there.transform(lon - step * east / np.cos(np.radians(lat)), lat - step * north)
-    u = (forward[0] - back[0]) / (2 * step) * np.cos(np.radians(rlat))[:, None]
-    v = (forward[1] - back[1]) / (2 * step)
-    dims = ("time", "rlat", "rlon")
-    fields = {
-        "T_2M": (lat + 240, "K"),
-        "U_10M": (u, "m s-1"),
-        "V_10M": (v, "m s-1"),
-    }
-    return xr.Dataset(
-        {
-            name: (dims, np.stack([field] * 3).astype(np.float32), {"units": units, "grid_mapping": "crs"})
-            for name, (field, units) in fields.items()
-        }
-        | {"crs": ((), 0, ROTATED)},
-        {"time": TIMES, "rlat": rlat, "rlon": rlon},
-    )
 
 
 @pytest.mark.parametrize(("east", "north"), [(5.0, 0.0), (0.0, 5.0), (-3.0, 4.0)])
 def test_winds_become_earth_relative(tmp_path: Path, east: float, north: float) -> None:
-    rotated(east, north).to_netcdf(tmp_path / "day.nc", engine="netcdf4")
+    rotated_reference(east, north).to_netcdf(tmp_path / "day.nc", engine="netcdf4")
     fields = ReferenceOnGrid(open_reference([tmp_path / "day.nc"], NAMES), GRID).read(1)
     np.testing.assert_allclose(fields[1], east, atol=0.02)  # the sphere's latitudes beside WGS84's
     np.testing.assert_allclose(fields[2], north, atol=0.02)
@@ -62,7 +28,7 @@ def test_winds_become_earth_relative(tmp_path: Path, east: float, north: float) 
 
 
 def test_one_variable_a_file_and_a_day_a_file(tmp_path: Path) -> None:
-    whole = rotated(1, 2)
+    whole = rotated_reference(1, 2)
     files = []
     for name in ("T_2M", "U_10M", "V_10M"):
         for number, part in enumerate((slice(0, 1), slice(1, 3))):
@@ -98,7 +64,7 @@ def test_on_the_grid_of_the_output_nothing_moves(tmp_path: Path) -> None:
 
 def test_the_south_pole_of_grib_is_the_north_pole_of_cf(tmp_path: Path) -> None:
     """-47 N, 12 E lies opposite 47 N, -168 E; the wind turns alike."""
-    whole = rotated(3, -4)
+    whole = rotated_reference(3, -4)
     whole.to_netcdf(tmp_path / "north.nc", engine="netcdf4")
     whole["crs"].attrs = {"grid_south_pole_latitude": -47.0, "grid_south_pole_longitude": 12.0,
                           "grid_mapping_name": "rotated_latitude_longitude"}  # fmt: skip
@@ -113,7 +79,7 @@ def test_the_south_pole_of_grib_is_the_north_pole_of_cf(tmp_path: Path) -> None:
 @pytest.mark.parametrize("along", [1, 0])
 def test_grib_on_a_rotated_grid(tmp_path: Path, along: int) -> None:
     """Its flag says which way the wind points; its south pole and first point say where."""
-    whole = rotated(3, -4)
+    whole = rotated_reference(3, -4)
     import eccodes  # after pyproj
 
     fields = {"2t": (whole.T_2M, 2), "10u": (whole.U_10M, 10), "10v": (whole.V_10M, 10)}
@@ -183,7 +149,7 @@ def test_longitude_and_latitude_need_no_turning(tmp_path: Path) -> None:
 
 
 def test_hours_kept_in_one_chunk_come_out_one_by_one(tmp_path: Path) -> None:
-    whole = rotated(1, 2)
+    whole = rotated_reference(1, 2)
     whole["T_2M"] = whole.T_2M + xr.DataArray(np.arange(3, dtype=np.float32), dims="time")
     encoding = {"T_2M": {"chunksizes": whole.T_2M.shape, "zlib": True}}
     whole.to_netcdf(tmp_path / "c.nc", engine="netcdf4", encoding=encoding)
@@ -207,13 +173,13 @@ def test_hours_kept_in_one_chunk_come_out_one_by_one(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_are_not_understood(tmp_path: Path, edit: Callable[[xr.Dataset], xr.Dataset], message: str) -> None:
-    edit(rotated(1, 2)).to_netcdf(tmp_path / "r.nc", engine="netcdf4")
+    edit(rotated_reference(1, 2)).to_netcdf(tmp_path / "r.nc", engine="netcdf4")
     with pytest.raises(LdmdownError, match=message):
         open_reference([tmp_path / "r.nc"], NAMES)
 
 
 def test_errors(tmp_path: Path) -> None:
-    whole = rotated(1, 2)
+    whole = rotated_reference(1, 2)
     file = tmp_path / "r.nc"
     whole.drop_vars("crs").to_netcdf(file, engine="netcdf4")
     with pytest.raises(LdmdownError) as caught:

@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
+from made_up import OUTPUT_FIELDS, write_output
 from matplotlib import image
-from test_evaluate import FIELDS, written
 
 from ldmdown.commands.plot import plot
 from ldmdown.errors import LdmdownError
@@ -16,7 +16,7 @@ from ldmdown.errors import LdmdownError
 
 def test_era5_beside_an_output(tmp_path: Path, era5: Callable[..., Path]) -> None:
     """Two columns and two rows; the picture of another hour is another picture."""
-    ensemble = written(tmp_path / "out.nc", FIELDS, np.arange(448_488, 448_491))
+    ensemble = write_output(tmp_path / "out.nc", OUTPUT_FIELDS, np.arange(448_488, 448_491))
     for name, time in (("a.png", "2021-03-01T01"), ("b.png", "2021-03-01T02")):
         plot([era5(range(3)), ensemble], tmp_path / name, time=time, arrows=True)
     first, second = (image.imread(tmp_path / name) for name in ("a.png", "b.png"))
@@ -26,7 +26,7 @@ def test_era5_beside_an_output(tmp_path: Path, era5: Callable[..., Path]) -> Non
 
 
 def test_members_and_variables(tmp_path: Path) -> None:
-    ensemble = written(tmp_path / "out.nc", FIELDS)
+    ensemble = write_output(tmp_path / "out.nc", OUTPUT_FIELDS)
     plot([ensemble], tmp_path / "u.png", variables=("u10",), member=2, extent=(14.8, 42.5, 15.0, 42.7))
     assert (tmp_path / "u.png").stat().st_size > 5000
     with pytest.raises(LdmdownError, match="has no such member\n  found: 3 members\n  expected: 3"):
@@ -66,7 +66,7 @@ def test_a_globe_of_one_hour_in_the_other_convention(tmp_path: Path) -> None:
 def test_mistakes_are_explained(
     tmp_path: Path, name: str, extent: tuple[float, float, float, float] | None, message: str
 ) -> None:
-    ensemble = written(tmp_path / "out.nc", FIELDS)
+    ensemble = write_output(tmp_path / "out.nc", OUTPUT_FIELDS)
     with pytest.raises(LdmdownError, match=message):
         plot([ensemble], tmp_path / name, extent=extent)
     assert [path.name for path in tmp_path.iterdir()] == ["out.nc"]
