@@ -64,7 +64,7 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
     """The networks of a configuration as far as a stage needs them, with fresh weights."""
     levels = len(config.denoiser.multipliers)
     targets, predictors = len(config.targets), len(config.predictors)
-    grounds = len(config.statics.given) or config.statics.embedding
+    grounds = len(config.statics.fields) or config.statics.embedding
     grid = config.grid
     statics = torch.zeros(grounds, grid.rows, grid.cols)
     unet = UNet(
@@ -74,7 +74,7 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
         config.unet.bottleneck,
         config.unet.stem,
     )
-    baseline = _baseline(config, normalization) if config.unet.baseline == "bilinear" else None
+    baseline = _baseline(config, normalization) if config.unet.skip == "bilinear" else None
     if stage != "ldm":
         return Downscaler(unet, statics, factor=grid.factor, baseline=baseline)
 
@@ -197,7 +197,7 @@ def _baseline(config: Config, normalization: Normalizations) -> Baseline:
         raise LdmdownError(
             config.name,
             f"the baseline of {', '.join(missing)} is not among the predictors",
-            fix="add it to `predictors`, or set unet.baseline to zero",
+            fix="add it to `predictors`, or set unet.skip to zero",
         )
     coarse, fine = normalization["predictors"], normalization["target"]
     return Baseline(

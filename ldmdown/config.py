@@ -10,18 +10,40 @@ import difflib
 import itertools
 from collections.abc import Iterator
 from datetime import date
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from ldmdown.errors import LdmdownError
 
-BUNDLED = Path(__file__).parent / "presets" / "twin.yaml"
+PRESETS = Path(__file__).parent / "presets"
+BUNDLED = PRESETS / "twin.yaml"
 DEFAULT = Path("ldmdown.yaml")
-PRESETS = ("paper-t2m", "paper-uv")  # YAML files in this folder, for `preset: NAME`
+RENAMED = {  # keys of version 0.1, as patterns, and their names now
+    "statics.given": "fields",
+    "unet.baseline": "skip",
+    "train.start": "init_from",
+    "train.*.rate": "learning_rate",
+    "train.*.clip": "grad_clip",
+}
 Precision = Literal["auto", "fp32", "bf16"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 def _whole_years(value: Any) -> Any:
@@ -37,7 +59,7 @@ Period = Annotated[tuple[date, date], BeforeValidator(_whole_years)]
 class Section(BaseModel):
     """A frozen part of the configuration that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class GridConfig(Section):
@@ -46,10 +68,10 @@ class GridConfig(Section):
     crs: str = "EPSG:3035"
     west: float = 3910000  # western edge of the first column [m]
     north: float = 2698000  # northern edge of the first row [m]
-    rows: int = 672
-    cols: int = 576
-    spacing: float = 2000  # [m]
-    factor: int = 8
+    rows: PositiveInt = 672
+    cols: PositiveInt = 576
+    spacing: PositiveFloat = 2000  # [m]
+    factor: PositiveInt = 8
 
     @model_validator(mode="after")
     def _divides(self) -> GridConfig:
@@ -62,19 +84,19 @@ class TwinConfig(Section):
     """The synthetic pairs that `ldmdown twin` writes and `prepare` writes first when the files are absent."""
 
     periods: tuple[Period, ...] = ((date(2021, 1, 1), date(2021, 1, 4)),)
-    every: int = Field(default=1, ge=1)  # of the days in periods take every n-th
-    seed: int = 0
+    every: PositiveInt = 1  # of the days in periods take every n-th
+    seed: NonNegativeInt = 0
     orography: str | None = None  # fine terrain [m]; None: the built-in analytic one
     coarse_orography: str | None = None  # ERA5's terrain [m]; None: the fine one, smoothed
 
 
 class Split(Section):
-    """Whole days, or years, for each use; days in none of them are left out, so that a gap is what is not named."""
+    """Whole days, or years, for each use; days in none of them are left out."""
 
     train: tuple[Period, ...]
     validation: tuple[Period, ...]
     test: tuple[Period, ...] = ()
-    gap: int = Field(default=1, ge=0)  # days at least between two uses, whose weather would else be the same
+    gap: NonNegativeInt = 1  # least number of days between two uses, so that they do not share their weather
 
     @model_validator(mode="after")
     def _disjoint(self) -> Split:
@@ -101,7 +123,7 @@ Files = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
 
 
 class StaticFiles(Section):
-    """What the fields of the ground in `statics.given` are made from: GeoTIFF (tiles too), NetCDF or GRIB."""
+    """Files that the static fields in `statics.fields` are made from: GeoTIFF (tiles too), NetCDF or GRIB."""
 
     terrain: Files = ()  # heights [m], or geopotential: z, z_std
     land_sea_mask: Files = ()  # 0 sea to 1 land: land_sea_mask, coast_distance
@@ -120,41 +142,41 @@ class DataConfig(Section):
 
 
 class StaticsConfig(Section):
-    """What the networks are told about the ground."""
+    """The static fields that the networks are given."""
 
-    given: tuple[str, ...] = ()  # fields of the ground, in the order of the channels; none: estimate an embedding
-    embedding: int = 8  # fields of the ground that the training hours tell of (models/ground)
+    fields: tuple[str, ...] = ()  # in the order of the channels; none: they are estimated from the training hours
+    embedding: NonNegativeInt = 8  # how many are estimated (models/ground)
 
 
 class UNetConfig(Section):
     """The conditional mean."""
 
-    features: tuple[int, ...] = (48, 96, 128)
-    bottleneck: int = 128
-    stem: int = 2  # pixel-unshuffle before the first level; 1: none
-    baseline: Literal["zero", "bilinear"] = "bilinear"  # what the network's output is added to
+    features: Widths = (48, 96, 128)
+    bottleneck: PositiveInt = 128
+    stem: PositiveInt = 2  # pixel-unshuffle before the first level; 1: none
+    skip: Literal["zero", "bilinear"] = "bilinear"  # what the output is added to: nothing, or the interpolated input
 
 
 class AutoencoderConfig(Section):
     """The latent space of the residual: an exact lapped orthogonal transform, or the paper's KL-VAE."""
 
     kind: Literal["lapped", "kl"] = "lapped"
-    levels: int = 3
-    multiplier: int = 4  # kl: channels at level i are max(minimum, targets x multiplier^i)
-    minimum: int = 16
-    kl_weight: float = 0.01
+    levels: PositiveInt = 3
+    multiplier: PositiveInt = 4  # kl: channels at level i are max(minimum, targets x multiplier^i)
+    minimum: PositiveInt = 16
+    kl_weight: NonNegativeFloat = 0.01
 
 
 class ConditionerConfig(Section):
-    """What the denoiser is told about the coarse state and the ground, on the coarse grid and below."""
+    """The networks that encode coarse state and static fields for the denoiser."""
 
     static_encoder: Literal["convolutional", "unshuffled"] = "unshuffled"
-    multiplier: int = 3  # convolutional: channels at level i are max(16, statics x multiplier^i)
-    norm: Literal["group", "layer"] = "group"  # convolutional: of its residual blocks
-    statics_dim: int = 64
-    predictors_dim: int = 32
-    out_dim: int = 128
-    depth: int = 2  # mixing blocks in each branch
+    multiplier: PositiveInt = 3  # convolutional: channels at level i are max(16, statics x multiplier^i)
+    norm: Literal["group", "layer"] = "group"  # convolutional: normalisation in its residual blocks
+    statics_dim: PositiveInt = 64
+    predictors_dim: PositiveInt = 32
+    out_dim: PositiveInt = 128
+    depth: NonNegativeInt = 2  # mixing blocks in each branch
     mixer: Literal["spectral", "local"] = "local"
 
 
@@ -167,68 +189,68 @@ class ScaleConfig(Section):
 class DenoiserConfig(Section):
     """The U-Net on latents."""
 
-    channels: int = 192
-    multipliers: tuple[float, ...] = (1, 1.5)
-    blocks: int = 2
-    cross_levels: tuple[int, ...] = (0, 1)  # levels with cross blocks; the middle always has one
+    channels: PositiveInt = 192
+    multipliers: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1, 1.5)
+    blocks: PositiveInt = 2
+    cross_levels: tuple[NonNegativeInt, ...] = (0, 1)  # levels with cross blocks; the middle always has one
     mixer: Literal["spectral", "local"] = "local"
     norm: Literal["none", "layer"] = "layer"
 
 
 class GanConfig(Section):
-    """The discriminator that the stage `gan` sets against a U-Net of its own."""
+    """The discriminator that the stage `gan` trains against a U-Net of its own."""
 
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    weight: float = 0.2  # of its judgement beside the absolute error
-    start: float = 0.25  # of the stage's steps, after which it joins
+    widths: Widths = (64, 128, 256, 512)
+    weight: NonNegativeFloat = 0.2  # of the adversarial loss relative to the absolute error
+    start: Fraction = 0.25  # fraction of the stage's steps after which the adversarial loss is added
 
 
 class DiffusionConfig(Section):
-    """beta = linspace(sqrt(first), sqrt(last), steps)^2; the network predicts v (arXiv 2202.00512)."""
+    """The schedule beta = linspace(sqrt(first), sqrt(last), steps)^2; the network predicts v (arXiv 2202.00512)."""
 
-    steps: int = 1000
-    beta_first: float = 1e-4
-    beta_last: float = 2e-2
+    steps: PositiveInt = 1000
+    beta_first: PositiveFloat = 1e-4
+    beta_last: PositiveFloat = 2e-2
 
 
 class SamplerConfig(Section):
     """How a sample is drawn unless the command line says otherwise."""
 
     name: Literal["dpmpp", "ddim"] = "dpmpp"
-    steps: int = Field(default=10, ge=1)
-    spacing: Literal["trailing", "logsnr"] = "trailing"  # of dpmpp
+    steps: PositiveInt = 10
+    spacing: Literal["trailing", "logsnr"] = "trailing"  # of dpmpp's steps
 
 
 class StageConfig(Section):
     """One training stage. `crop` is in coarse cells; `batch` counts crops over all processes."""
 
-    steps: int = Field(ge=0)  # 0: keep the weights that the stage starts from
-    rate: float
-    batch: int
-    crop: int = 16
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 1e-3
-    schedule: Literal["cosine", "plateau"] = "cosine"  # of the rate; plateau: x 0.25 after 4 validations without gain
-    warmup: float = 0.05  # cosine: fraction of the steps, before it falls to zero
-    clip: float = 1.0
-    ema: float = 0.998
-    validate_every: int = 200
-    patience: int = 10  # validations without a better loss, then the stage ends
+    steps: NonNegativeInt  # 0: keep the weights that the stage starts from
+    learning_rate: PositiveFloat
+    batch: PositiveInt
+    crop: PositiveInt = 16
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    weight_decay: NonNegativeFloat = 1e-3
+    schedule: Literal["cosine", "plateau"] = "cosine"  # plateau: x 0.25 after 4 validations without a better loss
+    warmup: Fraction = 0.05  # cosine: fraction of the steps during which the learning rate rises
+    grad_clip: PositiveFloat = 1.0  # largest norm of the gradient
+    ema: Decay = 0.998  # decay of the exponential moving average of the weights
+    validate_every: PositiveInt = 200
+    patience: PositiveInt = 10  # validations without a better loss after which the stage ends
 
 
 class TrainConfig(Section):
     """Where a run keeps its state, and its stages."""
 
     run: str = "run"
-    seed: int = 0
+    seed: NonNegativeInt = 0
     precision: Precision = "auto"  # of matrix products and convolutions; auto: bf16 on CUDA
     compile: bool = False  # the networks, by torch.compile: a wait at first, then faster on CUDA
-    start: str | None = None  # a checkpoint, by file or name, whose weights the networks start from where they fit
-    unet: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)
-    gan: StageConfig = StageConfig(steps=4000, rate=2e-4, batch=16, betas=(0.5, 0.9), ema=0.99)
-    vae: StageConfig = StageConfig(steps=4000, rate=1e-3, batch=16, ema=0.99)
-    scale: StageConfig = StageConfig(steps=1000, rate=1e-3, batch=32, ema=0.99)
-    ldm: StageConfig = StageConfig(steps=10000, rate=8e-4, batch=32)
+    init_from: str | None = None  # a checkpoint, by file or name, whose weights the networks start from where they fit
+    unet: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=0.99)
+    gan: StageConfig = StageConfig(steps=4000, learning_rate=2e-4, batch=16, betas=(0.5, 0.9), ema=0.99)
+    vae: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=0.99)
+    scale: StageConfig = StageConfig(steps=1000, learning_rate=1e-3, batch=32, ema=0.99)
+    ldm: StageConfig = StageConfig(steps=10000, learning_rate=8e-4, batch=32)
 
 
 class Config(Section):
@@ -256,6 +278,16 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     checkpoint: str | None = None  # what `downscale` uses in this folder
 
+    @model_validator(mode="before")
+    @classmethod
+    def _over_defaults(cls, content: Any) -> Any:
+        """A section that names some of its keys keeps the defaults of this section for the others."""
+        if not isinstance(content, dict):
+            return content
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        sections = {name: value.model_dump() for name, value in defaults.items() if isinstance(value, Section)}
+        return overlay(sections, content)
+
 
 def load_config(path: Path | None) -> tuple[Config, Path]:
     """The configuration and the folder that its paths start from.
@@ -281,36 +313,7 @@ def preset(name: str) -> Config:
     LdmdownError
         if there is none of this name.
     """
-    return Config.model_validate(_preset(name, Path(name)))
-
-
-def _preset(name: str, path: Path) -> dict[str, Any]:
-    if name not in PRESETS:
-        raise LdmdownError(path, "names no preset", found=name, expected=", ".join(PRESETS))
-    return _read(Path(__file__).parent / "presets" / f"{name}.yaml")
-
-
-def _read(path: Path) -> Any:
-    """The content of a YAML file, laid over that of the preset that it names."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise LdmdownError(
-            path, "no such configuration", fix="name an existing YAML file; examples/ holds some"
-        ) from None
-    except yaml.YAMLError as error:
-        raise LdmdownError(path, "is not readable as YAML", found=str(error)) from None
-    if isinstance(content, dict) and "preset" in content:
-        return _overlay(_preset(content.pop("preset"), path), content)
-    return content
-
-
-def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(below.get(key), dict)
-        merged[key] = _overlay(below[key], value) if both else value
-    return merged
+    return Config.model_validate(_read(_preset(name, Path(name))))
 
 
 def parse_config(path: Path) -> Config:
@@ -319,7 +322,57 @@ def parse_config(path: Path) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise LdmdownError(path, "\n  ".join(_explain(error)), fix="mend these keys") from None
+        raise LdmdownError(path, "\n  ".join(_explain(error)), fix="correct these keys") from None
+
+
+def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested values of `above` over those of `below`."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = overlay(below[key], value) if both else value
+    return merged
+
+
+def upgrade(content: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """The content of a configuration of version 0.1 with today's keys."""
+    upgraded = {}
+    for key, value in content.items():
+        name = _today(place + key) or key
+        upgraded[name] = upgrade(value, f"{place}{name}.") if isinstance(value, dict) else value
+    return upgraded
+
+
+def _today(key: str) -> str | None:
+    """Today's name of a key of version 0.1; None if it has not changed."""
+    return next((name for pattern, name in RENAMED.items() if fnmatch(key, pattern)), None)
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> Any:
+    """The content of a YAML file, over that of the preset that it names."""
+    if path in above:
+        raise LdmdownError(path, "is a preset of itself", fix="name another file as its `preset`")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LdmdownError(
+            path, "no such configuration", fix="name an existing YAML file; examples/ holds some"
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise LdmdownError(path, "is not readable as YAML", found=str(error)) from None
+    if isinstance(content, dict) and "preset" in content:
+        return overlay(_read(_preset(content.pop("preset"), path), (*above, path)), content)
+    return content
+
+
+def _preset(name: str, path: Path) -> Path:
+    """The file of a preset that the configuration `path` names."""
+    bundled = {file.stem: file for file in PRESETS.glob("*.yaml")}
+    file = bundled.get(name, path.parent / str(name))
+    if not file.is_file():
+        expected = f"{', '.join(sorted(bundled))}, or a YAML file (its path from this file)"
+        raise LdmdownError(path, "the preset does not exist", found=str(name), expected=expected)
+    return file
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
@@ -330,6 +383,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
             *parents, key = item["loc"]
             near = difflib.get_close_matches(str(key), _keys(Config, parents), n=1)
             text = "unknown key" + (f", did you mean {near[0]}?" if near else "")
+            text = f"is called {name} since version 0.2" if (name := _today(where)) else text
         yield f"{where}: {text}"
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import netCDF4
 from safetensors import SafetensorError, safe_open
 
+from ldmdown.config import upgrade
 from ldmdown.errors import LdmdownError
 
 FORMAT = 2
-RENAMED = {"deviation": "std"}  # keys of format 1, and what they are called now
 KEY = "ldmdown"
 SUFFIX = ".safetensors"
 FOLDERS = (
@@ -78,14 +78,15 @@ def read_header(path: Path) -> dict[str, Any]:
             expected=f"format {FORMAT}",
             fix="upgrade ldmdown",
         )
-    return _renamed(header) if header["format"] == 1 else header
+    return _upgraded(header) if header["format"] == 1 else header
 
 
-def _renamed(value: Any) -> Any:
-    """A header of format 1 in today's words."""
-    if isinstance(value, dict):
-        return {RENAMED.get(key, key): _renamed(inner) for key, inner in value.items()}
-    return value
+def _upgraded(header: dict[str, Any]) -> dict[str, Any]:
+    """A header of format 1 with today's names."""
+    normalization = {
+        kind: {"mean": values["mean"], "std": values["deviation"]} for kind, values in header["normalization"].items()
+    }
+    return header | {"config": upgrade(header["config"]), "normalization": normalization}
 
 
 def sha256(path: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import CONFIG
 
-from ldmdown.config import BUNDLED, Config, load_config, parse_config
+from ldmdown.config import BUNDLED, Config, load_config, parse_config, upgrade
 from ldmdown.errors import LdmdownError
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
@@ -30,7 +30,7 @@ def test_a_misspelt_key_is_answered_with_the_right_one(tmp_path: Path) -> None:
     assert refused(tmp_path, f"name: x\n{DATA}denoiser: {{chanels: 96}}\nunets: {{}}\n") == (
         "ldmdown.yaml: denoiser.chanels: unknown key, did you mean channels?\n"
         "  unets: unknown key, did you mean unet?\n"
-        "  fix: mend these keys"
+        "  fix: correct these keys"
     )
 
 
@@ -91,3 +91,82 @@ def test_one_file_or_many(tmp_path: Path) -> None:
     assert (
         data.era5 == ("a.nc",) and data.statics.terrain == ("b.tif", "c.tif") and data.statics.land_cover == ("d.tif",)
     )
+
+
+def test_a_section_that_names_some_keys_keeps_its_other_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "partial.yaml"
+    path.write_text(
+        f"name: x\n{DATA}gan: {{}}\n"
+        "scale: {conditioner: {depth: 2}}\n"
+        "train: {gan: {steps: 600, learning_rate: 0.002, batch: 8}, unet: {steps: 100}}\n"
+    )
+    config = parse_config(path)
+    gan, unet, conditioner = config.train.gan, config.train.unet, config.scale.conditioner
+    assert (gan.steps, gan.learning_rate, gan.batch, gan.betas, gan.ema) == (600, 0.002, 8, (0.5, 0.9), 0.99)
+    assert (unet.steps, unet.learning_rate, unet.batch, unet.ema) == (100, 1e-3, 16, 0.99)
+    assert (conditioner.depth, conditioner.statics_dim, conditioner.out_dim) == (2, 48, 64)
+    path.write_text(f"name: x\n{DATA}scale: null\n")
+    assert parse_config(path).scale is None
+
+
+def test_the_gan_of_the_systems_has_the_betas_of_its_stage() -> None:
+    assert parse_config(EXAMPLES[0].with_name("systems.yaml")).train.gan.betas == (0.5, 0.9)
+
+
+def test_a_preset_is_a_bundled_name_or_a_file_beside(tmp_path: Path) -> None:
+    (tmp_path / "below.yaml").write_text(f"name: below\n{DATA}train: {{unet: {{steps: 7, batch: 3}}}}\n")
+    (tmp_path / "above.yaml").write_text("preset: below.yaml\nname: above\ntrain: {unet: {batch: 4}}\n")
+    config = parse_config(tmp_path / "above.yaml")
+    assert (config.name, config.train.unet.steps, config.train.unet.batch) == ("above", 7, 4)
+    text = "the preset does not exist\n  found: papr\n  expected: paper-t2m, paper-uv, twin, or a YAML file"
+    assert text in refused(tmp_path, "preset: papr")
+    assert "is a preset of itself" in refused(tmp_path, "preset: ldmdown.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("statics: {given: [z]}", "statics.given: is called fields since version 0.2"),
+        ("unet: {baseline: zero}", "unet.baseline: is called skip since version 0.2"),
+        ("train: {start: italy}", "train.start: is called init_from since version 0.2"),
+        ("train: {ldm: {rate: 0.1}}", "train.ldm.rate: is called learning_rate since version 0.2"),
+        ("train: {vae: {clip: 1}}", "train.vae.clip: is called grad_clip since version 0.2"),
+    ],
+)
+def test_a_key_of_version_0_1(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refused(tmp_path, f"name: x\n{DATA}{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("train: {ldm: {learning_rate: 0}}", "train.ldm.learning_rate"),
+        ("train: {ldm: {learning_rate: .nan}}", "train.ldm.learning_rate"),
+        ("train: {unet: {batch: 0}}", "train.unet.batch"),
+        ("train: {unet: {ema: 1}}", "train.unet.ema"),
+        ("train: {unet: {grad_clip: 0}}", "train.unet.grad_clip"),
+        ("train: {unet: {warmup: 1.1}}", "train.unet.warmup"),
+        ("train: {unet: {patience: 0}}", "train.unet.patience"),
+        ("train: {unet: {betas: [0.9, 1]}}", "train.unet.betas.1"),
+        ("grid: {rows: -8}", "grid.rows"),
+        ("unet: {features: []}", "unet.features"),
+    ],
+)
+def test_numbers_have_bounds(tmp_path: Path, text: str, key: str) -> None:
+    assert f"ldmdown.yaml: {key}: " in refused(tmp_path, f"name: x\n{DATA}{text}\n")
+
+
+@pytest.mark.parametrize("text", ["name: 2021-02-30", "name: !!int foo", "a: " * 3000])
+def test_yaml_that_python_cannot_make_values_of(tmp_path: Path, text: str) -> None:
+    assert "is not readable as YAML" in refused(tmp_path, text)
+
+
+def test_a_configuration_of_version_0_1_in_a_checkpoint() -> None:
+    old = {"statics": {"given": ["z"]}, "unet": {"baseline": "zero"}, "gan": {"start": 0.5},
+           "train": {"start": None, "seed": 3, "ldm": {"rate": 0.1, "clip": 2.0, "steps": 5}}}  # fmt: skip
+    assert upgrade(old) == {
+        "statics": {"fields": ["z"]},
+        "unet": {"skip": "zero"},
+        "gan": {"start": 0.5},
+        "train": {"init_from": None, "seed": 3, "ldm": {"learning_rate": 0.1, "grad_clip": 2.0, "steps": 5}},
+    }

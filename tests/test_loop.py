@@ -117,7 +117,7 @@ def test_halved_until_it_fits(room: int, tried: list[int]) -> None:
 
 def test_schedules_by_hand() -> None:
     """Ten steps of warm-up of a hundred, then half a cosine; or none."""
-    settings = StageConfig(steps=100, rate=1.0, batch=1, warmup=0.1)
+    settings = StageConfig(steps=100, learning_rate=1.0, batch=1, warmup=0.1)
     assert [loop.schedule(step, settings) for step in (0, 9, 10, 55)] == pytest.approx([0.1, 1, 1, 0.5])
     assert loop.schedule(0, settings.model_copy(update={"schedule": "plateau"})) == 1
 

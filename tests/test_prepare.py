@@ -239,7 +239,7 @@ def test_a_system_of_its_own_terrain_is_prepared_and_trained(tmp_path: Path, mon
 
     monkeypatch.setattr(parallel, "workers", lambda: 1)
     write_twin(tmp_path, Grid(**DAVOS), [(f"{day}T00", f"{day}T03") for day in (DAYS[0], DAYS[2])])
-    stage = {"steps": 2, "rate": 1e-3, "batch": 2, "crop": 2, "validate_every": 2}
+    stage = {"steps": 2, "learning_rate": 1e-3, "batch": 2, "crop": 2, "validate_every": 2}
     path = write(
         tmp_path,
         grid=DAVOS,
@@ -247,7 +247,7 @@ def test_a_system_of_its_own_terrain_is_prepared_and_trained(tmp_path: Path, mon
             "split": {"train": [[DAYS[0], DAYS[0]]], "validation": [[DAYS[2], DAYS[2]]]},
             "statics": {"terrain": str(TERRAIN)},
         },
-        statics={"given": ["z", "z_std", "lat"]},
+        statics={"fields": ["z", "z_std", "lat"]},
         unet={"features": [8], "bottleneck": 8},
         conditioner=CONDITIONER,
         scale={"conditioner": CONDITIONER},

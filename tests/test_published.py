@@ -117,7 +117,7 @@ def test_errors_name_the_file(published: Path) -> None:
     with pytest.raises(LdmdownError, match=r"no such files\n  found: no YYYY/YYYY-MM-DD_high_UV.pt.zst"):
         prepare(configuration(published, targets=["u10", "v10"]))
     with pytest.raises(LdmdownError, match="static_var: does not hold what the configuration gives"):
-        prepare(configuration(published, statics={"given": ["z"]}))
+        prepare(configuration(published, statics={"fields": ["z"]}))
 
 
 def test_a_day_that_runs_a_command_is_refused(published: Path) -> None:

@@ -45,7 +45,7 @@ def config(given: list[str], **files: str) -> Config:
     settings = CONFIG.model_dump()
     grid = {"west": GRID.west, "north": GRID.north, "rows": GRID.rows, "cols": GRID.cols}
     data = settings["data"] | {"statics": files}
-    return Config.model_validate(settings | {"grid": grid, "data": data, "statics": {"given": given}})
+    return Config.model_validate(settings | {"grid": grid, "data": data, "statics": {"fields": given}})
 
 
 @pytest.fixture
@@ -159,8 +159,8 @@ def test_geopotential_in_netcdf(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "files", "message"),
     [
-        (["slope"], {}, "statics.given names a field that nothing makes\n  found: slope"),
-        (["z"], {}, "statics.given has z, which is made from files\n  expected: data.statics.terrain"),
+        (["slope"], {}, "statics.fields names a field that nothing makes\n  found: slope"),
+        (["z"], {}, "statics.fields has z, which is made from files\n  expected: data.statics.terrain"),
         (["z"], {"terrain": "no/*.tif"}, "no such files"),
         (
             ["land_cover_5"],
@@ -195,7 +195,7 @@ def test_srtm_covers_davos_and_not_italy() -> None:
     cell = (np.abs(x - davos.x[3]) < 1000) & (np.abs(y - davos.y[5]) < 1000) & (height > -1000)
     assert ours[5, 3] == pytest.approx(height[cell].mean(), abs=1e-3) and 700 < ours.min() < ours.max() < 3500
     with pytest.raises(LdmdownError, match=r"does not cover the grid .*\n  found: 0.\d% of its cells, within 9.6"):
-        settings = CONFIG.model_dump() | {"grid": {}, "statics": {"given": ["z"]}}
+        settings = CONFIG.model_dump() | {"grid": {}, "statics": {"fields": ["z"]}}
         settings["data"] |= {"statics": {"terrain": "srtm1_davos.tif"}}
         ground(Config.model_validate(settings), TERRAIN)
 

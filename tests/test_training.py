@@ -56,10 +56,10 @@ SMALL = {
     "denoiser": {"channels": 32, "multipliers": [1], "blocks": 1, "cross_levels": [0]},
     "sampler": {"steps": 4},
     "train": {
-        "unet": STAGE | {"steps": 30, "rate": 0.01},
-        "vae": STAGE | {"steps": 10, "rate": 0.001},
-        "scale": STAGE | {"steps": 10, "rate": 0.001},
-        "ldm": STAGE | {"steps": 20, "rate": 0.001},
+        "unet": STAGE | {"steps": 30, "learning_rate": 0.01},
+        "vae": STAGE | {"steps": 10, "learning_rate": 0.001},
+        "scale": STAGE | {"steps": 10, "learning_rate": 0.001},
+        "ldm": STAGE | {"steps": 20, "learning_rate": 0.001},
     },
 }
 
@@ -210,7 +210,7 @@ def test_the_papers_latent_space(folder: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.slow
 def test_a_gan_learns_beside_and_goes_on_after_a_kill(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its own U-Net, and a discriminator from half of the way; its checkpoint has a name of its own."""
-    settings = SMALL["train"] | {"gan": STAGE | {"steps": 40, "rate": 0.005}}
+    settings = SMALL["train"] | {"gan": STAGE | {"steps": 40, "learning_rate": 0.005}}
     path = write(folder, gan=GAN, train=settings)
     train(path, "unet")
     other = tmp_path_factory.mktemp("gan") / "copy"
@@ -262,7 +262,11 @@ def test_weights_of_another_checkpoint_to_start_from(folder: Path, capsys: pytes
     train(folder / "small.yaml", "unet")
     first = folder / "checkpoints" / "small.safetensors"
     shutil.copy(first, folder / "first.safetensors")
-    kept = SMALL["train"] | {"start": "first.safetensors", "run": "again", "unet": STAGE | {"steps": 0, "rate": 1}}
+    kept = SMALL["train"] | {
+        "init_from": "first.safetensors",
+        "run": "again",
+        "unet": STAGE | {"steps": 0, "learning_rate": 1},
+    }
     train(write(folder, name="again", train=kept), "unet")
     ours, theirs = (checkpoint.load(folder / "checkpoints" / f"{name}.safetensors") for name in ("again", "small"))
     for name, tensor in ours.model.state_dict().items():
@@ -272,7 +276,7 @@ def test_weights_of_another_checkpoint_to_start_from(folder: Path, capsys: pytes
     train(write(folder, name="wider", unet=wider, train=kept | {"run": "wider"}), "unet")
     model = checkpoint.load(folder / "checkpoints" / "wider.safetensors").model
     torch.testing.assert_close(model.statics, theirs.model.statics)
-    write(folder, statics={"embedding": 3}, unet=wider, train=kept | {"start": "small.yaml", "run": "none"})
+    write(folder, statics={"embedding": 3}, unet=wider, train=kept | {"init_from": "small.yaml", "run": "none"})
     with pytest.raises(LdmdownError, match="is not a checkpoint"):
         train(folder / "small.yaml")
 
@@ -314,8 +318,8 @@ def test_killed_and_gone_on_with_it_learns_the_same(folder: Path, tmp_path_facto
     """In mid-stage, of the mean and of the denoiser: the same losses and the same weights."""
     other = tmp_path_factory.mktemp("killed")
     train_settings = SMALL["train"] | {
-        "unet": STAGE | {"steps": 60, "rate": 0.002},
-        "ldm": STAGE | {"steps": 60, "rate": 0.001},
+        "unet": STAGE | {"steps": 60, "learning_rate": 0.002},
+        "ldm": STAGE | {"steps": 60, "learning_rate": 0.001},
     }
     for place in (folder, other):
         write(place, train=train_settings)
@@ -343,7 +347,9 @@ def test_a_loss_that_goes_astray_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Back to the last state, with half the rate and other crops to come; the page says so."""
-    settings = SMALL["train"] | {"unet": STAGE | {"steps": 20, "rate": 0.01, "schedule": "plateau", "patience": 99}}
+    settings = SMALL["train"] | {
+        "unet": STAGE | {"steps": 20, "learning_rate": 0.01, "schedule": "plateau", "patience": 99}
+    }
     path = write(folder, train=settings)
     once, honest = [torch.tensor(float("nan"))], Training._unet_loss
     seen: dict[int, list[int]] = {}
@@ -365,7 +371,7 @@ def test_a_loss_that_goes_astray_once(
 
 
 def test_a_loss_that_goes_astray_again_and_again(folder: Path) -> None:
-    settings = {"steps": 30, "rate": 1e30, "clip": 1e30, "warmup": 0.0}
+    settings = {"steps": 30, "learning_rate": 1e30, "grad_clip": 1e30, "warmup": 0.0}
     path = write(folder, train=SMALL["train"] | {"unet": STAGE | settings})
     with pytest.raises(LdmdownError, match=r"the loss of the unet stage went astray before step 5, for the 4th time"):
         train(path)
@@ -563,9 +569,9 @@ def torchrun(folder: Path, processes: int, program: str, *options: str) -> None:
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(folder: Path) -> None:
     """Each takes a half of a batch, crop by crop: 50 steps of vae and ldm in float32; unet and gan at least run."""
-    stages = {name: STAGE | {"steps": 50, "validate_every": 25, "rate": 1e-4} for name in ("vae", "ldm")}
+    stages = {name: STAGE | {"steps": 50, "validate_every": 25, "learning_rate": 1e-4} for name in ("vae", "ldm")}
     latent_space = {"kind": "kl", "multiplier": 2, "minimum": 4}
-    stages["gan"] = STAGE | {"steps": 10, "rate": 0.001}
+    stages["gan"] = STAGE | {"steps": 10, "learning_rate": 0.001}
     path = write(folder, autoencoder=latent_space, scale=None, gan=GAN, train=SMALL["train"] | stages)
     train(path)
     other = folder / "two"

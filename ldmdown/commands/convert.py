@@ -191,7 +191,7 @@ def _config(
         "name": name,
         "description": "The paper's published weights, converted. See `converted_from`, `wind` and `regridding`.",
         "grid": {"west": grid.west, "north": grid.north, "rows": grid.rows, "cols": grid.cols},
-        "statics": {"embedding": 0, "given": list(statics)},
+        "statics": {"embedding": 0, "fields": list(statics)},
         "unet": {"features": features, "bottleneck": unet["b.conv.0.weight"].shape[0]},
     }
     if "ldm" in given:

@@ -80,7 +80,7 @@ def _plan(config: Config) -> dict[str, Any]:
     """What decides an archive's content, apart from the files."""
     content = config.model_dump(mode="json")
     data = {key: content["data"][key] for key in ("era5", "reference", "published", "split")}
-    statics = {"statics": content["statics"]["given"], "static_files": content["data"]["statics"]}
+    statics = {"statics": content["statics"]["fields"], "static_files": content["data"]["statics"]}
     return {key: content[key] for key in ("grid", "predictors", "targets", "twin")} | data | statics
 
 

@@ -127,24 +127,24 @@ class Training:
         self.splits = {use: Split(self.archive, use) for use in ("train", "validation")}
 
     def _start(self, model: Downscaler, root: Path) -> None:
-        """Take what fits of the weights of the checkpoint `train.start`."""
+        """Take what fits of the weights of the checkpoint `train.init_from`."""
         self.start_hash = None
-        if self.config.train.start is None:
+        if self.config.train.init_from is None:
             return
-        start = self.config.train.start
+        start = self.config.train.init_from
         path = root / start if (root / start).is_file() else find(start)
         self.start_hash = sha256(path)
         taken = checkpoint.take_fitting(path, model)
         if not taken:
             raise LdmdownError(path, "has no weights that fit the networks of the configuration",
-                               fix="leave out train.start, or give the networks the sizes that "
+                               fix="leave out train.init_from, or give the networks the sizes that "
                                f"`ldmdown info {start}` prints")  # fmt: skip
         self.run.say(f"{taken} of {len(model.state_dict())} tensors start from {path}")
 
     def _check(self, label: Path) -> None:
         plan = self.archive.plan
         content = self.config.model_dump(mode="json")
-        ours = {**content, "split": content["data"]["split"], "statics": content["statics"]["given"]}
+        ours = {**content, "split": content["data"]["split"], "statics": content["statics"]["fields"]}
         for key, value in ours.items():
             if key in ("grid", "predictors", "targets", "split", "statics") and plan[key] != value:
                 raise LdmdownError(
@@ -237,7 +237,7 @@ class Training:
         }[name]
         modules = {part: getattr(model, part) for part in trained if part not in ("statics", "discriminator")}
         held = model.state_dict(keep_vars=True)
-        if name == "unet" and not self.config.statics.given:
+        if name == "unet" and not self.config.statics.fields:
             self._start_ground(sources["train"], progress)
         if name == "gan":
             assert self.discriminator is not None

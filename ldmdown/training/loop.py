@@ -120,14 +120,14 @@ def fit(stage: Stage, run: Run, progress: Progress, *, resume: bool = False, cro
             for step, batch in ahead(make, range(state["step"], settings.steps)):
                 rate = schedule(step, settings) * state["factor"]
                 for group in optimizer.param_groups:
-                    group["lr"] = settings.rate * rate
+                    group["lr"] = settings.learning_rate * rate
                 optimizer.zero_grad()
                 loss = backward(parallel, batch, state["crops"])
-                nn.utils.clip_grad_norm_(objective.parameters(), settings.clip)
+                nn.utils.clip_grad_norm_(objective.parameters(), settings.grad_clip)
                 optimizer.step()
                 average.update(step)
                 done = step + 1
-                losses.note(done, loss, settings.rate * rate)
+                losses.note(done, loss, settings.learning_rate * rate)
                 validates = done % settings.validate_every == 0 or done == settings.steps
                 if not validates and done % LOG_EVERY:
                     continue
@@ -327,7 +327,7 @@ def _go_back(stage: Stage, run: Run, state: State, done: int, mean: float) -> St
             run.folder / f"{stage.name}.csv",
             f"the loss of the {stage.name} stage went astray before step {done}, for the {setbacks}th time",
             found=f"a loss of {mean:.4g}, of {state['first']:.4g} at first",
-            fix=f"lower train.{stage.name}.rate and train the stage anew; the state of step {state['step']} is kept",
+            fix=f"lower train.{stage.name}.learning_rate and train it anew; the state of step {state['step']} is kept",
         )
     again = run.load_state(stage.name, stage.fingerprint)
     assert again is not None
@@ -370,7 +370,7 @@ def _optimizer(stage: Stage) -> torch.optim.Optimizer:
         tensor.requires_grad_()
     return torch.optim.AdamW(
         trained,
-        lr=settings.rate,
+        lr=settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
         fused=trained[0].is_cuda,

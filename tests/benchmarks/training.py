@@ -46,9 +46,9 @@ def speed(folder: Path, latent_space: str, steps: int) -> None:
     """Print crops a second, and losses beside each other."""
     path = folder / "twin.yaml"
     settings = {key: value for key, value in yaml.safe_load(BUNDLED.read_text()).items() if key not in SMALLER}
-    kept = {"steps": 0, "rate": 0.001, "batch": 8, "crop": 8}
+    kept = {"steps": 0, "learning_rate": 0.001, "batch": 8, "crop": 8}
     settings["train"] = dict.fromkeys(("unet", "vae", "scale"), kept) | {
-        "ldm": {"steps": 1000, "rate": 0.0008, "batch": 32}
+        "ldm": {"steps": 1000, "learning_rate": 0.0008, "batch": 32}
     }
     settings["autoencoder"] = {"kind": latent_space}
     if latent_space == "kl":
@@ -136,7 +136,7 @@ class _Way(ExitStack):
 def memory(folder: Path, again: bool) -> None:
     """Two steps at the paper's size."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {"steps": 0, "rate": 0.001, "batch": 1, "crop": 8}
+    kept = {"steps": 0, "learning_rate": 0.001, "batch": 1, "crop": 8}
     settings = {
         "preset": "paper-t2m",
         "name": "paper",
@@ -171,7 +171,7 @@ class MadeUp:
         self.path, self.grid = path, Grid(**config.grid.model_dump())
         self.hours = np.arange(2)
         self.steps = np.full((len(config.targets), 1, 1), 256, np.float32)
-        self.predictors, self.targets, self.statics = config.predictors, config.targets, config.statics.given
+        self.predictors, self.targets, self.statics = config.predictors, config.targets, config.statics.fields
         names = {"predictors": self.predictors, "target": self.targets}
         self.normalization = {
             kind: Normalization(dict.fromkeys(part, 0.0), dict.fromkeys(part, 1.0)) for kind, part in names.items()

@@ -48,8 +48,8 @@ def rehearse(config: Config, root: Path, days: Sequence[Day], alone: Mapping[str
         tile = " x ".join(map(str, layout(grid, names)[kind]["chunks"]))
         lines.append(f"  {label:<11}{', '.join(held)}; {part.rows} x {part.cols} cells of {part.spacing / 1000:g} km, "
                      f"chunks {tile}, a day a shard")  # fmt: skip
-    if config.statics.given:
-        lines.append(f"  {'statics':<11}{', '.join(config.statics.given)}")
+    if config.statics.fields:
+        lines.append(f"  {'statics':<11}{', '.join(config.statics.fields)}")
     for kind, files in used_files(days, root).items():
         lines.append(f"  {kind:<11}{len(files):,} files, {_bytes(sum(file['bytes'] or 0 for file in files))}")
     for reason, left in alone.items():

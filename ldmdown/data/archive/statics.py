@@ -49,7 +49,7 @@ def ground(config: Config, root: Path) -> Ground | None:
     LdmdownError
         if a field is asked for that is not known or whose files are not named, or files do not cover the grid.
     """
-    given, grid = config.statics.given, Grid(**config.grid.model_dump())
+    given, grid = config.statics.fields, Grid(**config.grid.model_dump())
     if not given:
         return None
     if config.data.published is not None:
@@ -84,14 +84,14 @@ class _Maker:
         kind, _, number = name.rpartition("_")
         if kind == "land_cover" and number.isdigit():
             return self._land_cover[name], "1"
-        raise LdmdownError(self.config.name, "statics.given names a field that nothing makes", found=name,
+        raise LdmdownError(self.config.name, "statics.fields names a field that nothing makes", found=name,
                            expected="z, z_std, land_sea_mask, coast_distance, lat, land_cover_NUMBER",
-                           fix="mend statics.given; without it the training hours tell of the ground")  # fmt: skip
+                           fix="mend statics.fields; without it the training hours tell of the ground")  # fmt: skip
 
     def _files(self, kind: str, wanted: str) -> list[Path]:
         patterns = getattr(self.config.data.statics, kind)
         if not patterns:
-            raise LdmdownError(self.config.name, f"statics.given has {wanted}, which is made from files",
+            raise LdmdownError(self.config.name, f"statics.fields has {wanted}, which is made from files",
                                expected=f"data.statics.{kind}: a GeoTIFF, NetCDF or GRIB file",
                                fix=f"name it, or leave out {wanted}")  # fmt: skip
         files = [Path(name) for name in list_files(self.root, patterns, f"statics.{kind}")]
@@ -103,7 +103,7 @@ class _Maker:
         """Mean height over each cell, and the std of the heights within it; the open sea may have no tiles."""
         files = self._files("terrain", "z")
         means, pixel = cell_means(files, self.grid, {"z": lambda z: z, "squares": np.square})
-        if pixel > self.grid.spacing / 2 and "z_std" in self.config.statics.given:
+        if pixel > self.grid.spacing / 2 and "z_std" in self.config.statics.fields:
             raise LdmdownError(files[0], "is too coarse for z_std", found=f"pixels of {pixel:.0f} m",
                                expected=f"up to {self.grid.spacing / 2:g} m",
                                fix="leave out z_std, or give a finer terrain")  # fmt: skip
@@ -133,14 +133,14 @@ class _Maker:
     def _land_cover(self) -> dict[str, Array]:
         """The share of each cell that is of each class, by name."""
         files = self._files("land_cover", "land_cover")
-        names = [name for name in self.config.statics.given if name.startswith("land_cover_")]
+        names = [name for name in self.config.statics.fields if name.startswith("land_cover_")]
         classes = {name: int(name.rpartition("_")[2]) for name in names}
         held = values_held(files, self.grid)
         absent = [name for name, number in classes.items() if number not in held]
         if absent:
             raise LdmdownError(files[0], "has no pixel near the grid of a class that is given",
                                found="classes " + ", ".join(f"{value:g}" for value in held[:50]),
-                               expected=", ".join(absent), fix="mend statics.given")  # fmt: skip
+                               expected=", ".join(absent), fix="mend statics.fields")  # fmt: skip
         measures = {name: partial(np.equal, number) for name, number in classes.items()}
         shares: dict[str, Array] = dict(cell_means(files, self.grid, measures)[0])
         for share in shares.values():
@@ -151,7 +151,7 @@ class _Maker:
         """From a cell's centre to the coast that lies in the grid [m], negative at sea."""
         land = self._land >= 0.5
         if land.all() or not land.any():
-            raise LdmdownError(self.config.name, "statics.given has coast_distance, but the grid has no coast",
+            raise LdmdownError(self.config.name, "statics.fields has coast_distance, but the grid has no coast",
                                fix="leave out coast_distance")  # fmt: skip
         inland, offshore = distance_transform_edt(land), distance_transform_edt(~land)
         return np.where(land, inland - 0.5, 0.5 - offshore) * self.grid.spacing
