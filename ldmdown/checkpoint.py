@@ -27,7 +27,7 @@ from ldmdown.header import FORMAT, KEY, find, read_header, sha256
 from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
-from ldmdown.models.downscaler import Autoencoder, Baseline, Downscaler, Scale
+from ldmdown.models.downscaler import Autoencoder, Downscaler, InterpolatedInput, LatentScale
 from ldmdown.models.transform import LappedTransform
 from ldmdown.models.unet import UNet
 from ldmdown.models.vae import VAE
@@ -74,9 +74,9 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
         config.unet.bottleneck,
         config.unet.stem,
     )
-    baseline = _baseline(config, normalization) if config.unet.skip == "bilinear" else None
+    interpolated = _interpolated_input(config, normalization) if config.unet.skip == "bilinear" else None
     if stage != "ldm":
-        return Downscaler(unet, statics, factor=grid.factor, baseline=baseline)
+        return Downscaler(unet, statics, factor=grid.factor, interpolated_input=interpolated)
 
     def conditioner(settings: ConditionerConfig, levels: int) -> Conditioner:
         static_levels = config.autoencoder.levels
@@ -93,13 +93,13 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
         unet,
         statics,
         factor=grid.factor,
-        baseline=baseline,
+        interpolated_input=interpolated,
         residual=config.residual,
         autoencoder=autoencoder,
         conditioner=context,
         denoiser=Denoiser(latents, context.channels, **config.denoiser.model_dump()),
         diffusion=Diffusion(**config.diffusion.model_dump()),
-        scale=Scale(conditioner(config.scale.conditioner, 1), latents) if config.scale else None,
+        scale=LatentScale(conditioner(config.scale.conditioner, 1), latents) if config.scale else None,
     )
 
 
@@ -191,16 +191,16 @@ def misfits(given: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _baseline(config: Config, normalization: Normalizations) -> Baseline:
+def _interpolated_input(config: Config, normalization: Normalizations) -> InterpolatedInput:
     missing = [name for name in config.targets if name not in config.predictors]
     if missing:
         raise LdmdownError(
             config.name,
-            f"the baseline of {', '.join(missing)} is not among the predictors",
+            f"{', '.join(missing)} is not among the predictors, whose interpolation the U-Net corrects",
             fix="add it to `predictors`, or set unet.skip to zero",
         )
     coarse, fine = normalization["predictors"], normalization["target"]
-    return Baseline(
+    return InterpolatedInput(
         channel=[config.predictors.index(name) for name in config.targets],
         gain=[coarse.std[name] / fine.std[name] for name in config.targets],
         offset=[(coarse.mean[name] - fine.mean[name]) / fine.std[name] for name in config.targets],

@@ -72,7 +72,7 @@ def test_a_later_format_and_a_stranger(tiny: dict[str, Path], tmp_path: Path) ->
 
 def test_a_baseline_needs_its_predictors() -> None:
     config = CONFIG.model_copy(update={"predictors": ("t2m", "cossza")})
-    with pytest.raises(LdmdownError, match="the baseline of u10, v10 is not among the predictors"):
+    with pytest.raises(LdmdownError, match="u10, v10 is not among the predictors, whose interpolation"):
         checkpoint.build(config, NORMALIZATION, "unet")
 
 

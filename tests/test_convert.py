@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from ldmdown import checkpoint, header
 from ldmdown.commands.convert import convert
 from ldmdown.errors import LdmdownError
+from ldmdown.models.sampling import Sampler
 
 DATA = os.environ.get("LDMDOWN_TEST_DATA")
 real = pytest.mark.skipif(not DATA, reason="LDMDOWN_TEST_DATA is not set")
@@ -45,7 +46,7 @@ def test_a_converted_system_computes_what_the_authors_code_computed(archive: Pat
         condition = model.condition(vectors["input.low_res"], vectors["input.static"])
         assert model.denoiser is not None
         v = model.denoiser(vectors["denoiser.input"], vectors["denoiser.timesteps"], condition.context)
-        field = model.sample(mean, condition, vectors["ddim.x_T"], sampler="ddim", steps=5, spacing="trailing")
+        field = model.sample(mean, condition, vectors["ddim.x_T"], Sampler("ddim", 5))
     for ours, name in ((mean, "unet.output"), (v, "denoiser.output_ema_weights"), (field, "pipeline.output")):
         torch.testing.assert_close(ours, vectors[name], rtol=0, atol=2e-5 * float(vectors[name].std()))
 

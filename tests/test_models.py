@@ -48,7 +48,7 @@ def test_a_field_of_the_mean_and_white_latents_is_the_mean_and_scaled_noise() ->
     model = untrained("ldm").eval()
     predictors, statics = torch.randn(1, 4, 8, 8), model.statics_at([(0, 0)], 8, 8)
     condition, latent = model.condition(predictors, statics), torch.randn(1, 192, 8, 8)
-    noise = model.decode(torch.zeros(1, 3, 64, 64), condition, latent)
+    noise = model.sample(torch.zeros(1, 3, 64, 64), condition, latent, None)
     assert model.autoencoder is not None
     torch.testing.assert_close(model.autoencoder.encode(noise), latent * condition.log_scale.exp(), rtol=0, atol=1e-4)
 
@@ -84,4 +84,4 @@ def test_filters_without_weights_hand_on_their_input(mixer: type[nn.Module]) -> 
 
 def test_sides_that_the_networks_divide() -> None:
     model = checkpoint.build(CONFIG, NORMALIZATION, "ldm")
-    assert isinstance(model, Downscaler) and model.multiple == 2  # the denoiser halves once; the U-Net 4 of 8 cells
+    assert isinstance(model, Downscaler) and model.size_multiple == 2  # denoiser 2 cells, U-Net 4 of 8

@@ -15,6 +15,7 @@ from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
 from ldmdown.models.downscaler import Condition, Downscaler
+from ldmdown.models.sampling import Sampler
 from ldmdown.models.unet import UNet
 from ldmdown.models.vae import VAE
 
@@ -161,5 +162,5 @@ def test_ddim_and_the_whole_pipeline(target: str) -> None:
     close(latent, target, "ddim.sample")
     mean = model.mean(v["input.low_res"], v["input.static"])
     condition = Condition(context, torch.zeros(()))
-    output = model.sample(mean, condition, v["ddim.x_T"], sampler="ddim", steps=5, spacing="trailing")
+    output = model.sample(mean, condition, v["ddim.x_T"], Sampler("ddim", 5))
     close(output, target, "pipeline.output")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 
 import diffusers
@@ -11,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldmdown.models import sampling
 from ldmdown.models.diffusion import Diffusion
-from ldmdown.models.sampling import coherence_weights, coherent_noise, ddim, dpmpp, white_noise
+from ldmdown.models.sampling import CoherentNoise, coherence_weights, ddim, dpmpp, white_noise
 
 DIFFUSION = Diffusion(1000, 1e-4, 2e-2)
 MEAN, DEVIATION = 0.7, 0.3
@@ -132,8 +134,32 @@ def test_coherence_has_the_variance_and_correlation_asked_for(correlation: float
 def test_coherent_noise_depends_on_the_hour_alone() -> None:
     """Any hour can be drawn first: the noise of an hour is a sum over hours, not a recursion."""
     shape = (4, 32, 32)
-    later = coherent_noise(0, 0, 1001, shape, 0.7)
-    white_noise.cache_clear()
-    now = coherent_noise(0, 0, 1000, shape, 0.7)
-    torch.testing.assert_close(coherent_noise(0, 0, 1001, shape, 0.7), later, rtol=0, atol=0)
+    later = CoherentNoise(0, shape, 0.7)(1001, 0)
+    noise = CoherentNoise(0, shape, 0.7)
+    now = noise(1000, 0)
+    torch.testing.assert_close(noise(1001, 0), later, rtol=0, atol=0)
     assert float((now * later).mean()) == pytest.approx(0.7, abs=4 / 64)
+    weighted = [weight * white_noise(0, 0, 1001 - lag, shape) for lag, weight in enumerate(coherence_weights(0.7))]
+    torch.testing.assert_close(later, sum(weighted), rtol=0, atol=1e-6)
+    crop = slice(4, 12), slice(8, 32)
+    torch.testing.assert_close(CoherentNoise(0, shape, 0.7, crop)(1001, 0), later[:, *crop], rtol=0, atol=0)
+
+
+def test_each_white_field_is_drawn_once_and_kept_while_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 members of 8 lags need 160 fields for the first hour and 20 for each that follows; 160 are kept."""
+    drawn, fields = [], []
+
+    def counted(seed: int, member: int, hour: int, shape: tuple[int, int, int]) -> Tensor:
+        field = white_noise(seed, member, hour, shape)
+        drawn.append((member, hour))
+        fields.append(weakref.ref(field))
+        return field
+
+    monkeypatch.setattr(sampling, "white_noise", counted)
+    noise = CoherentNoise(0, (1, 2, 2), 0.717)
+    lags = len(coherence_weights(0.717))
+    for hour in range(100, 110):
+        for member in range(20):
+            noise(hour, member)
+    assert len(drawn) == len(set(drawn)) == 20 * (lags + 9)
+    assert sum(field() is not None for field in fields) == 20 * lags == 160

@@ -17,7 +17,7 @@ from ldmdown.commands.prepare import prepare
 from ldmdown.config import Config, parse_config
 from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
-from ldmdown.inference import Draw, Runner, measured_correlation
+from ldmdown.inference import Predictor, SamplingOptions, default_sampler, measured_correlation
 from ldmdown.scoring.baselines import Ideal, interpolate
 from ldmdown.scoring.systems import Systems
 from ldmdown.twin.files import RECIPE
@@ -114,8 +114,12 @@ def test_checkpoints_make_what_downscale_makes(folder: Path, contest: Systems, n
     hour = contest.hours[2]
     archive = Archive(folder / "archive.zarr")
     loaded = checkpoint.load(folder / f"{name}.safetensors")
-    runner = Runner(
-        loaded, loaded.grid.whole, Draw(2, 0, loaded.config.sampler, measured_correlation(loaded)), "fp32", 1
+    runner = Predictor(
+        loaded,
+        loaded.grid.whole,
+        SamplingOptions(2, 0, default_sampler(loaded), measured_correlation(loaded)),
+        "fp32",
+        1,
     )
 
     class Predictors:

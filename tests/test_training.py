@@ -236,7 +236,7 @@ def test_latents_of_the_target_itself(folder: Path) -> None:
     loaded = checkpoint.load(folder / "checkpoints" / "small.safetensors")
     model = loaded.model
     predictors, statics = torch.randn(1, 4, 8, 8), model.statics_at([(0, 0)], 8, 8)
-    assert not model.residual and not model.base(predictors, statics).any()
+    assert not model.residual and not model.mean_or_zero(predictors, statics).any()
     latents = np.load(next((folder / "run").glob("latents-*")))
     archive = Archive(folder / "archive.zarr")
     target = archive.normalization["target"].normalize(archive.read(5)["target"], archive.targets)

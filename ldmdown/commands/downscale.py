@@ -29,7 +29,7 @@ from rich.progress import (
 )
 
 from ldmdown.checkpoint import Checkpoint, load
-from ldmdown.config import DEFAULT, Precision, SamplerConfig, load_config
+from ldmdown.config import DEFAULT, Precision, load_config
 from ldmdown.data.grid import Grid, Window
 from ldmdown.data.netcdf import ZARR, FieldWriter
 from ldmdown.data.reading.era5 import (
@@ -44,8 +44,10 @@ from ldmdown.data.reading.era5 import (
 from ldmdown.data.reading.files import few_open
 from ldmdown.data.variables import attributes
 from ldmdown.errors import LdmdownError
-from ldmdown.inference import Draw, Fields, Runner, measured_correlation
+from ldmdown.inference import Predictor, SamplingOptions, default_sampler, measured_correlation
+from ldmdown.models.sampling import Sampler
 from ldmdown.runtime import Processes, choose_device, first_process, processes
+from ldmdown.typing import Float32Array
 
 BUNDLED = "italy"
 ACKNOWLEDGEMENT = (
@@ -144,7 +146,7 @@ class System:
         seed: int = 0,
         bbox: tuple[float, float, float, float] | None = None,
     ) -> xr.Dataset:
-        """Fields (time, realization, y, x) of all hours, in memory; `ldmdown downscale` streams to a file.
+        """Float32Array (time, realization, y, x) of all hours, in memory; `ldmdown downscale` streams to a file.
 
         Parameters
         ----------
@@ -240,7 +242,9 @@ def _earth(checkpoints: Sequence[Checkpoint]) -> bool:
     return all(one.header["wind"] != "unknown" for one in checkpoints if "u10" in one.config.targets)
 
 
-def _fields(runners: Sequence[Runner], dataset: xr.Dataset, indices: Sequence[int]) -> Iterator[tuple[int, Fields]]:
+def _fields(
+    runners: Sequence[Predictor], dataset: xr.Dataset, indices: Sequence[int]
+) -> Iterator[tuple[int, Float32Array]]:
     """(index, (member, variable, rows, cols)) of each hour, the variables of all checkpoints together."""
     running = [runner.run(runner.predictors(dataset), indices) for runner in runners]
     for parts in zip(*running, strict=True):
@@ -295,7 +299,7 @@ def _window(dataset: xr.Dataset, grid: Grid, options: Options) -> Window:
     return window
 
 
-def _runner(checkpoint: Checkpoint, window: Window, options: Options, device: torch.device) -> Runner:
+def _runner(checkpoint: Checkpoint, window: Window, options: Options, device: torch.device) -> Predictor:
     if options.members is not None and options.members > 1 and checkpoint.stage != "ldm":
         raise LdmdownError(
             checkpoint.path,
@@ -304,15 +308,13 @@ def _runner(checkpoint: Checkpoint, window: Window, options: Options, device: to
             expected="a checkpoint of stage ldm",
             fix="leave out --members, or train the stage ldm",
         )
-    default = checkpoint.config.sampler
-    sampler = SamplerConfig(
-        name=options.sampler or default.name, steps=options.steps or default.steps, spacing=default.spacing
-    )
+    default = default_sampler(checkpoint)
+    sampler = Sampler(options.sampler or default.name, options.steps or default.steps, default.spacing)
     correlation = options.temporal_correlation
     if correlation is None:
         correlation = measured_correlation(checkpoint)
-    draw = Draw(options.members or 1, options.seed, sampler, correlation)
-    return Runner(checkpoint, window, draw, options.precision, options.batch_size or BATCH[device.type])
+    draw = SamplingOptions(options.members or 1, options.seed, sampler, correlation)
+    return Predictor(checkpoint, window, draw, options.precision, options.batch_size or BATCH[device.type])
 
 
 def _variables(targets: tuple[str, ...], options: Options) -> tuple[str, ...]:
@@ -331,10 +333,10 @@ def _variables(targets: tuple[str, ...], options: Options) -> tuple[str, ...]:
     return chosen
 
 
-def _select(fields: Fields, targets: Sequence[str], names: Sequence[str]) -> Fields:
+def _select(fields: Float32Array, targets: Sequence[str], names: Sequence[str]) -> Float32Array:
     """(member, variable, rows, cols) in the order of the output; wind speed from each member's components."""
 
-    def field(name: str) -> Fields:
+    def field(name: str) -> Float32Array:
         if name == "ws10":
             return np.hypot(field("u10"), field("v10"))
         return fields[:, targets.index(name)]
@@ -356,13 +358,13 @@ def _finished(path: Path) -> bool:
 
 
 def _writer(
-    path: Path, dataset: xr.Dataset, runners: Sequence[Runner], names: Sequence[str], options: Options
+    path: Path, dataset: xr.Dataset, runners: Sequence[Predictor], names: Sequence[str], options: Options
 ) -> FieldWriter:
     checkpoints = [runner.checkpoint for runner in runners]
     hours = hours_of(dataset)
     return FieldWriter(
         path,
-        checkpoints[0].grid.window(runners[0].asked),
+        checkpoints[0].grid.window(runners[0].window),
         names,
         hours,
         options.members,
@@ -374,22 +376,22 @@ def _writer(
     )
 
 
-def _run(runners: Sequence[Runner], options: Options, hours: list[int], names: Sequence[str]) -> dict[str, object]:
+def _run(runners: Sequence[Predictor], options: Options, hours: list[int], names: Sequence[str]) -> dict[str, object]:
     """What decides the numbers and their layout: a resumed run must agree with it."""
     return {
         "checkpoint": ",".join(runner.checkpoint.sha256 for runner in runners),
         "members": options.members,
         "seed": options.seed,
-        "sampler": [runner.draw.sampler.model_dump() for runner in runners],
-        "temporal correlation": [runner.draw.correlation for runner in runners],
+        "sampler": [runner.options.sampler.__dict__ for runner in runners],
+        "temporal correlation": [runner.options.correlation for runner in runners],
         "precision": options.precision,
         "hours": hours,
-        "window": runners[0].asked,
+        "window": runners[0].window,
         "variables": names,
     }
 
 
-def _card(runners: Sequence[Runner], dataset: xr.Dataset) -> dict[str, str]:
+def _card(runners: Sequence[Predictor], dataset: xr.Dataset) -> dict[str, str]:
     """Global attributes."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     made = "; ".join(_source(runner) for runner in runners)
@@ -404,9 +406,9 @@ def _card(runners: Sequence[Runner], dataset: xr.Dataset) -> dict[str, str]:
     }
 
 
-def _source(runner: Runner) -> str:
+def _source(runner: Predictor) -> str:
     """A checkpoint, and how it was used."""
-    checkpoint, draw, header = runner.checkpoint, runner.draw, runner.checkpoint.header
+    checkpoint, draw, header = runner.checkpoint, runner.options, runner.checkpoint.header
     if checkpoint.stage == "ldm":
         sampler = f"{draw.sampler.name} {draw.sampler.steps} steps, seed {draw.seed}"
         how = f"{sampler}, temporal correlation {draw.correlation:g}"
@@ -418,13 +420,13 @@ def _source(runner: Runner) -> str:
     return f"checkpoint {header['name']} (stage {checkpoint.stage}, sha256 {checkpoint.sha256}), {how}{assumed}"
 
 
-def _what(runners: Sequence[Runner], dataset: xr.Dataset, files: int, done: int) -> str:
+def _what(runners: Sequence[Predictor], dataset: xr.Dataset, files: int, done: int) -> str:
     first, last = (str(dataset.time.values[place])[:16] for place in (0, -1))
     one = runners[0]
-    rows, cols = (size * one.checkpoint.grid.factor for size in one.asked[2:])
+    rows, cols = (size * one.checkpoint.grid.factor for size in one.window[2:])
     kept = f", {done} of them finished before" if done else ""
     apart = f", in {files} files" if files > 1 else ""
-    made = _count(one.draw.members, "member") if one.checkpoint.stage == "ldm" else MADE[one.checkpoint.stage]
+    made = _count(one.options.members, "member") if one.checkpoint.stage == "ldm" else MADE[one.checkpoint.stage]
     used = [
         f"checkpoint {c.path} ({c.stage}, sha256 {c.sha256[:12]})" for c in (runner.checkpoint for runner in runners)
     ]

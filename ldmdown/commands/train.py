@@ -154,7 +154,7 @@ class Training:
                     expected=str(value),
                     fix="delete it and run `ldmdown prepare`, or restore the configuration",
                 )
-        multiple = self.model.multiple
+        multiple = self.model.size_multiple
         sides: dict[str, tuple[int, ...]] = {"grid": self.archive.grid.coarse.shape}
         sides |= {f"train.{name}.crop": (self.settings(name).crop,) for name in self.order}
         for key, numbers in sides.items():
@@ -258,7 +258,7 @@ class Training:
             sources=sources,
             loss=getattr(self, f"_{name}_loss"),
             level=times if name == "ldm" else None,
-            multiple=model.multiple,
+            multiple=model.size_multiple,
             show=lambda step: self._show(name, step),
             fingerprint=self.fingerprint(name),
             seed=self.config.train.seed,
@@ -279,7 +279,7 @@ class Training:
         vae = self.model.autoencoder
         assert isinstance(vae, VAE)
         with torch.no_grad():
-            residual = batch["target"] - self.model.base(batch["predictors"], self._statics(batch))
+            residual = batch["target"] - self.model.mean_or_zero(batch["predictors"], self._statics(batch))
         shape = (vae.latent_channels, *batch["predictors"].shape[-2:])
         return vae.loss(residual, noise(batch, shape), self.config.autoencoder.kl_weight)
 
@@ -334,7 +334,7 @@ class Training:
         @torch.no_grad()
         def encode(predictors: Tensor, target: Tensor) -> Tensor:
             with runtime.autocast(self.device, self.config.train.precision):
-                return autoencoder.encode(target - model.base(predictors, statics))
+                return autoencoder.encode(target - model.mean_or_zero(predictors, statics))
 
         channels = autoencoder.latent_channels
         write_latents(path, splits, encode, channels, self.processes, lambda: progress.advance(task))
@@ -353,7 +353,7 @@ class Training:
         for place in hours:
             batch = source.batch([source.crop(place, (0, 0), self.archive.grid.coarse.shape, place)])
             fine = model.interpolate(batch["predictors"])
-            residual = (batch["target"] - model.start(fine))[0]
+            residual = (batch["target"] - model.interpolated_targets(fine))[0]
             cells.add(torch.cat([torch.ones_like(fine[0, :1]), fine[0, channels]]).cpu(), residual.cpu())
             progress.advance(task)
         model.statics.copy_(cells.ground(len(model.statics)))

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ldmdown.models import sampling
 from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
+from ldmdown.models.sampling import Sampler
 from ldmdown.models.unet import UNet
 
 WEIGHTS = (0.2, 5.0)  # bounds of a channel's weight in the denoiser's loss
@@ -35,8 +35,8 @@ class Autoencoder(Protocol):
         """(B, L, h, w) -> (B, T, H, W)."""
 
 
-class Baseline(NamedTuple):
-    """What the U-Net's output is added to: for each target the predictor's channel, gain and offset.
+class InterpolatedInput(NamedTuple):
+    """The field that the U-Net corrects: for each target the predictor's channel, gain and offset.
 
     gain x (normalised predictor) + offset is the predictor in the target's normalisation.
     """
@@ -58,8 +58,8 @@ class Condition(NamedTuple):
         return Condition([part[index] for part in self.context], log_scale)
 
 
-class Scale(nn.Module):
-    """The log-std of each latent channel: one for all cells, and what the context adds to it."""
+class LatentScale(nn.Module):
+    """The log-std of each latent channel: one value for all cells, plus a correction that depends on the context."""
 
     log_std: Tensor
 
@@ -88,7 +88,7 @@ class Downscaler(nn.Module):
         (S, rows, cols): fields of the ground, given or estimated from the training data (models/ground).
     factor
         fine cells in a coarse one, along each axis.
-    baseline
+    interpolated_input
         None: the U-Net predicts the target from repeated predictors, as the paper's. Otherwise it corrects
         the bilinear interpolation.
     residual
@@ -103,33 +103,33 @@ class Downscaler(nn.Module):
         statics: Tensor,
         *,
         factor: int,
-        baseline: Baseline | None = None,
+        interpolated_input: InterpolatedInput | None = None,
         residual: bool = True,
         autoencoder: Autoencoder | None = None,
         conditioner: Conditioner | None = None,
         denoiser: Denoiser | None = None,
         diffusion: Diffusion | None = None,
-        scale: Scale | None = None,
+        scale: LatentScale | None = None,
     ) -> None:
         super().__init__()
         self.unet = unet
         self.factor = factor
         self.register_buffer("statics", statics)
-        self.baseline = baseline
+        self.interpolated_input = interpolated_input
         self.residual = residual
         self.autoencoder = autoencoder
         self.conditioner = conditioner
         self.denoiser = denoiser
         self.diffusion = diffusion
         self.scale = scale
-        if baseline is not None:
+        if interpolated_input is not None:
             for parameter in unet.outputs.parameters():
                 nn.init.zeros_(parameter)
 
     @property
-    def multiple(self) -> int:
-        """What the sides of a window, in coarse cells, must divide by."""
-        unet = self.unet.multiple // math.gcd(self.unet.multiple, self.factor)
+    def size_multiple(self) -> int:
+        """The number that the sides of a window, in coarse cells, must be multiples of."""
+        unet = self.unet.size_multiple // math.gcd(self.unet.size_multiple, self.factor)
         levels = len(self.conditioner.channels) if self.conditioner is not None else 1
         return math.lcm(unet, 2 ** (levels - 1))
 
@@ -142,29 +142,29 @@ class Downscaler(nn.Module):
 
     def mean(self, predictors: Tensor, statics: Tensor) -> Tensor:
         """The conditional mean of the target."""
-        if self.baseline is None:
+        if self.interpolated_input is None:
             fine = predictors.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
             return self.unet(torch.cat([fine, statics], dim=1)).float()
         fine = self.interpolate(predictors)
-        return self.start(fine) + self.unet(torch.cat([fine, statics], dim=1)).float()
+        return self.interpolated_targets(fine) + self.unet(torch.cat([fine, statics], dim=1)).float()
 
     def interpolate(self, predictors: Tensor) -> Tensor:
         """Predictors on the fine grid, bilinearly."""
         return functional.interpolate(predictors.float(), scale_factor=self.factor, mode="bilinear")
 
-    def start(self, fine: Tensor) -> Tensor:
-        """What the U-Net's output is added to: interpolated predictors in the targets' normalisation, or zero."""
-        if self.baseline is None:
+    def interpolated_targets(self, fine: Tensor) -> Tensor:
+        """The interpolated predictors in the targets' normalisation, or zero."""
+        if self.interpolated_input is None:
             targets = self.unet.outputs.out_channels
             return fine.new_zeros((len(fine), targets, *fine.shape[-2:]))
         gain, offset = (
             torch.tensor(part, dtype=fine.dtype, device=fine.device)[:, None, None]
-            for part in (self.baseline.gain, self.baseline.offset)
+            for part in (self.interpolated_input.gain, self.interpolated_input.offset)
         )
-        return gain * fine[:, list(self.baseline.channel)] + offset
+        return gain * fine[:, list(self.interpolated_input.channel)] + offset
 
-    def base(self, predictors: Tensor, statics: Tensor) -> Tensor:
-        """What decoded latents are added to: the mean, or zero where they are all of the target."""
+    def mean_or_zero(self, predictors: Tensor, statics: Tensor) -> Tensor:
+        """The field that decoded latents are added to: the mean, or zero where they hold all of the target."""
         if self.residual:
             return self.mean(predictors, statics)
         targets = self.unet.outputs.out_channels
@@ -201,29 +201,31 @@ class Downscaler(nn.Module):
         weight = (std / std.mean()).clamp(*WEIGHTS)
         return (weight / weight.mean())[:, None, None]
 
-    def sample(
-        self,
-        base: Tensor,
-        condition: Condition,
-        noise: Tensor,
-        *,
-        sampler: Literal["dpmpp", "ddim"],
-        steps: int,
-        spacing: Literal["trailing", "logsnr"],
+    def ensemble(
+        self, mean: Tensor, condition: Condition, noise: Tensor, sampler: Sampler | None, batch_size: int
     ) -> Tensor:
-        """Fields drawn from standard normal noise (B, L, h, w)."""
-        assert self.diffusion is not None
+        """Members (B, M, T, H, W) of B samples from standard normal noise (B, M, L, h, w), a few members at a time.
+
+        `mean` is that of `mean_or_zero`, `condition` that of `condition`, both of the same B samples.
+        """
+        samples, members = noise.shape[:2]
+        index = [sample for sample in range(samples) for _ in range(members)]
+        fields = []
+        for some, start in zip(
+            torch.tensor(index).split(batch_size), noise.flatten(0, 1).split(batch_size), strict=True
+        ):
+            fields.append(self.sample(mean[some], condition.take(some.tolist()), start, sampler))
+        return torch.cat(fields).unflatten(0, (samples, members))
+
+    def sample(self, mean: Tensor, condition: Condition, noise: Tensor, sampler: Sampler | None) -> Tensor:
+        """Fields drawn from standard normal noise (B, L, h, w).
+
+        Without a sampler the noise itself is the latent: scaled white noise, which the diffusion must beat.
+        """
+        assert self.diffusion is not None and self.autoencoder is not None
 
         def denoise(z: Tensor, t: Tensor) -> Tensor:
             return self.denoise(z, t, condition.context)
 
-        if sampler == "ddim":
-            latent = sampling.ddim(denoise, noise, self.diffusion, steps)
-        else:
-            latent = sampling.dpmpp(denoise, noise, self.diffusion, steps, spacing)
-        return self.decode(base, condition, latent)
-
-    def decode(self, base: Tensor, condition: Condition, latent: Tensor) -> Tensor:
-        """`base` plus the field of scaled latents. White noise as the latent gives the scaled-white-noise draw."""
-        assert self.autoencoder is not None
-        return base + self.autoencoder.decode(latent * condition.log_scale.exp()).float()
+        latent = noise if sampler is None else sampler.run(denoise, noise, self.diffusion)
+        return mean + self.autoencoder.decode(latent * condition.log_scale.exp()).float()

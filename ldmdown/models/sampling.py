@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -20,7 +20,22 @@ from torch import Tensor
 from ldmdown.models.diffusion import Diffusion
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-STREAM = 2**63  # the counter's last word, which no other noise uses
+NOISE_STREAM = 2**63  # the counter's last word, which no other noise uses
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler, its number of steps and how they are spread over time."""
+
+    name: Literal["dpmpp", "ddim"]
+    steps: int
+    spacing: Literal["trailing", "logsnr"] = "trailing"  # of dpmpp
+
+    def run(self, denoise: Denoise, noise: Tensor, diffusion: Diffusion) -> Tensor:
+        """Latents (B, L, h, w) from standard normal noise of the same shape."""
+        if self.name == "ddim":
+            return ddim(denoise, noise, diffusion, self.steps)
+        return dpmpp(denoise, noise, diffusion, self.steps, self.spacing)
 
 
 def ddim(denoise: Denoise, noise: Tensor, diffusion: Diffusion, steps: int) -> Tensor:
@@ -68,18 +83,16 @@ def dpmpp(
     return denoise(z, times[-1].expand(len(z)))
 
 
-@lru_cache(maxsize=64)
 def white_noise(seed: int, member: int, hour: int, shape: tuple[int, int, int]) -> Tensor:
     """Standard normal (L, h, w) of a member at an absolute hour, by a counter: no other draw comes before it.
 
     Philox4x64 (Salmon et al. 2011, doi:10.1145/2063384.2063405) with key (seed, member) and the hour in the counter.
     `shape` is always that of the whole domain, so that the position decides the value.
     """
-    bits = np.random.Philox(key=[seed, member], counter=[0, 0, hour % 2**64, STREAM])
+    bits = np.random.Philox(key=[seed, member], counter=[0, 0, hour % 2**64, NOISE_STREAM])
     return torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32))
 
 
-@lru_cache(maxsize=8)
 def coherence_weights(correlation: float) -> tuple[float, ...]:
     """Weights of the hours t, t - 1, ...: falling geometrically, squares summing to one.
 
@@ -90,20 +103,49 @@ def coherence_weights(correlation: float) -> tuple[float, ...]:
         return (1.0,)
     terms = 1 + math.ceil(math.log(0.01) / (2 * math.log(correlation)))
 
-    def weights(base: float) -> np.ndarray:
-        power = base ** np.arange(terms)
+    def weights(ratio: float) -> np.ndarray:
+        power = ratio ** np.arange(terms)
         return power / np.sqrt(np.sum(power**2))
 
-    base = scipy.optimize.brentq(lambda b: weights(b)[1:] @ weights(b)[:-1] - correlation, 0, 1)
-    return tuple(weights(base))
+    ratio = scipy.optimize.brentq(lambda r: weights(r)[1:] @ weights(r)[:-1] - correlation, 0, 1)
+    return tuple(weights(ratio))
 
 
-def coherent_noise(seed: int, member: int, hour: int, shape: tuple[int, int, int], correlation: float) -> Tensor:
-    """Standard normal (L, h, w) whose correlation with the hour before is `correlation` (0 to 0.95)."""
-    return sum(
-        (
-            weight * white_noise(seed, member, hour - lag, shape)
-            for lag, weight in enumerate(coherence_weights(correlation))
-        ),
-        start=torch.zeros(shape),
-    )
+class CoherentNoise:
+    """Standard normal noise (L, h, w) of any hour and member, correlated from hour to hour.
+
+    The noise of an hour is a weighted sum of white fields of this hour and those before it, so that any hour can be
+    drawn first. The white fields that the next hour needs again are kept, as many for each member as there are
+    weights.
+
+    Parameters
+    ----------
+    seed
+        random seed of the white fields.
+    shape
+        (L, rows, cols) of the whole domain.
+    correlation
+        correlation of the noise of an hour with that of the hour before, 0 to 0.95.
+    crop
+        rows and columns that are wanted of the domain; None: all.
+    """
+
+    def __init__(
+        self, seed: int, shape: tuple[int, int, int], correlation: float, crop: tuple[slice, slice] | None = None
+    ) -> None:
+        self.seed, self.shape, self.crop = seed, shape, crop
+        self.weights = coherence_weights(correlation)
+        self._kept: dict[int, dict[int, Tensor]] = {}
+
+    def __call__(self, hour: int, member: int) -> Tensor:
+        """The noise of a member at an absolute hour."""
+        kept = self._kept.get(member, {})
+        hours = [hour - lag for lag in range(len(self.weights))]
+        white = {one: kept[one] if one in kept else self._white(member, one) for one in hours}
+        self._kept[member] = white
+        weighted = [weight * white[one] for weight, one in zip(self.weights, hours, strict=True)]
+        return sum(weighted[1:], start=weighted[0])
+
+    def _white(self, member: int, hour: int) -> Tensor:
+        field = white_noise(self.seed, member, hour, self.shape)
+        return field if self.crop is None else field[:, *self.crop].clone()  # a view would keep the whole domain

@@ -53,7 +53,7 @@ class UNet(nn.Module):
         super().__init__()
         self.stem = stem
         self.levels = len(features)
-        self.multiple = stem * 2**self.levels
+        self.size_multiple = stem * 2**self.levels
         widths = [in_channels * stem**2, *features]
         for level in range(1, self.levels + 1):
             self.add_module(f"e{level}", EncoderBlock(widths[level - 1], widths[level]))

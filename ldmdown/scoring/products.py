@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ldmdown.checkpoint import Checkpoint
 from ldmdown.data.grid import rotate_to_earth
-from ldmdown.inference import Draw, Runner, measured_correlation
-from ldmdown.models.downscaler import Condition
+from ldmdown.inference import Predictor, SamplingOptions, default_sampler, measured_correlation
 from ldmdown.models.vae import VAE
 from ldmdown.runtime import autocast
 from ldmdown.scoring.scorecard import Kind
@@ -25,7 +24,7 @@ from ldmdown.scoring.scorecard import Kind
 Fields = NDArray[np.float32]  # (member, variable, rows, cols)
 
 MEAN_PARTS = ("unet", "statics")  # of a model, that make its mean
-TOGETHER = {"cpu": 4, "cuda": 16}  # members drawn at once
+MEMBERS_AT_ONCE = {"cpu": 4, "cuda": 16}  # by device
 
 
 class Products:
@@ -36,8 +35,9 @@ class Products:
         self.names = tuple(name for one in checkpoints for name in one.config.targets)
         self._makers = []
         for one in checkpoints:
-            draw = Draw(members, seed, one.config.sampler, measured_correlation(one))
-            self._makers.append(_Product(Runner(one, one.grid.whole, draw, "auto", members)))
+            options = SamplingOptions(members, seed, default_sampler(one), measured_correlation(one))
+            batch_size = MEMBERS_AT_ONCE[one.model.statics.device.type]
+            self._makers.append(_Product(Predictor(one, one.grid.whole, options, "auto", batch_size)))
 
     @property
     def kinds(self) -> list[Kind]:
@@ -63,7 +63,7 @@ class Products:
 class _Product:
     """One checkpoint at work on the whole domain."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Predictor) -> None:
         self.runner = runner
         stage, model = runner.checkpoint.stage, runner.model
         kinds: dict[Kind, bool] = {
@@ -71,7 +71,7 @@ class _Product:
             "mean": stage != "gan",
             "white noise": stage == "ldm" and model.scale is not None and model.residual,
             "member": stage == "ldm",
-            "ensemble mean": stage == "ldm" and runner.draw.members > 1,
+            "ensemble mean": stage == "ldm" and runner.options.members > 1,
             "reconstruction": stage == "ldm" and isinstance(model.autoencoder, VAE),
         }
         self.kinds = [kind for kind, made in kinds.items() if made]
@@ -99,38 +99,23 @@ class _Product:
                 return made
             base = mean if model.residual else torch.zeros_like(mean)
             condition = model.condition(given, runner.statics)
-            noise = torch.stack([runner.noise(hour, member) for member in range(runner.draw.members)])
-            made["member"] = runner.physical(self._drawn(base, condition, noise, diffusion=True))
+            drawn = base, condition, runner.noise([hour])
+            made["member"] = runner.physical(runner.members(*drawn)[0])
             if "white noise" in self.kinds:
-                made["white noise"] = runner.physical(self._drawn(base, condition, noise, diffusion=False))
+                made["white noise"] = runner.physical(runner.members(*drawn, scaled_noise=True)[0])
             if "ensemble mean" in self.kinds:
                 made["ensemble mean"] = made["member"].mean(axis=0, keepdims=True)
             if "reconstruction" in self.kinds:
                 made["reconstruction"] = self._reconstruct(base, truth)
         return made
 
-    def _drawn(self, base: Tensor, condition: Condition, noise: Tensor, *, diffusion: bool) -> Tensor:
-        """Normalised fields (member, T, H, W) from noise (member, L, h, w), or of the noise itself as latents."""
-        runner, model = self.runner, self.runner.model
-        sampler = runner.draw.sampler
-        drawn = []
-        for some in noise.split(TOGETHER[runner.device.type]):
-            index = [0] * len(some)
-            given = base[index], condition.take(index), some
-            drawn.append(
-                model.sample(*given, sampler=sampler.name, steps=sampler.steps, spacing=sampler.spacing)
-                if diffusion
-                else model.decode(*given)
-            )
-        return torch.cat(drawn)
-
     def _reconstruct(self, base: Tensor, truth: NDArray[np.float32]) -> Fields:
         """The truth through the autoencoder and back: what its latents can hold."""
         runner, targets = self.runner, self.runner.checkpoint.config.targets
-        if runner.turn is not None and {"u10", "v10"} <= set(targets):
+        if runner.grid_rotation is not None and {"u10", "v10"} <= set(targets):
             u, v = (targets.index(name) for name in ("u10", "v10"))
             truth = truth.copy()
-            truth[u], truth[v] = rotate_to_earth(truth[u], truth[v], -runner.turn)
+            truth[u], truth[v] = rotate_to_earth(truth[u], truth[v], -runner.grid_rotation)
         normalized = runner.checkpoint.normalization["target"].normalize(truth, targets)
         autoencoder = runner.model.autoencoder
         assert autoencoder is not None

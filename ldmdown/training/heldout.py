@@ -6,7 +6,6 @@ Fields are (..., T, H, W): normalised inside, and given out in physical units le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from ldmdown import metrics
 from ldmdown.config import Config
 from ldmdown.models.downscaler import Downscaler
+from ldmdown.models.sampling import Sampler
 from ldmdown.training.batches import Batch, Source, Split, hour, noise
 
 MEMBERS = 8
@@ -46,7 +46,7 @@ def drawn(
     statics = statics_of(model, batch)
     mean = model.mean(batch["predictors"], statics)
     fields = {"truth": [batch["target"]], "gan" if stage == "gan" else "unet": [mean]}
-    base = model.base(batch["predictors"], statics)
+    base = model.mean_or_zero(batch["predictors"], statics)
     if stage == "vae":
         assert model.autoencoder is not None
         fields["vae"] = [base + model.autoencoder.decode(model.autoencoder.encode(batch["target"] - base))]
@@ -54,11 +54,9 @@ def drawn(
         assert model.autoencoder is not None
         condition = model.condition(batch["predictors"], statics)
         shape = (members, model.autoencoder.latent_channels, *batch["predictors"].shape[-2:])
-        sampler: dict[str, Any] = config.sampler.model_dump()
-        sampler["sampler"] = sampler.pop("name")
-        starts = noise(batch, shape).unbind(1)
-        fields["ldm"] = [model.sample(base, condition, start, **sampler) for start in starts]
-        fields["scaled_noise"] = [model.decode(base, condition, start) for start in starts]
+        starts = noise(batch, shape)
+        for name, sampler in (("ldm", Sampler(**config.sampler.model_dump())), ("scaled_noise", None)):
+            fields[name] = list(model.ensemble(base, condition, starts, sampler, len(base)).unbind(1))
     return {name: torch.stack(part).cpu().numpy() * std for name, part in fields.items()}
 
 
@@ -108,7 +106,7 @@ def reconstruction(model: Downscaler, split: Split, device: torch.device) -> dic
     for place in range(0, len(split), -(-len(split) // COMPARED)):
         predictors, target = hour(split, place, device)
         statics = model.statics_at([(0, 0)], *grid.coarse.shape)
-        base = model.base(predictors, statics)
+        base = model.mean_or_zero(predictors, statics)
         true.append(target[0].cpu().numpy())
         again.append((base + model.autoencoder.decode(model.autoencoder.encode(target - base)))[0].cpu().numpy())
     return {

@@ -40,7 +40,7 @@ def main(name: str) -> None:
         condition = model.condition(predictors, statics)
         start = noise.expand(members, -1, -1, -1)
         latent = dpmpp(denoise, start, diffusion, 10) if fast else ddim(denoise, start, diffusion, 100)
-        return model.decode(model.base(predictors, statics), condition.take([0] * members), latent)
+        return model.mean_or_zero(predictors, statics) + model.autoencoder.decode(latent * condition.log_scale.exp())
 
     def once(members: int = 1) -> Callable[[Tensor, Tensor], Tensor]:
         context: Sequence[Tensor] = model.condition(predictors, statics).take([0] * members).context

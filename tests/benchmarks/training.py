@@ -117,7 +117,7 @@ class _Way(ExitStack):
     def _plain(self, batch: Batch) -> Tensor:
         model = self.training.model
         with torch.no_grad():
-            base = model.base(batch["predictors"], self.training._statics(batch))
+            base = model.mean_or_zero(batch["predictors"], self.training._statics(batch))
             assert model.autoencoder is not None
             latents = model.autoencoder.encode(batch["target"] - base)
         return self.stage.loss(batch | {"latents": latents})
