@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyproj
 import torch
-import xarray as xr
 from torch import Tensor
 
 from ldmdown.checkpoint import Checkpoint
 from ldmdown.config import Precision
 from ldmdown.data.grid import LONLAT, Window, grid_north, rotate_to_earth, rotated_pole
-from ldmdown.data.reading.era5 import CoarsePredictors
+from ldmdown.data.reading.fields import Fields
+from ldmdown.data.reading.regridded import Regridded
 from ldmdown.models.downscaler import Condition
 from ldmdown.models.sampling import CoherentNoise, Sampler
 from ldmdown.runtime import autocast
@@ -95,11 +95,11 @@ class Predictor:
             crop = slice(row, row + rows), slice(col, col + cols)
             self._noise = CoherentNoise(options.seed, shape, options.correlation, crop)
 
-    def predictors(self, dataset: xr.Dataset) -> CoarsePredictors:
-        """The predictors that `run` reads, from a dataset of `open_era5`."""
-        checkpoint = self.checkpoint
-        nearest = checkpoint.header["regridding"] == "nearest"
-        return CoarsePredictors(dataset, checkpoint.grid, self.padded, checkpoint.config.predictors, nearest=nearest)
+    def predictors(self, fields: Fields) -> Regridded:
+        """The predictors that `run` reads, from fields of files."""
+        nearest = self.checkpoint.header["regridding"] == "nearest"
+        cells = self.checkpoint.grid.coarse.window(self.padded)
+        return Regridded(fields, cells, self.checkpoint.config.predictors, nearest=nearest, beyond="edge")
 
     def _grid_rotation(self, wind: str) -> FloatArray | None:
         """Direction of the north of the rotated grid along which a checkpoint's wind points, if it does."""
@@ -112,7 +112,7 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def run(self, predictors: CoarsePredictors, indices: Sequence[int]) -> Iterator[tuple[int, Float32Array]]:
+    def run(self, predictors: Regridded, indices: Sequence[int]) -> Iterator[tuple[int, Float32Array]]:
         """(index, fields (member, T, rows, cols) in physical units) of these hours of the predictors."""
         hours_at_once = max(1, self.batch_size // self.options.members)
         for start in range(0, len(indices), hours_at_once):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +11,9 @@ import pytest
 import xarray as xr
 
 from ldmdown.data.grid import Grid
-from ldmdown.data.reading.era5 import (
-    CoarsePredictors,
-    check_coverage,
-    cos_zenith,
-    covered_window,
-    open_era5,
-    source_grid,
-)
+from ldmdown.data.reading.fields import open_fields
+from ldmdown.data.reading.regridded import Regridded, check_coverage, covered_window
+from ldmdown.data.solar import cos_zenith
 from ldmdown.errors import LdmdownError
 
 NAMES = ("t2m", "u10", "v10", "cossza")
@@ -47,25 +40,25 @@ def written(dataset: xr.Dataset, path: Path, **encoding: object) -> Path:
 
 def test_predictors_are_bilinear_and_know_the_sun(new: xr.Dataset, tmp_path: Path) -> None:
     linear = new.assign(t2m=(new.t2m * 0 + 280 + new.latitude - 40 + 0.5 * new.longitude).assign_attrs(units="K"))
-    dataset = open_era5([written(linear, tmp_path / "linear.nc")], NAMES)
-    window = covered_window(dataset, ITALY)
+    fields = open_fields([written(linear, tmp_path / "linear.nc")], NAMES)
+    window = covered_window(fields, ITALY)
     assert window is not None
-    predictors = CoarsePredictors(dataset, ITALY, window, NAMES)
+    cells = ITALY.coarse.window(window)
+    predictors = Regridded(fields, cells, NAMES)
     field = predictors.read(2)
-    row, col, rows, cols = window
-    lat, lon = (part[row : row + rows, col : col + cols] for part in (ITALY.coarse.lat, ITALY.coarse.lon))
+    lat, lon = cells.lat, cells.lon
     np.testing.assert_allclose(field[0], 240 + lat + 0.5 * lon, atol=1e-4)
     np.testing.assert_allclose(field[3], cos_zenith(int(predictors.hours[2]), lat, lon), atol=1e-6)
 
 
 def test_the_nearest_value_instead_of_interpolation(new: xr.Dataset, tmp_path: Path) -> None:
-    dataset = open_era5([written(new, tmp_path / "new.nc")], ("t2m",))
-    window = covered_window(dataset, ITALY)
+    fields = open_fields([written(new, tmp_path / "new.nc")], ("t2m",))
+    window = covered_window(fields, ITALY)
     assert window is not None
-    field = CoarsePredictors(dataset, ITALY, window, ("t2m",), nearest=True).read(2)[0]
-    row, col, rows, cols = window
-    lat, lon = (part[row : row + rows, col : col + cols] for part in (ITALY.coarse.lat, ITALY.coarse.lon))
-    for i, j in ((0, 0), (3, 2), (rows - 1, cols - 1)):
+    cells = ITALY.coarse.window(window)
+    field = Regridded(fields, cells, nearest=True).read(2)[0]
+    lat, lon = cells.lat, cells.lon
+    for i, j in ((0, 0), (3, 2), (-1, -1)):
         assert field[i, j] == new.t2m[2].sel(latitude=lat[i, j], longitude=lon[i, j], method="nearest")
 
 
@@ -85,7 +78,7 @@ def test_the_sun_of_an_almanac() -> None:
 def test_a_missing_variable(new: xr.Dataset, tmp_path: Path) -> None:
     path = written(new[["t2m"]], tmp_path / "t.nc")
     with pytest.raises(LdmdownError) as caught:
-        open_era5([path], NAMES)
+        open_fields([path], NAMES, request="ldmdown request")
     assert str(caught.value) == (
         f"{path}: u10, v10 are missing\n"
         "  found: t2m\n"
@@ -97,9 +90,9 @@ def test_a_missing_variable(new: xr.Dataset, tmp_path: Path) -> None:
 
 
 def test_too_small_an_area(new: xr.Dataset, tmp_path: Path) -> None:
-    dataset = open_era5([written(new, tmp_path / "small.nc")], NAMES)
+    fields = open_fields([written(new, tmp_path / "small.nc")], NAMES)
     with pytest.raises(LdmdownError) as caught:
-        check_coverage(dataset, ITALY, ITALY.whole)
+        check_coverage(fields, ITALY, ITALY.whole)
     assert str(caught.value) == (
         f"{tmp_path / 'small.nc'}: covers too little of the domain\n"
         "  found: 14.00 to 17.50 E, 41.00 to 43.25 N\n"
@@ -111,10 +104,9 @@ def test_too_small_an_area(new: xr.Dataset, tmp_path: Path) -> None:
 def test_a_value_that_is_not_physical(new: xr.Dataset, tmp_path: Path) -> None:
     new.t2m[2, 3, 4] = 27.5
     path = written(new, tmp_path / "bad.nc")
-    dataset = open_era5([path], NAMES)
-    predictors = CoarsePredictors(dataset, ITALY, covered_window(dataset, ITALY), NAMES)
+    fields = open_fields([path], NAMES)
     with pytest.raises(LdmdownError) as caught:
-        predictors.read(2)
+        fields.read(2)
     assert str(caught.value) == (
         f"{path}: t2m is not physical\n"
         "  found: 27.5 K at 42.5 N, 15 E, 2021-03-01T02:00\n"
@@ -127,7 +119,7 @@ def test_units_that_are_not_understood(new: xr.Dataset, tmp_path: Path) -> None:
     new.u10.attrs["units"] = "furlongs per fortnight"
     path = written(new, tmp_path / "bad.nc")
     with pytest.raises(LdmdownError) as caught:
-        open_era5([path], NAMES)
+        open_fields([path], NAMES)
     assert str(caught.value) == (
         f"{path}: u10 has units that are not understood\n"
         "  found: furlongs per fortnight\n"
@@ -140,12 +132,12 @@ def test_files_that_are_not_data(tmp_path: Path) -> None:
     page = tmp_path / "era5.nc"
     page.write_text("<html>Your request was queued</html>")
     with pytest.raises(LdmdownError, match="is no NetCDF, GRIB or zip file\n  found: first bytes b'<htm'"):
-        open_era5([page], NAMES)
+        open_fields([page], NAMES)
     with pytest.raises(LdmdownError, match="no such file\n  fix: check the path"):
-        open_era5([tmp_path / "none.nc"], NAMES)
+        open_fields([tmp_path / "none.nc"], NAMES)
     page.write_bytes(b"\x89HDF\r\n\x1a\ncut off")
     with pytest.raises(LdmdownError, match=r"era5.nc: cannot be read\n  found: .*\n  fix: download it again"):
-        open_era5([page], NAMES)
+        open_fields([page], NAMES)
 
 
 def test_variables_on_different_grids(new: xr.Dataset, tmp_path: Path) -> None:
@@ -154,7 +146,7 @@ def test_variables_on_different_grids(new: xr.Dataset, tmp_path: Path) -> None:
     with pytest.raises(
         LdmdownError, match="u10 and t2m are on different grids\n  found: 14.00 to 17.50 E, 41.00 to 43"
     ):
-        open_era5([tmp_path / "t.nc", tmp_path / "w.nc"], NAMES)
+        open_fields([tmp_path / "t.nc", tmp_path / "w.nc"], NAMES)
 
 
 # Real files
@@ -162,31 +154,19 @@ def test_variables_on_different_grids(new: xr.Dataset, tmp_path: Path) -> None:
 
 @real
 def test_the_western_alps() -> None:
-    dataset = open_era5([data("legacy_western_alps_20160101_surface.nc")], NAMES)
-    assert dataset.sizes == {"time": 24, "latitude": 17, "longitude": 33} or dataset.time.size == 24
-    assert covered_window(dataset, ITALY) == (0, 3, 13, 27)
+    fields = open_fields([data("legacy_western_alps_20160101_surface.nc")], NAMES)
+    assert (len(fields), *fields.grid.shape) == (24, 12, 24)
+    assert covered_window(fields, ITALY) == (0, 3, 13, 27)
 
 
 @real
 def test_temperature_alone_names_the_missing_winds() -> None:
     with pytest.raises(LdmdownError, match=r"cdm_global_20170101T12_t2m.nc: u10, v10 are missing\n  found: t2m"):
-        open_era5([data("cdm_global_20170101T12_t2m.nc")], NAMES)
+        open_fields([data("cdm_global_20170101T12_t2m.nc")], NAMES)
 
 
 @real
 def test_the_globe_at_one_degree() -> None:
-    dataset = open_era5([data("legacy_global_1deg_lon360_pressure_levels.nc")], ("t850",))
-    assert source_grid(dataset).turns and float(dataset.t850.min()) > 200 and float(dataset.t850.max()) < 320
-
-
-@real
-def test_a_fresh_process_opens_grib_and_netcdf() -> None:
-    """Importing eccodes before pyproj crashes; the exit code shows it."""
-    program = (
-        "from ldmdown.data.reading.era5 import open_era5\n"
-        f"print(float(open_era5([{str(data('uk_201903_t2m.grib'))!r}], ['t2m']).t2m.isel(time=0).mean()))\n"
-        f"open_era5([{str(data('legacy_western_alps_20160101_surface.nc'))!r}], ['t2m'])\n"
-    )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert 270 < float(done.stdout) < 295
+    fields = open_fields([data("legacy_global_1deg_lon360_pressure_levels.nc")], ("t850",))
+    t850 = fields.read(0)
+    assert fields.grid.is_global and t850.min() > 200 and t850.max() < 320

@@ -26,7 +26,8 @@ from ldmdown.commands.train import Training, train
 from ldmdown.config import Config, parse_config
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
-from ldmdown.data.reading.reference import ReferenceOnGrid, open_reference
+from ldmdown.data.reading.fields import open_fields
+from ldmdown.data.reading.regridded import Regridded
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import Processes
 from ldmdown.training.batches import Batch
@@ -98,7 +99,7 @@ def test_the_archive_holds_what_the_files_hold(prepared: Path) -> None:
     archive = Archive(prepared / "archive.zarr")
     assert len(archive) == 72 and archive.grid == Grid(west=4_300_000, north=2_500_000, rows=64, cols=64)
     files = sorted((prepared / "reference").glob("*.nc"))
-    reference = ReferenceOnGrid(open_reference(files, archive.targets), archive.grid)
+    reference = Regridded(open_fields(files, archive.targets), archive.grid)
     stored = archive.read(30)
     np.testing.assert_allclose(stored["target"], reference.read(30), atol=1 / 512 + 1e-4)
     window = archive.read(30, (2, 1, 3, 4))

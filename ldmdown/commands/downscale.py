@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -32,16 +33,9 @@ from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.config import DEFAULT, Precision, load_config
 from ldmdown.data.grid import Grid, Window
 from ldmdown.data.netcdf import ZARR, FieldWriter
-from ldmdown.data.reading.era5 import (
-    NATIVE_SPACING,
-    as_era5,
-    check_coverage,
-    covered_window,
-    hours_of,
-    open_era5,
-    source_grid,
-)
+from ldmdown.data.reading.fields import Fields, fields_of, open_fields
 from ldmdown.data.reading.files import few_open
+from ldmdown.data.reading.regridded import NATIVE_SPACING, check_coverage, covered_window, spacing_degrees
 from ldmdown.data.variables import attributes
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import Predictor, SamplingOptions, default_sampler, measured_correlation
@@ -91,12 +85,13 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
         if a file, an option or the checkpoint does not serve.
     """
     _check(output, options)
-    with processes() as together:
+    with processes() as together, ExitStack() as opened:
         device = together.device if options.device == "auto" else choose_device(options.device)
         name = options.checkpoint or _default_checkpoint()
         checkpoints = _system(name, device)
-        era5 = open_era5(files, _predictors(checkpoints), checkpoint=None if name == BUNDLED else name)
-        for note in era5.attrs["notes"]:
+        request = "ldmdown request" + ("" if name == BUNDLED else f" --checkpoint {name}")
+        era5 = opened.enter_context(open_fields(files, _predictors(checkpoints), request=request))
+        for note in era5.notes:
             _say(f"note: {note}")
         dataset = _period(era5, options)
         window = _window(dataset, checkpoints[0].grid, options)
@@ -111,14 +106,14 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
             return
         left = {path: [hour for hour in range(len(writer.hours)) if not writer.done(hour)]
                 for path, writer in writers.items()}  # fmt: skip
-        done = dataset.time.size - sum(map(len, left.values()))
+        done = len(dataset) - sum(map(len, left.values()))
         _say(_what(runners, dataset, len(outputs), done))
         together.wait()  # all have seen what is there
         for writer in writers.values() if together.first else ():
             writer.begin()
         together.wait()
         with _progress(together) as progress:
-            task = progress.add_task("downscaling", total=dataset.time.size, completed=done)
+            task = progress.add_task("downscaling", total=len(dataset), completed=done)
             for path, writer in writers.items():
                 mine = left[path][together.rank :: together.size]
                 for index, fields in _fields(runners, outputs[path], mine):
@@ -128,7 +123,7 @@ def downscale(files: Sequence[str], output: Path, options: Options) -> None:
                 if together.first:
                     writer.close()
         written = str(unfinished[0]) + (f" to {unfinished[-1]}" if len(unfinished) > 1 else "")
-        _say(f"wrote {written}: {_count(dataset.time.size, 'hour')} of {', '.join(names)}; "
+        _say(f"wrote {written}: {_count(len(dataset), 'hour')} of {', '.join(names)}; "
              f"look at it with {'xarray' if output.suffix == ZARR else 'ncview, QGIS or xarray'}")  # fmt: skip
 
 
@@ -163,11 +158,11 @@ class System:
             if the dataset lacks a variable or covers too little.
         """
         options = Options(members=members, seed=seed, bbox=bbox, covered=bbox is None)
-        dataset = as_era5({Path("the dataset"): era5}, _predictors(self.checkpoints))
+        dataset = fields_of(era5, _predictors(self.checkpoints))
         grid = self.checkpoints[0].grid
         window = _window(dataset, grid, options)
         runners = [_runner(checkpoint, window, options, self.device) for checkpoint in self.checkpoints]
-        fields = [one for _, one in _fields(runners, dataset, range(dataset.time.size))]
+        fields = [one for _, one in _fields(runners, dataset, range(len(dataset)))]
         stacked = np.stack(fields)  # (time, member, variable, y, x)
         cut, earth = grid.window(window), _earth(self.checkpoints)
         dims = ("time", "realization", "y", "x")
@@ -177,7 +172,7 @@ class System:
                 for i, name in enumerate(_targets(self.checkpoints))
             },
             {
-                "time": dataset.time.values,
+                "time": dataset.times,
                 "realization": np.arange(stacked.shape[1]),
                 "y": cut.y,
                 "x": cut.x,
@@ -243,7 +238,7 @@ def _earth(checkpoints: Sequence[Checkpoint]) -> bool:
 
 
 def _fields(
-    runners: Sequence[Predictor], dataset: xr.Dataset, indices: Sequence[int]
+    runners: Sequence[Predictor], dataset: Fields, indices: Sequence[int]
 ) -> Iterator[tuple[int, Float32Array]]:
     """(index, (member, variable, rows, cols)) of each hour, the variables of all checkpoints together."""
     running = [runner.run(runner.predictors(dataset), indices) for runner in runners]
@@ -259,14 +254,14 @@ def _default_checkpoint() -> str:
     return BUNDLED
 
 
-def _period(dataset: xr.Dataset, options: Options) -> xr.Dataset:
+def _period(dataset: Fields, options: Options) -> Fields:
     """The hours between --start and --end, both included."""
     try:
-        chosen = dataset.sel(time=slice(options.start, options.end))
+        chosen = dataset.between(options.start, options.end)
     except (ValueError, KeyError, TypeError) as error:
         raise LdmdownError("--start/--end", "is not a time", found=str(error), expected="2020-01-31T12") from None
-    if not chosen.time.size:
-        first, last = (str(dataset.time.values[place])[:13] for place in (0, -1))
+    if not len(chosen):
+        first, last = (str(dataset.times[place])[:13] for place in (0, -1))
         raise LdmdownError(
             "--start/--end",
             "leave no hour",
@@ -276,9 +271,9 @@ def _period(dataset: xr.Dataset, options: Options) -> xr.Dataset:
     return chosen
 
 
-def _window(dataset: xr.Dataset, grid: Grid, options: Options) -> Window:
+def _window(dataset: Fields, grid: Grid, options: Options) -> Window:
     """The coarse cells to downscale."""
-    spacing = max(source_grid(dataset).spacing)
+    spacing = spacing_degrees(dataset.grid)
     if spacing > 2 * NATIVE_SPACING:
         _say(f"warning: the input's cells are {spacing:g} degrees wide; the checkpoint knows ERA5's {NATIVE_SPACING}")
     window = grid.whole
@@ -344,12 +339,12 @@ def _select(fields: Float32Array, targets: Sequence[str], names: Sequence[str]) 
     return np.stack([field(name) for name in names], axis=1)
 
 
-def _outputs(output: Path, dataset: xr.Dataset) -> dict[Path, xr.Dataset]:
+def _outputs(output: Path, dataset: Fields) -> dict[Path, Fields]:
     """The files to be, and the hours of each; a name that holds {time:%Y%m} stands for a file a month."""
     hours: dict[Path, list[int]] = {}
-    for index, moment in enumerate(dataset.time.values.astype("datetime64[s]").tolist()):
+    for index, moment in enumerate(dataset.times.tolist()):
         hours.setdefault(Path(str(output).format(time=moment)), []).append(index)
-    return {path: dataset.isel(time=indices) for path, indices in hours.items()}
+    return {path: dataset.at(indices) for path, indices in hours.items()}
 
 
 def _finished(path: Path) -> bool:
@@ -358,10 +353,10 @@ def _finished(path: Path) -> bool:
 
 
 def _writer(
-    path: Path, dataset: xr.Dataset, runners: Sequence[Predictor], names: Sequence[str], options: Options
+    path: Path, dataset: Fields, runners: Sequence[Predictor], names: Sequence[str], options: Options
 ) -> FieldWriter:
     checkpoints = [runner.checkpoint for runner in runners]
-    hours = hours_of(dataset)
+    hours = dataset.hours
     return FieldWriter(
         path,
         checkpoints[0].grid.window(runners[0].window),
@@ -391,11 +386,11 @@ def _run(runners: Sequence[Predictor], options: Options, hours: list[int], names
     }
 
 
-def _card(runners: Sequence[Predictor], dataset: xr.Dataset) -> dict[str, str]:
+def _card(runners: Sequence[Predictor], dataset: Fields) -> dict[str, str]:
     """Global attributes."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     made = "; ".join(_source(runner) for runner in runners)
-    files = ", ".join(Path(file).name for file in dataset.attrs["source_files"])
+    files = ", ".join(Path(file).name for file in dataset.files)
     return {
         "title": f"ERA5 downscaled to {runners[0].checkpoint.grid.spacing / 1000:g} km by ldmdown",
         "history": f"{now}: {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
@@ -420,8 +415,8 @@ def _source(runner: Predictor) -> str:
     return f"checkpoint {header['name']} (stage {checkpoint.stage}, sha256 {checkpoint.sha256}), {how}{assumed}"
 
 
-def _what(runners: Sequence[Predictor], dataset: xr.Dataset, files: int, done: int) -> str:
-    first, last = (str(dataset.time.values[place])[:16] for place in (0, -1))
+def _what(runners: Sequence[Predictor], dataset: Fields, files: int, done: int) -> str:
+    first, last = (str(dataset.times[place])[:16] for place in (0, -1))
     one = runners[0]
     rows, cols = (size * one.checkpoint.grid.factor for size in one.window[2:])
     kept = f", {done} of them finished before" if done else ""
@@ -432,7 +427,7 @@ def _what(runners: Sequence[Predictor], dataset: xr.Dataset, files: int, done: i
     ]
     return (
         f"{', '.join(used)} on {one.device}\n"
-        f"{rows} x {cols} cells, {_count(dataset.time.size, 'hour')} from {first} to {last}{apart}{kept}, {made}"
+        f"{rows} x {cols} cells, {_count(len(dataset), 'hour')} from {first} to {last}{apart}{kept}, {made}"
     )
 
 

@@ -7,15 +7,16 @@ Fields are (..., rows, cols), first row in the north, first column in the west. 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import pyproj
 import scipy.sparse
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating]
+from ldmdown.typing import BoolArray, FloatArray, IntArray
+
+Array = FloatArray
 Window = tuple[int, int, int, int]
 
 LONLAT = pyproj.CRS.from_epsg(4326)
@@ -45,12 +46,12 @@ class Grid:
         return self.rows, self.cols
 
     @property
-    def x(self) -> Array:
+    def x(self) -> FloatArray:
         """Cell centres, west to east [m]."""
         return self.west + (np.arange(self.cols) + 0.5) * self.spacing
 
     @property
-    def y(self) -> Array:
+    def y(self) -> FloatArray:
         """Cell centres, north to south [m]."""
         return self.north - (np.arange(self.rows) + 0.5) * self.spacing
 
@@ -60,18 +61,23 @@ class Grid:
         return pyproj.CRS.from_user_input(self.crs)
 
     @cached_property
-    def _lonlat(self) -> tuple[Array, Array]:
+    def _lonlat(self) -> tuple[FloatArray, FloatArray]:
         return SourceGrid(self.y, self.x, self.projection).lonlat()
 
     @property
-    def lon(self) -> Array:
+    def lon(self) -> FloatArray:
         """Longitudes of the centres (rows, cols) [degrees]."""
         return self._lonlat[0]
 
     @property
-    def lat(self) -> Array:
+    def lat(self) -> FloatArray:
         """Latitudes of the centres (rows, cols) [degrees]."""
         return self._lonlat[1]
+
+    @property
+    def box(self) -> str:
+        """The extent of its centres, for messages."""
+        return SourceGrid(self.y, self.x, self.projection).box
 
     @property
     def coarse(self) -> Grid:
@@ -91,14 +97,19 @@ class Grid:
 
     def window(self, window: Window) -> Grid:
         """The grid of a part of the domain, given in coarse cells."""
-        row, col, rows, cols = (size * self.factor for size in window)
+        rows, cols = self.fine(window)
         return replace(
             self,
-            west=self.west + col * self.spacing,
-            north=self.north - row * self.spacing,
-            rows=rows,
-            cols=cols,
+            west=self.west + cols.start * self.spacing,
+            north=self.north - rows.start * self.spacing,
+            rows=rows.stop - rows.start,
+            cols=cols.stop - cols.start,
         )
+
+    def fine(self, window: Window) -> tuple[slice, slice]:
+        """Rows and columns of the fine cells of a window."""
+        row, col, rows, cols = (size * self.factor for size in window)
+        return slice(row, row + rows), slice(col, col + cols)
 
     def containing(self, west: float, south: float, east: float, north: float) -> Window | None:
         """The smallest window that holds every coarse cell with its centre in a longitude-latitude box.
@@ -112,24 +123,24 @@ class Grid:
         rows, cols = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
         return int(rows[0]), int(cols[0]), int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1
 
-    def covered(self, inside: NDArray[np.bool_]) -> Window | None:
+    def covered(self, inside: BoolArray) -> Window | None:
         """The largest window whose cells are all true in `inside` (coarse rows, cols); None if there is none.
 
-        Grows a histogram of runs row by row and finds its largest rectangle.
+        The largest rectangle under the histogram of each row, by a stack.
         """
-        best: Window | None = None
-        heights = np.zeros(inside.shape[1], int)
+        best: Window = (0, 0, 0, 0)
+        heights = np.zeros(inside.shape[1] + 1, int)  # of the column of true cells above; the last closes the row
         for row, line in enumerate(inside):
-            heights = np.where(line, heights + 1, 0)
-            for col in np.flatnonzero(heights):
-                height = heights[col]
-                for end in range(col, len(heights)):
-                    height = min(height, heights[end])
-                    if height == 0:
-                        break
-                    if best is None or height * (end - col + 1) > best[2] * best[3]:
-                        best = (row - int(height) + 1, int(col), int(height), end - int(col) + 1)
-        return best
+            heights[:-1] = np.where(line, heights[:-1] + 1, 0)
+            open_: list[tuple[int, int]] = []  # rectangles that go on: first column and height, which rises
+            for col, height in enumerate(heights.tolist()):
+                start = col
+                while open_ and open_[-1][1] >= height:
+                    start, tall = open_.pop()
+                    if tall * (col - start) > best[2] * best[3]:
+                        best = (row - tall + 1, start, tall, col - start)
+                open_.append((start, height))
+        return best if best[2] else None
 
     def grow(self, window: Window, multiple: int) -> tuple[Window, tuple[slice, slice]]:
         """The smallest window inside the domain that holds `window` and has sides divisible by `multiple`.
@@ -156,16 +167,48 @@ class Grid:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SourceGrid:
     """A regular grid in any projection: centres along its two axes, both strictly monotonic.
 
-    Longitudes of a geographic grid may follow any convention; a grid that goes round the globe wraps.
+    Longitudes of a geographic grid may follow any convention; a grid that goes round the globe wraps. Grids are
+    equal if they have the same centres in the same projection.
     """
 
-    y: Array
-    x: Array
+    y: FloatArray
+    x: FloatArray
     crs: pyproj.CRS = LONLAT
+
+    @cached_property
+    def _key(self) -> tuple[bytes, bytes, str]:
+        return self.y.tobytes(), self.x.tobytes(), self.crs.to_wkt()
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SourceGrid) and self._key == other._key
+
+    def is_close(self, other: SourceGrid) -> bool:
+        """Whether the centres are the same, up to rounding in single precision."""
+        return (
+            self.shape == other.shape
+            and self.crs == other.crs
+            and all(
+                np.allclose(mine, theirs, rtol=0, atol=1e-3 * step)
+                for mine, theirs, step in ((self.y, other.y, self.spacing[0]), (self.x, other.x, self.spacing[1]))
+            )
+        )
+
+    def part(self, rows: slice, cols: slice) -> SourceGrid:
+        """The grid of some of its rows and columns."""
+        return SourceGrid(self.y[rows], self.x[cols], self.crs)
+
+    @property
+    def box(self) -> str:
+        """The extent of its centres, for messages."""
+        lon, lat = (self.x, self.y) if self.crs == LONLAT else self.lonlat()
+        return f"{lon.min():.2f} to {lon.max():.2f} E, {lat.min():.2f} to {lat.max():.2f} N"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -178,7 +221,7 @@ class SourceGrid:
         return float(np.abs(np.diff(self.y)).mean()), float(np.abs(np.diff(self.x)).mean())
 
     @property
-    def turns(self) -> bool:
+    def is_global(self) -> bool:
         """Whether the longitudes go round the globe."""
         return bool(self.crs.is_geographic and not self.is_rotated and np.ptp(self.x) + 1.5 * self.spacing[1] > 360)
 
@@ -187,44 +230,51 @@ class SourceGrid:
         """Whether the axes are those of a rotated pole."""
         return self.crs.is_derived
 
-    def lonlat(self) -> tuple[Array, Array]:
+    def lonlat(self) -> tuple[FloatArray, FloatArray]:
         """Longitudes and latitudes of the centres, each (rows, cols) [degrees]."""
         back = pyproj.Transformer.from_crs(self.crs, LONLAT, always_xy=True)
         lon, lat = back.transform(*np.meshgrid(self.x, self.y))
         return lon, lat
 
-    def cell_size(self) -> tuple[Array, Array]:
+    def cell_size(self) -> tuple[FloatArray, FloatArray]:
         """Distances between centres along the columns and along the rows, each (rows, 1) [m]."""
         dy, dx = self.spacing
         metres = np.radians(1) * EARTH_RADIUS if self.crs.is_geographic else 1.0
         shrunk = np.cos(np.radians(self.y)) if self.crs.is_geographic else np.ones(len(self.y))
         return np.full((len(self.y), 1), dy * metres), (dx * metres * shrunk)[:, None]
 
-    def positions(self, lat: Array, lon: Array) -> tuple[Array, Array]:
-        """Fractional row and column of points [degrees]; NaN outside the box of the centres."""
-        if self.crs == LONLAT:
+    def positions(self, lat: FloatArray, lon: FloatArray, *, to_edge: bool = False) -> tuple[FloatArray, FloatArray]:
+        """Fractional row and column of points [degrees]; NaN outside the box of the centres, or its nearest edge."""
+        if self.crs == LONLAT and to_edge and not self.is_global:
+            x, y = lon, lat
+        elif self.crs == LONLAT:
             x, y = self.x[0] + (lon - self.x.min() + 1e-9) % 360 - 1e-9 + (self.x.min() - self.x[0]), lat
         else:
             x, y = pyproj.Transformer.from_crs(LONLAT, self.crs, always_xy=True).transform(lon, lat)
-        axis = np.append(self.x, self.x[0] + 360) if self.turns else self.x
+        axis = np.append(self.x, self.x[0] + 360) if self.is_global else self.x
+        if to_edge:
+            x, y = np.clip(x, axis.min(), axis.max()), np.clip(y, self.y.min(), self.y.max())
         return _position(self.y, y), _position(axis, x)
 
-    def covers(self, lat: Array, lon: Array) -> NDArray[np.bool_]:
+    def covers(self, lat: FloatArray, lon: FloatArray) -> BoolArray:
         """Which points [degrees] lie inside the box of the centres."""
         rows, cols = self.positions(lat, lon)
         return np.isfinite(rows) & np.isfinite(cols)
 
-    def weights(self, lat: Array, lon: Array, *, nearest: bool = False) -> scipy.sparse.csr_array:
+    def weights(
+        self, lat: FloatArray, lon: FloatArray, *, nearest: bool = False, to_edge: bool = False
+    ) -> scipy.sparse.csr_array:
         """Bilinear weights (points, cells) to points [degrees]; the rows of points outside are empty.
 
-        With `nearest` the whole weight lies on the nearest cell along each axis.
+        With `nearest` the whole weight lies on the nearest cell along each axis, with `to_edge` points outside take
+        the value at the nearest edge.
         """
-        rows, cols = (part.ravel() for part in self.positions(lat, lon))
+        rows, cols = (part.ravel() for part in self.positions(lat, lon, to_edge=to_edge))
         if nearest:
             rows, cols = np.rint(rows), np.rint(cols)
         points = np.flatnonzero(np.isfinite(rows) & np.isfinite(cols))
         (row, down), (col, right) = (
-            _split(part[points], size) for part, size in ((rows, len(self.y)), (cols, len(self.x) + self.turns))
+            _split(part[points], size) for part, size in ((rows, len(self.y)), (cols, len(self.x) + self.is_global))
         )
         values, cells = [], []
         for i, weight_y in ((row, 1 - down), (row + 1, down)):
@@ -254,7 +304,7 @@ class SourceGrid:
         place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         row, col = row[pair] + place // width[pair], col[pair] + place % width[pair]
         area = np.abs(sum(
-            _below(x[pair, i - 1] - col, y[pair, i - 1] - row, x[pair, i] - col, y[pair, i] - row)
+            _clipped_area(x[pair, i - 1] - col, y[pair, i - 1] - row, x[pair, i] - col, y[pair, i] - row)
             for i in range(x.shape[1])
         ))  # fmt: skip
         matrix = scipy.sparse.coo_array(
@@ -266,14 +316,14 @@ class SourceGrid:
         covered = matrix.sum(axis=1)
         return (scipy.sparse.diags_array(1 / np.where(covered > 0, covered, 1)) @ matrix).tocsr().astype(np.float32)
 
-    def _outlines(self, grid: Grid) -> tuple[NDArray[np.int64], Array, Array]:
+    def _outlines(self, grid: Grid) -> tuple[IntArray, FloatArray, FloatArray]:
         """Cells near a grid: flat indices, and their outlines (cells, corners) in columns and rows of the grid.
 
         Edges, straight along the axes of the source, are bent there: a corner each width of a target's cell.
         """
         project = pyproj.Transformer.from_crs(self.crs, grid.projection, always_xy=True)
 
-        def columns_and_rows(x: Array, y: Array) -> tuple[Array, Array]:
+        def columns_and_rows(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
             x, y = project.transform(x, y)
             return (x - grid.west) / grid.spacing, (grid.north - y) / grid.spacing
 
@@ -297,7 +347,7 @@ class SourceGrid:
         return row * len(self.x) + col, *outline
 
 
-def regrid(weights: scipy.sparse.csr_array, field: Array, shape: tuple[int, int]) -> Array:
+def regrid(weights: scipy.sparse.csr_array, field: FloatArray, shape: tuple[int, int]) -> FloatArray:
     """Interpolate (..., rows, cols) of a source to (..., *shape); missing values give their weight to the others.
 
     A point with no valid neighbour is NaN.
@@ -324,7 +374,7 @@ def rotated_pole(latitude: float, longitude: float) -> pyproj.CRS:
     )
 
 
-def grid_north(crs: pyproj.CRS, x: Array, y: Array) -> Array:
+def grid_north(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
     """Direction of a projection's second axis at points of it, clockwise from true north [radians].
 
     From the bearing of a short step along the axis, on the sphere.
@@ -337,13 +387,19 @@ def grid_north(crs: pyproj.CRS, x: Array, y: Array) -> Array:
     return np.radians(bearing)
 
 
-def rotate_to_earth(u: Array, v: Array, angle: Array) -> tuple[Array, Array]:
+@lru_cache(maxsize=2)
+def grid_rotation(grid: SourceGrid) -> FloatArray:
+    """Direction of a grid's second axis at its centres (rows, cols), clockwise from true north [radians]."""
+    return grid_north(grid.crs, *np.meshgrid(grid.x, grid.y))
+
+
+def rotate_to_earth(u: FloatArray, v: FloatArray, angle: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Wind along a grid whose north lies `angle` clockwise of true north [radians], to east and north."""
     cos, sin = np.cos(angle), np.sin(angle)
     return u * cos + v * sin, v * cos - u * sin
 
 
-def _position(axis: Array, points: Array) -> Array:
+def _position(axis: FloatArray, points: FloatArray) -> FloatArray:
     """Fractional index of points on a monotonic axis; NaN beyond its ends."""
     index = np.arange(len(axis), dtype=float)
     if axis[0] > axis[-1]:
@@ -353,13 +409,13 @@ def _position(axis: Array, points: Array) -> Array:
     return np.where(inside, np.interp(points, axis, index), np.nan)
 
 
-def _edges(centres: Array) -> Array:
+def _edges(centres: FloatArray) -> FloatArray:
     """Edges of cells, halfway between centres."""
     middle = (centres[1:] + centres[:-1]) / 2
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 
 
-def _below(x0: Array, y0: Array, x1: Array, y1: Array) -> Array:
+def _clipped_area(x0: FloatArray, y0: FloatArray, x1: FloatArray, y1: FloatArray) -> FloatArray:
     """Area of the unit square below a line from one point to another, negative for a line to the left.
 
     Summed round a polygon this is the area that it shares with the square.
@@ -375,6 +431,6 @@ def _below(x0: Array, y0: Array, x1: Array, y1: Array) -> Array:
     return (right - left) * mean
 
 
-def _split(position: Array, size: int) -> tuple[NDArray[np.int64], Array]:
+def _split(position: FloatArray, size: int) -> tuple[IntArray, FloatArray]:
     whole = np.clip(np.floor(position).astype(np.int64), 0, size - 2)
     return whole, position - whole

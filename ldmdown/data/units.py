@@ -44,6 +44,8 @@ CONVERSIONS: dict[tuple[str, str], tuple[float, float]] = {  # (found, wanted): 
     ("W h m-2", "J m-2"): (HOUR, 0),
     ("%", "1"): (1e-2, 0),
     ("m", "m2 s-2"): (GRAVITY, 0),
+    ("m2 s-2", "m"): (1 / GRAVITY, 0),
+    ("km", "m"): (1e3, 0),
 }
 RATES: dict[tuple[str, str], float] = {  # (found, wanted): factor to the sum of an hour
     ("W m-2", "J m-2"): HOUR,
@@ -78,7 +80,7 @@ def canonical(text: str) -> str:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What turns values into the units wanted; those of a rate become the sum of an hour."""
+    """A linear conversion of values into the units wanted; those of a rate become the sum of an hour."""
 
     factor: float = 1
     offset: float = 0

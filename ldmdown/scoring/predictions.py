@@ -6,21 +6,18 @@ prediction's before the reference's. What lies on another one is interpolated bi
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask.config
 import numpy as np
 from numpy.typing import NDArray
 
 from ldmdown.data.grid import Array, SourceGrid, regrid
-from ldmdown.data.reading.era5 import open_era5, source_grid
-from ldmdown.data.reading.files import file_format, open_files
-from ldmdown.data.reading.reference import Reference, open_parts, open_reference
-from ldmdown.data.variables import variable
+from ldmdown.data.reading.fields import Fields as FileFields
+from ldmdown.data.reading.fields import fields_of
+from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.scorecard import System
 from ldmdown.scoring.terrain import Terrain, read_heights
@@ -28,7 +25,6 @@ from ldmdown.scoring.terrain import Terrain, read_heights
 Fields = NDArray[np.float32]  # (member, variable, rows, cols)
 
 KNOWN = ("t2m", "u10", "v10")
-MEMBERS = ("realization", "number", "member")  # dimensions
 SAME = 1.25  # times the finest spacing is nearly as fine
 
 
@@ -60,21 +56,20 @@ class Predictions:
     """
 
     def __init__(self, predictions: Sequence[Path], reference: Sequence[Path], terrain: Path | None = None) -> None:
-        groups = [_expand(path) for path in predictions]
-        held = [file for path in reference for file in _expand(path)]
-        contents = {file: _look(file) for files in [*groups, held] for file in files}
-        self.names = tuple(_common_names([*groups, held], contents))
-        opened = [_open(files, self.names, contents) for files in groups]
-        truth = _open(held, self.names, contents)
+        groups = [GriddedFiles([path]) for path in predictions]
+        held = GriddedFiles(reference)
+        self.names = tuple(_common_names([*groups, held]))
+        opened = [fields_of(files, self.names) for files in groups]
+        truth = fields_of(held, self.names)
         labels = _labels(predictions)
-        self.reference: dict[str, Any] = {"name": Path(reference[0]).name, "files": [str(path) for path in held]}
-        self.notes = _notes(contents.values())
+        self.reference: dict[str, Any] = {"name": Path(reference[0]).name, "files": held.labels}
+        self.notes = _notes([*groups, held])
         chosen = _finest([*opened, truth])
         whose = [*labels, self.reference["name"]][chosen]
         self.grid, rows, cols = _common_area([*opened, truth], chosen)
         lon, lat = self.grid.lonlat()
-        self._truth = _on_grid(truth, [*opened, truth][chosen].source, (rows, cols), lat, lon)
-        self._parts = {label: _on_grid(one, [*opened, truth][chosen].source, (rows, cols), lat, lon)
+        self._truth = _on_grid(truth, [*opened, truth][chosen].grid, (rows, cols), lat, lon)
+        self._parts = {label: _on_grid(one, [*opened, truth][chosen].grid, (rows, cols), lat, lon)
                        for label, one in zip(labels, opened, strict=True)}  # fmt: skip
         self.hours = sorted(set(self._truth.index).intersection(*(part.index for part in self._parts.values())))
         if not self.hours:
@@ -98,15 +93,14 @@ class Predictions:
 
     def read(self, hour: int) -> tuple[NDArray[np.float32], dict[str, Fields]]:
         """(variable, rows, cols) of the reference, and the fields of each system."""
-        with dask.config.set(scheduler="synchronous"):  # threads cost more than an hour's few chunks
-            return self._truth.read(hour)[0], {label: part.read(hour) for label, part in self._parts.items()}
+        return self._truth.read(hour)[0], {label: part.read(hour) for label, part in self._parts.items()}
 
 
 @dataclass(frozen=True)
 class _Part:
     """Opened files, and the way from their grid to the grid of the scores."""
 
-    fields: Reference
+    fields: FileFields
     index: dict[int, int]
     cut: tuple[slice, slice]  # where the files are on that grid
     weights: Any  # None: they are
@@ -114,22 +108,12 @@ class _Part:
 
     def read(self, hour: int) -> Fields:
         """(member, variable, rows, cols); a file without members has one."""
-        values = self.fields.read(self.index[hour])
-        values = np.moveaxis(values, 1, 0) if values.ndim == 4 else values[None]
+        values = np.stack([self.fields.read(self.index[hour], member) for member in range(self.fields.members)])
         if self.weights is None:
             return values[..., *self.cut]
         values = regrid(self.weights, values, self.outside.shape).astype(np.float32)
         values[..., self.outside] = np.nan
         return values
-
-
-def _expand(path: Path) -> list[Path]:
-    if not any(sign in str(path) for sign in "*?["):
-        return [path]
-    found = sorted(glob.glob(str(path)))  # noqa: PTH207
-    if not found:
-        raise LdmdownError(path, "no such files", fix="check the pattern")
-    return [Path(one) for one in found]
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
@@ -138,93 +122,61 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-@dataclass(frozen=True)
-class _Content:
-    """What a file holds: its variables, the sizes of its dimensions, and the recipe of the twin that made it."""
-
-    names: set[str]
-    sizes: dict[str, int]
-    recipes: set[str]
-
-
-def _look(file: Path) -> _Content:
-    """Once, whatever its grid, since to open a zip or GRIB takes time."""
-    grib = file.is_file() and file_format(file) == "grib"
-    parts = open_parts(file) if grib else [dataset for _, dataset in open_files([file])]
-    content = _Content(
-        {str(name) for part in parts for name in part.variables},
-        {str(dim): size for part in parts for dim, size in part.sizes.items()},
-        {str(part.attrs["twin_recipe"]) for part in parts if "twin_recipe" in part.attrs},
-    )
-    for part in parts:
-        part.close()
-    return content
-
-
-def _common_names(groups: Sequence[Sequence[Path]], contents: Mapping[Path, _Content]) -> list[str]:
+def _common_names(groups: Sequence[GriddedFiles]) -> list[str]:
     """The variables that all groups of files hold."""
-    held = []
-    for files in groups:
-        content = set[str]().union(*(contents[file].names for file in files))
-        held.append({name for name in KNOWN if content & {name, *variable(name).aliases}})
+    held = [set(files.variables()) & set(KNOWN) for files in groups]
     common = [name for name in KNOWN if all(name in one for one in held)]
     both = {"u10", "v10"} <= set(common)
     common = [name for name in common if name == "t2m" or both]  # one component cannot be turned
     if not common:
-        found = [f"{files[0]}: {', '.join(sorted(one)) or 'none'}" for files, one in zip(groups, held, strict=True)]
-        raise LdmdownError(groups[0][0], "and the other files have no variable in common", found="; ".join(found),
-                           expected=f"one of {', '.join(KNOWN)}")  # fmt: skip
+        found = [f"{files.label}: {', '.join(sorted(one)) or 'none'}" for files, one in zip(groups, held, strict=True)]
+        raise LdmdownError(
+            groups[0].label,
+            "and the other files have no variable in common",
+            found="; ".join(found),
+            expected=f"one of {', '.join(KNOWN)}",
+        )
     return common
 
 
-def _notes(contents: Iterable[_Content]) -> list[str]:
+def _notes(groups: Iterable[GriddedFiles]) -> list[str]:
     """What must be said of the files wherever their scores appear."""
-    recipes = set[str]().union(*(content.recipes for content in contents))
+    sources = [source for files in groups for source in files.sources]
+    recipes = {str(one.attributes["twin_recipe"]) for one in sources if "twin_recipe" in one.attributes}
     return [f"twin, recipe {recipe}: a test world, not a regional model" for recipe in sorted(recipes)]
 
 
-def _open(files: Sequence[Path], names: Sequence[str], contents: Mapping[Path, _Content]) -> Reference:
-    sizes = contents[files[0]].sizes
-    geographic = {"latitude", "longitude"} <= sizes.keys() or {"lat", "lon"} <= sizes.keys()
-    if geographic and all(sizes.get(name, 1) == 1 for name in MEMBERS):
-        era5 = open_era5(files, names)  # which converts units
-        return Reference(era5, names, source_grid(era5), files[0])
-    return open_reference(files, names)
-
-
-def _finest(parts: Sequence[Reference]) -> int:
+def _finest(parts: Sequence[FileFields]) -> int:
     """Which one's grid is that of the scores; the reference comes last."""
-    spacing = [float(np.mean([np.mean(size) for size in part.source.cell_size()])) for part in parts]
+    spacing = [float(np.mean([np.mean(size) for size in part.grid.cell_size()])) for part in parts]
     return next(place for place, one in enumerate(spacing) if one <= SAME * min(spacing))
 
 
-def _common_area(parts: Sequence[Reference], chosen: int) -> tuple[SourceGrid, slice, slice]:
+def _common_area(parts: Sequence[FileFields], chosen: int) -> tuple[SourceGrid, slice, slice]:
     """The chosen grid, cut to the box of its cells that all cover, and where it was cut."""
-    grid = parts[chosen].source
+    grid = parts[chosen].grid
     lon, lat = grid.lonlat()
     inside = np.ones(grid.shape, bool)
     for place, part in enumerate(parts):
         if place != chosen:
-            inside &= part.source.covers(lat, lon)
+            inside &= part.grid.covers(lat, lon)
             if not inside.any():
-                raise LdmdownError(part.file, "covers nothing of the area of the others")
+                raise LdmdownError(part.label, "covers nothing of the area of the others")
     rows, cols = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
     if min(len(rows), len(cols)) < 2:
-        raise LdmdownError(parts[0].file, "and the other files have less than two rows and columns in common")
+        raise LdmdownError(parts[0].label, "and the other files have less than two rows and columns in common")
     cut = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
     return SourceGrid(grid.y[cut[0]], grid.x[cut[1]], grid.crs), *cut
 
 
-def _on_grid(fields: Reference, grid: SourceGrid, cut: tuple[slice, slice], lat: Array, lon: Array) -> _Part:
-    hours = fields.times.astype("datetime64[h]").astype(np.int64).tolist()
-    index = {hour: place for place, hour in enumerate(hours)}
-    source = fields.source
-    same = source.crs == grid.crs and source.shape == grid.shape
-    if same and np.allclose(source.x, grid.x) and np.allclose(source.y, grid.y):
+def _on_grid(fields: FileFields, grid: SourceGrid, cut: tuple[slice, slice], lat: Array, lon: Array) -> _Part:
+    index = {hour: place for place, hour in enumerate(fields.hours.tolist())}
+    source = fields.grid
+    if source.is_close(grid):
         return _Part(fields, index, cut, None, np.zeros(lat.shape, bool))
     return _Part(fields, index, cut, source.weights(lat, lon), ~source.covers(lat, lon))
 
 
-def _span(fields: Reference) -> str:
+def _span(fields: FileFields) -> str:
     first, last = (np.datetime_as_string(fields.times[place], unit="h") for place in (0, -1))
     return f"{first} to {last}"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldmdown.data.grid import Grid, rotated_pole
-from ldmdown.data.reading.era5 import cos_zenith
+from ldmdown.data.solar import cos_zenith
 from ldmdown.twin.noise import Cells, Field, SmoothNoise, Turbulence
 from ldmdown.twin.terrain import (
     CELL,

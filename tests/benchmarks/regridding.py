@@ -18,7 +18,8 @@ import numpy as np
 import xarray as xr
 
 from ldmdown.data.grid import Grid
-from ldmdown.data.reading.era5 import CoarsePredictors, open_era5
+from ldmdown.data.reading.fields import open_fields
+from ldmdown.data.reading.regridded import Regridded
 from ldmdown.data.variables import VARIABLES
 
 ROUNDS = 3
@@ -39,8 +40,7 @@ def main() -> None:
             subprocess.run(["cdo", "-s", "remapbil,grid", "era5.nc", "out.nc"], cwd=folder, check=True)
             spent["cdo"].append(since(began, resource.RUSAGE_CHILDREN))
             began = clocks(resource.RUSAGE_SELF)
-            dataset = open_era5([folder / "era5.nc"], NAMES)
-            predictors = CoarsePredictors(dataset, Grid(), Grid().whole, NAMES)
+            predictors = Regridded(open_fields([folder / "era5.nc"], NAMES), coarse, beyond="edge")
             for hour in range(len(predictors)):
                 field = predictors.read(hour)
             spent["ldmdown"].append(since(began, resource.RUSAGE_SELF))

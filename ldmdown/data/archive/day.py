@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,8 +40,11 @@ def write_day(job: Job, day: Day) -> None:
     fields = writer.new_day()
     written: list[int] = []
     unusable: dict[int, LdmdownError] = {}
+    opened = ExitStack()
     try:
         readers = open_day(job.config, job.root, day.files)
+        for reader in readers.values():
+            opened.callback(reader.close)
         places = {kind: {int(hour): index for index, hour in enumerate(readers[kind].hours)} for kind in readers}
         held = {kind: set(places[kind]) & set(day.hours[kind]) for kind in readers}
         for hour in sorted(held["era5"] & held["reference"]):
@@ -58,9 +61,9 @@ def write_day(job: Job, day: Day) -> None:
     except (OSError, RuntimeError) as error:  # of netCDF4 and eccodes over a damaged file
         files = ", ".join(name for used in day.files.values() for name in used)
         raise LdmdownError(files, "cannot be read", found=str(error), fix="download them again") from None
+    finally:
+        opened.close()
     notes = [note for reader in readers.values() for note in reader.notes]
-    del readers
-    gc.collect()  # closes the files here: HDF5 cannot bear that Zarr's threads do it while another is opened
     if unusable and not written:
         raise next(iter(unusable.values()))
     dropped = {f"only in {kind}": sorted(held[kind] - {*written, *unusable}) for kind in held}

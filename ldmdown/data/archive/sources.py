@@ -22,10 +22,9 @@ from ldmdown.data import parallel
 from ldmdown.data.archive.store import Hours, within
 from ldmdown.data.grid import Grid
 from ldmdown.data.reading import published
-from ldmdown.data.reading.era5 import CoarsePredictors, check_coverage, open_era5
-from ldmdown.data.reading.files import open_files
-from ldmdown.data.reading.layout import Layout
-from ldmdown.data.reading.reference import ReferenceOnGrid, hours_held, open_reference
+from ldmdown.data.reading.fields import open_fields
+from ldmdown.data.reading.files import GriddedFiles
+from ldmdown.data.reading.regridded import Regridded, check_coverage
 from ldmdown.errors import LdmdownError
 
 KINDS = ("era5", "reference")
@@ -44,6 +43,9 @@ class Reader(Protocol):
 
     def read(self, index: int) -> NDArray[np.float32]:
         """(variable, rows, cols) in physical units; an LdmdownError if the hour cannot be used."""
+
+    def close(self) -> None:
+        """Close the files."""
 
 
 @dataclass(frozen=True)
@@ -92,28 +94,19 @@ def catalogue(
 
 
 def hours_in(path: str) -> Hours:
-    """The hours that an ERA5 file, store or address has of anything.
+    """The hours that a file, store or address has of anything.
 
     Raises
     ------
     LdmdownError
         if it cannot be read, or has no regular grid or no time.
     """
-    found = [np.empty(0, np.int64)]
-    for label, dataset in open_files([path]):
-        layout = Layout(label, dataset)
-        levels = [None, *(int(values[0]) for values in layout.levels.values())]
-        fields = [
-            name for name, field in dataset.data_vars.items() if {layout.latitude, layout.longitude} <= {*field.dims}
-        ]
-        found += [piece.valid for name in fields for level in levels for piece in layout.pieces(str(name), level)]
-        dataset.close()
-    return np.unique(np.concatenate(found))
+    with GriddedFiles([path]) as files:
+        return files.hours()
 
 
 def _look(batch: tuple[str, Sequence[str]]) -> list[Hours]:
-    kind, names = batch
-    return [hours_in(name) if kind == "era5" else hours_held(Path(name)) for name in names]
+    return [hours_in(name) for name in batch[1]]
 
 
 def list_files(root: Path, patterns: Sequence[str], kind: str) -> list[str]:
@@ -221,12 +214,12 @@ def open_day(config: Config, root: Path, files: Mapping[str, Sequence[str]]) -> 
             "era5": published.PublishedDay(folder, files["era5"], config.predictors, "ERA5", grid.coarse.shape),
             "reference": published.PublishedDay(folder, files["reference"], config.targets, "CMCC", grid.shape),
         }
-    era5 = open_era5(files["era5"], config.predictors)
+    era5 = open_fields(files["era5"], config.predictors, request="ldmdown request")
     check_coverage(era5, grid, grid.whole)
-    reference = open_reference(files["reference"], config.targets)
+    reference = open_fields(files["reference"], config.targets)
     return {
-        "era5": CoarsePredictors(era5, grid, grid.whole, config.predictors),
-        "reference": ReferenceOnGrid(reference, grid),
+        "era5": Regridded(era5, grid.coarse, config.predictors, beyond="edge"),
+        "reference": Regridded(reference, grid),
     }
 
 

@@ -1,33 +1,40 @@
-"""Files, folders, globs and addresses to datasets: NetCDF, GRIB, zip and Zarr, told apart by their first bytes."""
+"""Files, folders, globs and addresses to open sources: NetCDF, GRIB, zip and Zarr, told apart by their first bytes."""
 
 from __future__ import annotations
 
-import glob
+import hashlib
+import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import netCDF4
+import numpy as np
 import xarray as xr
 
-from ldmdown.data.reading.grib import open_grib
+from ldmdown.data.reading.blocks import Source
+from ldmdown.data.reading.grib import GribFile
+from ldmdown.data.reading.layout import Layout
+from ldmdown.data.variables import VARIABLES, variable
 from ldmdown.errors import LdmdownError
+from ldmdown.typing import IntArray
 
-Source = tuple[str, xr.Dataset]
-"""What errors call it, and what is in it."""
-
-ZARR = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")
-DATA = (".nc", ".nc4", ".cdf", ".grib", ".grb", ".grib1", ".grib2", ".grb1", ".grb2", ".zip")
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")  # in a folder that is a Zarr store
+SUFFIXES = (".nc", ".nc4", ".cdf", ".grib", ".grb", ".grib1", ".grib2", ".grb1", ".grb2", ".zip")
+FIRST_BYTES = {b"\x89HDF": "netcdf", b"CDF": "netcdf", b"GRIB": "grib", b"PK": "zip"}
 NOT_DATA = {b"\x1f\x8b": "unpack it with gunzip", b"<": "this is a web page: download the data again"}
 DECODING: dict[str, Any] = {"decode_times": xr.coders.CFDatetimeCoder(time_unit="s"), "decode_timedelta": True}
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "https": "aiohttp"}
 START, STOPS = "valid_time_start", ("valid_time_stop", "valid_time_stop_era5t")  # days, of ARCO-ERA5
-OPEN, CHUNK_CACHE = 8, 2**24  # files at once, and bytes that HDF5 keeps of each variable of each
+OPEN_FILES, CHUNK_CACHE = 8, 2**24  # at once, and bytes that HDF5 keeps of each variable of each
 FORMATS = "a NetCDF, GRIB or zip file, or a folder of Zarr"
+
+Labelled = tuple[Path | str, str]
+"""A file, store or address, and what messages call it."""
 
 
 @contextmanager
@@ -36,89 +43,177 @@ def few_open() -> Iterator[None]:
     usual = netCDF4.get_chunk_cache()
     netCDF4.set_chunk_cache(CHUNK_CACHE, *usual[1:])
     try:
-        with xr.set_options(file_cache_maxsize=OPEN):
+        with xr.set_options(file_cache_maxsize=OPEN_FILES):
             yield
     finally:
         netCDF4.set_chunk_cache(*usual)
 
 
-def open_files(files: Sequence[str | Path]) -> list[Source]:
-    """Everything that these paths, globs, folders and addresses hold, opened but not read.
+class GriddedFiles:
+    """Everything that paths, globs, folders and addresses hold, open but not read, until it is closed.
+
+    Parameters
+    ----------
+    paths
+        NetCDF of the old or the new CDS and others, GRIB, zips, folders, globs, and Zarr, also behind an address.
+    unpack_to
+        a folder that keeps what zips hold, for those who open them again, and that the caller removes; None: a
+        temporary one, until this is closed.
 
     Raises
     ------
     LdmdownError
         naming the file (of a zip also the member) that is missing or cannot be read.
     """
-    return [source for file in files for source in _open(file)]
+
+    def __init__(self, paths: Sequence[str | Path], unpack_to: Path | None = None) -> None:
+        self.sources: list[Source] = []
+        self._stack = ExitStack()
+        self._unpack_to = unpack_to
+        try:
+            for one in list_files(paths):
+                self._open(one, str(one))
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def of(cls, datasets: Mapping[str, xr.Dataset]) -> Self:
+        """Datasets that are open, by what messages call them, and that the caller closes."""
+        files = cls(())
+        files.sources = [Layout(label, dataset) for label, dataset in datasets.items()]
+        return files
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every file, and remove what was unpacked for them."""
+        self._stack.close()
+
+    @property
+    def labels(self) -> list[str]:
+        """What messages call the files."""
+        return list(dict.fromkeys(source.label for source in self.sources))
+
+    @property
+    def label(self) -> str:
+        """What messages call all of them."""
+        first, *others = self.labels or ["the files"]
+        return f"{first} and {len(others)} more" if others else first
+
+    def variables(self) -> list[str]:
+        """The variables of data/variables that they hold under any name."""
+        held = {name for source in self.sources for name in source.names}
+        return [name for name in VARIABLES if held & {name, *variable(name).aliases}]
+
+    def hours(self) -> IntArray:
+        """The hours since 1970-01-01T00 of anything in them."""
+        return np.unique(np.concatenate([np.empty(0, np.int64), *(source.hours() for source in self.sources)]))
+
+    def _open(self, path: Path | str, label: str) -> None:
+        if isinstance(path, str) or path.is_dir():
+            return self._add(_open_zarr(str(path), label), label)
+        try:
+            match file_format(path):
+                case "netcdf":
+                    self._add(xr.open_dataset(path, engine="netcdf4", cache=False, **DECODING), label)
+                case "grib":
+                    self.sources.append(GribFile(path, label))
+                case "zip":
+                    folder = self._unpacked(path, label)
+                    for inside in _inside(folder):
+                        self._open(inside, f"{label}/{inside.relative_to(folder)}")
+                case _:
+                    raise _not_data(path, label)
+        except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            text = str(error).replace(str(path), path.name)
+            fix = "download it again, or look at it with `ncdump -h` or `grib_ls`"
+            raise LdmdownError(label, "cannot be read", found=text, fix=fix) from None
+
+    def _add(self, dataset: xr.Dataset, label: str) -> None:
+        self._stack.callback(dataset.close)
+        self.sources.append(Layout(label, dataset))
+
+    def _unpacked(self, path: Path, label: str) -> Path:
+        """The folder of what a zip holds, as the CDS packs instantaneous and accumulated variables."""
+        if self._unpack_to is None:
+            self._unpack_to = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ldmdown-")))
+        status = path.stat()
+        key = f"{path.resolve()} {status.st_mtime_ns} {status.st_size}"
+        folder = self._unpack_to / hashlib.sha256(key.encode()).hexdigest()[:16]
+        if not folder.exists():
+            self._unpack_to.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(dir=self._unpack_to, prefix="."))
+            _unpack(path, beside, label)
+            try:
+                beside.rename(folder)
+            except OSError:  # another process was faster
+                shutil.rmtree(beside)
+        return folder
 
 
-def _open(file: str | Path) -> Iterator[Source]:
-    if "://" in str(file):
-        yield _open_zarr(str(file))
-        return
-    for path in _expand(file):
-        if path.is_dir():
-            yield _open_zarr(str(path))
-        else:
-            yield from _open_file(path, str(path))
+def list_files(paths: Iterable[str | Path]) -> list[Path | str]:
+    """The files and Zarr stores of paths, globs and folders, and the addresses, in the order given.
 
+    Of a folder, and those below it, what is neither named nor made like data is passed over.
 
-def _expand(file: str | Path) -> Iterator[Path]:
-    """Files and Zarr stores of a path, glob or folder."""
-    whole = Path(file).expanduser()
-    found = [whole] if whole.exists() else sorted(Path(one) for one in glob.glob(str(whole), recursive=True))  # noqa: PTH207
-    if not found:
-        raise LdmdownError(file, "no such file", fix="check the path; quote a glob or let the shell expand it")
-    for path in found:
-        if not path.is_dir() or _is_zarr(path):
-            yield path
+    Raises
+    ------
+    LdmdownError
+        if a path does not exist, or a folder holds no data.
+    """
+    found: list[Path | str] = []
+    for one in paths:
+        if "://" in str(one):
+            found.append(str(one))
             continue
-        inside = list(_inside(path))
-        if not inside:
-            raise LdmdownError(path, "holds no data", expected=FORMATS)
-        yield from inside
+        matching = _matching(Path(one).expanduser())
+        if not matching:
+            raise LdmdownError(one, "no such file", fix="check the path; quote a glob or let the shell expand it")
+        for path in matching:
+            inside = list(_inside(path)) if path.is_dir() and not _is_zarr(path) else [path]
+            if not inside:
+                raise LdmdownError(path, "holds no data", expected=FORMATS)
+            found += inside
+    return found
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The paths of a glob, sorted; a part of it that exists as it reads is no pattern, such as a folder `run [1]`."""
+    found = [Path(pattern.anchor)]
+    for part in pattern.parts[1 if pattern.anchor else 0 :]:
+        found = [
+            one
+            for base in found
+            for one in ([base / part] if os.path.lexists(base / part) or ".." in part else sorted(base.glob(part)))
+            if part.startswith(".") or not one.name.startswith(".") or one == base
+        ]
+    return [one for one in found if one.exists()]
 
 
 def _inside(folder: Path) -> Iterator[Path]:
-    """The data of a folder and those below; what is neither named nor made like data is passed over."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name == "__MACOSX":
             continue
         if path.is_dir() and not _is_zarr(path):
             yield from _inside(path)
-        elif path.is_dir() or path.suffix.lower() in DATA or file_format(path):
+        elif path.is_dir() or path.suffix.lower() in SUFFIXES or file_format(path):
             yield path
 
 
 def _is_zarr(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ZARR)
+    return any((folder / name).exists() for name in ZARR_MARKS)
 
 
 def file_format(path: Path) -> str | None:
     """netcdf, grib or zip, by the first bytes; None if it is none of them."""
     with path.open("rb") as file:
         start = file.read(8)
-    known = {b"\x89HDF": "netcdf", b"CDF": "netcdf", b"GRIB": "grib", b"PK": "zip"}
-    return next((name for first, name in known.items() if start.startswith(first)), None)
-
-
-def _open_file(path: Path, label: str) -> Iterator[Source]:
-    """One file, as many datasets as it holds."""
-    try:
-        match file_format(path):
-            case "netcdf":
-                yield label, xr.open_dataset(path, engine="netcdf4", cache=False, **DECODING)
-            case "grib":
-                yield from ((label, dataset) for dataset in open_grib(path, label))
-            case "zip":
-                yield from _open_zip(path, label)
-            case _:
-                raise _not_data(path, label)
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        text = str(error).replace(str(path), path.name)
-        fix = "download it again, or look at it with `ncdump -h` or `grib_ls`"
-        raise LdmdownError(label, "cannot be read", found=text, fix=fix) from None
+    return next((name for first, name in FIRST_BYTES.items() if start.startswith(first)), None)
 
 
 def _not_data(path: Path, label: str) -> LdmdownError:
@@ -130,27 +225,18 @@ def _not_data(path: Path, label: str) -> LdmdownError:
     )
 
 
-def _open_zip(path: Path, label: str) -> Iterator[Source]:
-    """As the CDS packs instantaneous and accumulated variables; unpacked for as long as the program runs."""
-    folder = tempfile.TemporaryDirectory(prefix="ldmdown-")
-    _unpacked.append(folder)
+def _unpack(path: Path, folder: Path, label: str) -> None:
     with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
-        for number, member in enumerate(members):
-            inside = Path(folder.name) / f"{number}-{Path(member.filename).name}"
+        for member in archive.infolist():
             try:
-                with archive.open(member) as packed, inside.open("wb") as file:
-                    shutil.copyfileobj(packed, file)
+                archive.extract(member, folder)
             except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
-                raise LdmdownError(f"{label}/{member.filename}", "cannot be unpacked", found=str(error),
-                                   fix="download it again") from None  # fmt: skip
-            yield from _open_file(inside, f"{label}/{member.filename}")
+                raise LdmdownError(
+                    f"{label}/{member.filename}", "cannot be unpacked", found=str(error), fix="download it again"
+                ) from None
 
 
-_unpacked: list[tempfile.TemporaryDirectory[str]] = []
-
-
-def _open_zarr(address: str) -> Source:
+def _open_zarr(address: str, label: str) -> xr.Dataset:
     """A store in a folder or behind an address, of version 2 or 3, with consolidated metadata or without."""
     import zarr
 
@@ -162,14 +248,14 @@ def _open_zarr(address: str) -> Source:
         dataset = xr.open_dataset(store, engine="zarr", cache=False, consolidated=consolidated, **DECODING)
     except ImportError as error:
         package = PACKAGES.get(protocol, "the package that is named")
-        raise LdmdownError(address, "cannot be opened", found=str(error), fix=f"pip install {package}") from None
+        raise LdmdownError(label, "cannot be opened", found=str(error), fix=f"pip install {package}") from None
     except Exception as error:  # each file system has errors of its own
         fix = "check the address; single files must be downloaded first"
         if protocol == "s3":
             fix += "; for a public bucket set FSSPEC_S3_ANON=true"
         found = f"{type(error).__name__}: {error}"
-        raise LdmdownError(address, "cannot be opened as Zarr", found=found, fix=fix) from None
-    return address, _until_valid(dataset)
+        raise LdmdownError(label, "cannot be opened as Zarr", found=found, fix=fix) from None
+    return _until_valid(dataset)
 
 
 def _until_valid(dataset: xr.Dataset) -> xr.Dataset:

@@ -1,28 +1,27 @@
-"""GRIB to datasets: one for each variable and level, so that fields at 2 m and at 10 m do not hide each other.
+"""GRIB files through ecCodes: messages are listed once, values are decoded when they are asked for.
 
-Messages are listed once; values are decoded when they are asked for.
+Fields are told apart by name and level, so that those at 2 m and at 10 m do not hide each other.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyproj  # noqa: F401  before eccodes, which crashes otherwise
-import xarray as xr
-from numpy.typing import NDArray
-from xarray.backends import BackendArray
-from xarray.core import indexing
+import pyproj  # before eccodes, which may crash otherwise
 
+from ldmdown.data.grid import LONLAT, SourceGrid, rotated_pole
+from ldmdown.data.reading.blocks import Axes, FieldBlock, version_rank, whole_hours
 from ldmdown.errors import LdmdownError
+from ldmdown.typing import Float32Array, FloatArray, IntArray
 
 PLAIN = ("surface", "heightAboveGround", "meanSea")  # levels on which a name says everything
 PRESSURE = {"isobaricInhPa": 1, "isobaricInPa": 0.01}  # to hPa
-GRIDS = ("regular_ll", "regular_gg")
+MINUTES = {"s": 1 / 60, "m": 1, "h": 60, "D": 1440}  # in a unit of steps
 MISSING = -1e30
 
 _lock = threading.Lock()  # of what eccodes remembers of messages with several fields
@@ -30,14 +29,15 @@ _lock = threading.Lock()  # of what eccodes remembers of messages with several f
 
 @dataclass(frozen=True)
 class _Message:
-    """Where a field lies in its file, and when it is valid; times are hours since 1970-01-01T00."""
+    """Where a field lies in its file, and when it is valid; times are minutes since 1970-01-01T00."""
 
     offset: int
     place: int  # among the fields of one message
-    valid: int
-    run: int
-    since: int  # where a sum begins
-    version: str
+    valid_time: int
+    init_time: int
+    accumulation_start: int
+    rank: int
+    member: int
 
 
 @dataclass(frozen=True)
@@ -45,47 +45,123 @@ class _Key:
     """What messages of one field have in common."""
 
     name: str
-    kind: str  # of level
-    level: int
+    level: float | None  # [hPa]
     grid: str
-    summed: bool
+    accumulated: bool
 
 
-def open_grib(path: Path, label: str) -> list[xr.Dataset]:
-    """A dataset (time, latitude, longitude) for each variable and level of a file.
+@dataclass
+class _Group:
+    """The messages of one field."""
 
-    Coordinates along time, in hours since 1970-01-01T00: `run`, the start of the forecast, and of sums `since`,
-    their beginning.
+    units: str
+    along_grid: bool
+    messages: list[_Message] = field(default_factory=list)
+
+
+class GribFile:
+    """One file, as a `Source`.
 
     Raises
     ------
-    LdmdownError
-        if a field is on no regular longitude-latitude grid, or the file holds several members.
+    ValueError
+        if it is damaged.
     """
-    import eccodes
 
-    groups: dict[_Key, list[_Message]] = {}
-    grids: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
-    units: dict[str, str] = {}
-    members = set()
-    try:
-        for message, key, member, handle in _scan(path):
-            if key.grid not in grids:
-                grids[key.grid] = _axes(handle, label)
-            if key.name not in units:
-                units[key.name] = _get(handle, "units", "")
-            groups.setdefault(key, []).append(message)
-            members.add(member)
-    except eccodes.CodesInternalError as error:
-        raise ValueError(str(error)) from None
-    if len(members) > 1:
-        raise LdmdownError(label, "holds members of an ensemble", found=f"{len(members)} members",
-                           fix="select one of them, as with `grib_copy -w number=1`")  # fmt: skip
-    return [_dataset(path, messages, key, units[key.name], grids[key.grid]) for key, messages in groups.items()]
+    def __init__(self, path: Path, label: str) -> None:
+        import eccodes
+
+        self.path, self.label = path, label
+        self.attributes: Mapping[str, Any] = {}
+        self._groups: dict[_Key, _Group] = {}
+        self._grids: dict[str, SourceGrid | str] = {}
+        self._axes: dict[str, Axes] = {}
+        try:
+            for message, key, handle in _scan(path):
+                if key.grid not in self._grids:
+                    self._grids[key.grid] = _grid(handle)
+                if key not in self._groups:
+                    along = bool(_get(handle, "uvRelativeToGrid", 0))
+                    self._groups[key] = _Group(str(_get(handle, "units", "")), along)
+                self._groups[key].messages.append(message)
+        except eccodes.CodesInternalError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def names(self) -> Collection[str]:
+        """What its fields are called."""
+        return {key.name for key in self._groups}
+
+    @property
+    def gridded(self) -> Collection[str]:
+        """Those of them that lie on a regular grid."""
+        return {key.name for key in self._groups if not isinstance(self._grids[key.grid], str)}
+
+    def contents(self) -> list[str]:
+        """Its variables, with the pressure levels of each."""
+        return [f"{key.name} ({key.level:g} hPa)" if key.level else key.name for key in self._groups]
+
+    def hours(self) -> IntArray:
+        """The hours of anything in it."""
+        found = {message.valid_time for group in self._groups.values() for message in group.messages}
+        return whole_hours(self.label, np.array(sorted(found), "datetime64[m]"))
+
+    def notes(self) -> list[str]:
+        """What was decided about it: nothing."""
+        return []
+
+    def blocks(self, name: str, level: int | None, *, static: bool = False) -> Iterator[FieldBlock]:
+        """Where a field lies on this level, member by member.
+
+        Raises
+        ------
+        LdmdownError
+            if it is on no regular grid, or its times are no full hours.
+        """
+        for key, group in self._groups.items():
+            if (key.name, key.level) != (name, level):
+                continue
+            axes = self._ordered(name, key.grid)
+            for member in sorted({message.member for message in group.messages}):
+                messages = [message for message in group.messages if message.member == member]
+                yield self._block(messages[:1] if static else messages, key, group, axes, static)
+
+    def _block(self, messages: list[_Message], key: _Key, group: _Group, axes: Axes, static: bool) -> FieldBlock:
+        valid, init, start = (
+            whole_hours(self.label, np.array([getattr(message, time) for message in messages], "datetime64[m]"))
+            for time in ("valid_time", "init_time", "accumulation_start")
+        )
+        return FieldBlock(
+            self.label,
+            _Values(self.path, messages, self._grids[key.grid].shape),  # type: ignore[union-attr]
+            axes,
+            0 * valid if static else valid,
+            0 * init if static else init,
+            np.array([message.rank for message in messages], np.int64),
+            forecast=True,
+            accumulation_start=start if key.accumulated else None,
+            member=messages[0].member,
+            units=group.units,
+            along_grid=group.along_grid,
+        )
+
+    def _ordered(self, name: str, key: str) -> Axes:
+        if key not in self._axes:
+            grid = self._grids[key]
+            if isinstance(grid, str):
+                raise LdmdownError(
+                    self.label,
+                    f"{name} is on a grid that is not read",
+                    found=grid,
+                    expected="longitudes and latitudes, a rotated pole, or a projection",
+                    fix="interpolate it, as with `cdo remapbil` or the option grid of the download",
+                )
+            self._axes[key] = Axes.of(grid, self.label)
+        return self._axes[key]
 
 
-def _scan(path: Path) -> Iterator[tuple[_Message, _Key, int, Any]]:
-    """Each field, its member, and its header for as long as it is the last."""
+def _scan(path: Path) -> Iterator[tuple[_Message, _Key, Any]]:
+    """Each field, and its header for as long as it is the last."""
     import eccodes
 
     eccodes.codes_grib_multi_support_on()  # GFS puts both wind components in one message
@@ -95,29 +171,41 @@ def _scan(path: Path) -> Iterator[tuple[_Message, _Key, int, Any]]:
             try:
                 before, offset = offset, int(_get(handle, "offset"))
                 place = place + 1 if offset == before else 0
-                run = _hour(_get(handle, "dataDate"), _get(handle, "dataTime"))
-                valid = _hour(_get(handle, "validityDate"), _get(handle, "validityTime"))
+                init = _minutes(_get(handle, "dataDate"), _get(handle, "dataTime"))
+                valid = _minutes(_get(handle, "validityDate"), _get(handle, "validityTime"))
                 kind, name = _get(handle, "typeOfLevel"), _get(handle, "cfVarName")
                 if name == "unknown":
                     name = _get(handle, "shortName")
                 if kind not in PLAIN and kind not in PRESSURE:
                     name = f"{name} ({kind})"
+                level = float(_get(handle, "level")) * PRESSURE[kind] if kind in PRESSURE else None
                 message = _Message(
-                    offset, place, valid, run, _beginning(handle, run, valid), str(_get(handle, "expver", "1"))
+                    offset,
+                    place,
+                    valid,
+                    init,
+                    _accumulation_start(handle, init, valid),
+                    version_rank(_get(handle, "expver", "1")),
+                    int(_get(handle, "number", 0)),
                 )
-                summed = _get(handle, "stepType", "instant") == "accum"
-                key = _Key(name, kind, int(_get(handle, "level")), _get(handle, "md5GridSection"), summed)
-                yield message, key, int(_get(handle, "number", 0)), handle
+                accumulated = _get(handle, "stepType", "instant") == "accum"
+                yield message, _Key(name, level, _get(handle, "md5GridSection"), accumulated), handle
             finally:
                 eccodes.codes_release(handle)
 
 
-def _beginning(handle: Any, run: int, valid: int) -> int:
+def _accumulation_start(handle: Any, init: int, valid: int) -> int:
     """When a sum that ends at `valid` begins."""
-    start, end = (int(_get(handle, key)) for key in ("startStep", "endStep"))
     if _get(handle, "class", "") == "ea":  # ERA5 sums over an hour, whatever its headers say
-        return valid - 1
-    return valid - (end - start) if start < end else run
+        return valid - 60
+    start, end = (_step(_get(handle, key, 0)) for key in ("startStep", "endStep"))
+    return valid - (end - start) if start < end else init
+
+
+def _step(text: Any) -> int:
+    """Minutes of a step, which ecCodes gives as a number of hours or, in another unit, as text such as 90m."""
+    text = str(text)
+    return round(float(text[:-1]) * MINUTES[text[-1]]) if text[-1] in MINUTES else 60 * int(text)
 
 
 def _get(handle: Any, key: str, default: Any = None) -> Any:
@@ -131,75 +219,69 @@ def _get(handle: Any, key: str, default: Any = None) -> Any:
         return default
 
 
-def _hour(date: int, time: int) -> int:
+def _minutes(date: int, time: int) -> int:
     text = f"{date:08}"
     day = np.datetime64(f"{text[:4]}-{text[4:6]}-{text[6:]}")
-    return int(day.astype("datetime64[h]").astype(np.int64)) + time // 100
+    return int(day.astype("datetime64[m]").astype(np.int64)) + 60 * (time // 100) + time % 100
 
 
-def _axes(handle: Any, label: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Latitudes and longitudes in the order of the values."""
+def _grid(handle: Any) -> SourceGrid | str:
+    """The grid in the order of the values, or the name of a kind that is not read."""
+    kind = str(_get(handle, "gridType"))
+    if _get(handle, "jPointsAreConsecutive", 0) or _get(handle, "alternativeRowScanning", 0):
+        return f"{kind}, scanned in another order"
+    if kind in ("regular_ll", "regular_gg"):
+        return SourceGrid(*_degrees(handle, kind), LONLAT)
+    if kind == "rotated_ll" and not _get(handle, "angleOfRotationInDegrees", 0):
+        south, longitude = (_get(handle, f"{axis}OfSouthernPoleInDegrees") for axis in ("latitude", "longitude"))
+        return SourceGrid(*_degrees(handle, kind), rotated_pole(-south, (longitude + 360) % 360 - 180))
+    target = str(_get(handle, "projTargetString", ""))
+    steps = [_get(handle, f"{axis}InMetres", 0) for axis in ("Dy", "Dx")]
+    if not target or not all(steps):
+        return kind
+    crs = pyproj.CRS(target)
+    first = [_get(handle, f"{axis}OfFirstGridPointInDegrees") for axis in ("longitude", "latitude")]
+    x, y = pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True).transform(*first)
+    down = 1 if _get(handle, "jScansPositively") else -1
+    right = -1 if _get(handle, "iScansNegatively") else 1
+    return SourceGrid(
+        y + down * steps[0] * np.arange(int(_get(handle, "Ny"))),
+        x + right * steps[1] * np.arange(int(_get(handle, "Nx"))),
+        crs,
+    )
+
+
+def _degrees(handle: Any, kind: str) -> tuple[FloatArray, FloatArray]:
+    """Latitudes and longitudes, or those of a rotated grid, in the order of the values."""
     import eccodes
 
-    kind = _get(handle, "gridType")
-    if kind not in GRIDS or _get(handle, "jPointsAreConsecutive"):
-        raise LdmdownError(
-            label, "is on a grid that is not read", found=kind, expected=" or ".join(GRIDS),
-            fix="interpolate it, as with `cdo remapbil` or the option grid of the download",
-        )  # fmt: skip
-    lat = np.sort(eccodes.codes_get_array(handle, "distinctLatitudes"))
-    if not _get(handle, "jScansPositively"):
-        lat = lat[::-1]
+    if kind == "regular_gg":
+        lat = np.sort(eccodes.codes_get_array(handle, "distinctLatitudes"))
+        lat = lat if _get(handle, "jScansPositively") else lat[::-1]
+    else:
+        north, south = (_get(handle, f"latitudeOf{end}GridPointInDegrees") for end in ("First", "Last"))
+        lat = np.linspace(north, south, int(_get(handle, "Nj")))
     first, last = (_get(handle, f"longitudeOf{end}GridPointInDegrees") for end in ("First", "Last"))
-    size = int(_get(handle, "Ni"))
     westwards = bool(_get(handle, "iScansNegatively"))
     span = ((first - last) if westwards else (last - first)) % 360
-    lon = first + np.linspace(0, -span if westwards else span, size)
+    lon = first + np.linspace(0, -span if westwards else span, int(_get(handle, "Ni")))
+    if kind == "rotated_ll":
+        lon = lon - 360 * np.round(lon[len(lon) // 2] / 360)
     return np.round(lat, 6), np.round(lon, 6)
 
 
-def _dataset(
-    path: Path,
-    messages: list[_Message],
-    key: _Key,
-    units: str,
-    axes: tuple[NDArray[np.float64], NDArray[np.float64]],
-) -> xr.Dataset:
-    lat, lon = axes
-    values = indexing.LazilyIndexedArray(_Values(path, messages, (len(lat), len(lon))))
-    coords: dict[str, Any] = {
-        "time": np.array([message.valid for message in messages], "datetime64[h]").astype("datetime64[s]"),
-        "run": ("time", [message.run for message in messages]),
-        "expver": ("time", [message.version for message in messages]),
-        "latitude": lat,
-        "longitude": lon,
-    }
-    if key.summed:
-        coords["since"] = ("time", [message.since for message in messages])
-    if key.kind in PRESSURE:
-        coords["level"] = key.level * PRESSURE[key.kind]
-    return xr.Dataset({key.name: xr.Variable(("time", "latitude", "longitude"), values, {"units": units})}, coords)
-
-
-class _Values(BackendArray):
-    """Fields of a file, decoded an hour at a time."""
+class _Values:
+    """Fields (time, rows, cols) of a file, decoded one by one."""
 
     def __init__(self, path: Path, messages: list[_Message], shape: tuple[int, int]) -> None:
-        self.path = path
+        self.path, self.shape = path, shape
         self.places = [(message.offset, message.place) for message in messages]
-        self.shape = (len(messages), *shape)
-        self.dtype = np.dtype(np.float32)
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> NDArray[np.float32]:
-        hours = np.arange(self.shape[0])[key[0]]
+    def __getitem__(self, key: tuple[slice, slice, slice]) -> Float32Array:
         with _lock, self.path.open("rb") as file:
-            fields = [self._decode(file, *self.places[hour])[key[1:]] for hour in np.atleast_1d(hours)]
-        return np.stack(fields) if np.ndim(hours) else fields[0]
+            return np.stack([self._decode(file, *place)[key[1:]] for place in self.places[key[0]]])
 
-    def _decode(self, file: Any, offset: int, place: int) -> NDArray[np.float32]:
+    def _decode(self, file: Any, offset: int, place: int) -> Float32Array:
         import eccodes
 
         eccodes.codes_grib_multi_support_reset_file(file)
@@ -212,5 +294,5 @@ class _Values(BackendArray):
                 complete = not _get(handle, "bitmapPresent")
             finally:
                 eccodes.codes_release(handle)
-        field = values.reshape(self.shape[1:]).astype(np.float32)
+        field = values.reshape(self.shape).astype(np.float32)
         return field if complete else np.where(field == MISSING, np.nan, field).astype(np.float32)

@@ -10,8 +10,9 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from ldmdown.data.grid import LONLAT, Array, SourceGrid, rotated_pole
+from ldmdown.data.grid import LONLAT, SourceGrid, rotated_pole
 from ldmdown.errors import LdmdownError
+from ldmdown.typing import FloatArray
 
 AXES = (("rlat", "rlon"), ("y", "x"), ("latitude", "longitude"), ("lat", "lon"))
 """Dimensions of a field, by the names in use."""
@@ -55,12 +56,24 @@ def source_grid(dataset: xr.Dataset, name: str, file: str | Path) -> SourceGrid:
             expected=" or ".join("(" + ", ".join(pair) + ")" for pair in AXES),
             fix="interpolate it to a regular grid first, such as with `cdo remapbil`",
         )
+    if not _mapping(dataset, field) and not set(axes) <= set(field.coords):
+        regular = _from_points(dataset, LONLAT, axes)
+        if regular is not None:
+            return SourceGrid(*regular)
     projected = axes[0] in ("rlat", "y") or any(field[axis].attrs.get("standard_name") in STANDARD for axis in axes)
     crs = _crs(dataset, field, file) if projected or _mapping(dataset, field) else LONLAT
     if set(axes) <= set(field.coords):
         y, x = (np.asarray(field[axis], float) * _scale(field[axis], crs) for axis in axes)
         return SourceGrid(y, x, crs)
-    return SourceGrid(*_computed(dataset, crs, axes, file), crs)
+    computed = _from_points(dataset, crs, axes)
+    if computed is None:
+        raise LdmdownError(
+            file,
+            "its axes are not given, and its longitudes and latitudes do not lie on the grid that it names",
+            found=", ".join(map(str, dataset.coords)),
+            expected=f"coordinates {' and '.join(axes)}",
+        )
+    return SourceGrid(*computed, crs)
 
 
 def _mapping(dataset: xr.Dataset, field: xr.DataArray) -> Mapping[str, Any] | None:
@@ -101,21 +114,19 @@ def _scale(axis: xr.DataArray, crs: pyproj.CRS) -> float:
     return 1.0 if crs.is_geographic else LENGTHS.get(str(axis.attrs.get("units", "m")), 1.0)
 
 
-def _computed(dataset: xr.Dataset, crs: pyproj.CRS, axes: tuple[str, str], file: str | Path) -> tuple[Array, Array]:
-    """Axes of a grid that gives only the longitudes and latitudes of its points."""
-    known = (("longitude", "latitude"), ("lon", "lat"))
+def _from_points(dataset: xr.Dataset, crs: pyproj.CRS, axes: tuple[str, str]) -> tuple[FloatArray, FloatArray] | None:
+    """Axes of a grid that gives only the longitudes and latitudes of its points; None if these do not lie on them."""
+    known = (("longitude", "latitude"), ("lon", "lat"), ("XLONG", "XLAT"))
     names = next((pair for pair in known if set(pair) <= set(dataset.variables)), None)
-    if names is not None:
-        lon, lat = (dataset[name].transpose(*axes).values for name in names)
+    if names is None or any(set(dataset[name].dims) != set(axes) for name in names):
+        return None
+    lon, lat = (dataset[name].transpose(*axes).values.astype(float) for name in names)
+    x, y = (lon, lat)
+    if crs != LONLAT:
         x, y = pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True).transform(lon, lat)
-        columns, rows = x.mean(axis=0), y.mean(axis=1)
-        off = max(np.ptp(x, axis=0).max() / np.abs(np.diff(columns)).mean(),
-                  np.ptp(y, axis=1).max() / np.abs(np.diff(rows)).mean())  # fmt: skip
-        if off < REGULAR:
-            return rows, columns
-    raise LdmdownError(
-        file,
-        "its axes are not given, and its longitudes and latitudes do not lie on the grid that it names",
-        found=", ".join(map(str, dataset.coords)),
-        expected=f"coordinates {' and '.join(axes)}",
+    columns, rows = x.mean(axis=0), y.mean(axis=1)
+    wavers = (
+        np.ptp(values, axis=axis).max() / np.abs(np.diff(means)).mean()
+        for values, axis, means in ((x, 0, columns), (y, 1, rows))
     )
+    return (rows, columns) if max(wavers) < REGULAR else None
