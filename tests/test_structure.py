@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -88,3 +89,10 @@ def test_only_the_checkpoint_and_training_read_weights() -> None:
         assert "torch.load(" not in text or (module == "training.run" and "weights_only=True" in text)
         assert "load_file(" not in text or module == "checkpoint"
         assert "\nimport pickle\n" not in text or module == "data.reading.pickles"
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("test_*.py")), ids=lambda path: path.stem)
+def test_test_modules_stand_alone(path: Path) -> None:
+    """What several need is in conftest.py or made_up.py."""
+    names = re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), flags=re.MULTILINE)
+    assert not [name for name in names if name.startswith("test_")]
