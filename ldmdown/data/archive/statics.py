@@ -122,7 +122,7 @@ class _Maker:
     def _land(self) -> Array:
         """The share of each cell that is land."""
         files = self._files("land_sea_mask", "land_sea_mask")
-        share = cell_means(files, self.grid, {"land": lambda land: land})[0]["land"]
+        share = cell_means(files, self.grid, {"land": lambda land: land})[0]["land"].round(6)  # sums are rounded
         self._check(share, files, "give a mask of the whole grid")
         if share.min() < 0 or share.max() > 1:
             raise LdmdownError(files[0], "is no land-sea mask", found=f"{share.min():g} to {share.max():g}",

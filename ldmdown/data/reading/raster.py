@@ -1,74 +1,115 @@
-"""Area means over the cells of the grid, of rasters in any projection: GeoTIFF, NetCDF or GRIB, one file or tiles.
+"""Means over the cells of a grid, of rasters in any projection: GeoTIFF, NetCDF or GRIB, one file or tiles.
 
-Pixels much smaller than a cell are counted into the cell that holds their centre, a block of rows at a time;
-larger ones give each cell by its share of the area.
+GDAL averages pixels that are much smaller than a cell, a part of the grid at a time. Larger pixels are weighted with
+the exact area that they share with a cell, which GDAL's average only approximates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyproj
 import xarray as xr
 from numpy.typing import NDArray
 
-from ldmdown.data.grid import LONLAT, Array, Grid, SourceGrid, regrid
+from ldmdown.data.grid import LONLAT, Grid, SourceGrid, regrid
 from ldmdown.data.reading.projection import horizontal, source_grid
 from ldmdown.errors import LdmdownError
+from ldmdown.typing import FloatArray
 
-Field = NDArray[np.float64]
+Means = dict[str, NDArray[np.float64]]
+Measures = Mapping[str, Callable[[FloatArray], FloatArray]]
+"""By name, what is averaged: a function of the values."""
 
-FINE = 8  # pixels to a cell's side, from which they are counted
-BLOCK = 2_000_000  # pixels read together
+FINE = 8  # pixels along a cell's side, from which GDAL averages them
+PIXELS = 4_000_000  # read together
 GRAVITY = 9.80665  # [m s-2]
 GEOPOTENTIAL = ("m**2 s**-2", "m2 s-2", "m^2 s^-2")
 
 
-def cell_means(
-    files: Sequence[Path], grid: Grid, measures: Mapping[str, Callable[[Array], Array]]
-) -> tuple[dict[str, Field], float]:
-    """The mean over each cell of what each measure makes of the values, (rows, cols); NaN where there are none.
+def cell_means(files: Sequence[Path], grid: Grid, measures: Measures) -> tuple[Means, float]:
+    """Average each measure over the cells of a grid, (rows, cols); NaN where less than half a cell has values.
 
-    Returns with it the size of the largest pixel [m]. Values that the files mark as missing do not count; a
-    cell counts as covered when half of it is.
+    Returns with it the size of the largest pixel [m]. Values that the files mark as missing do not count.
 
     Raises
     ------
     LdmdownError
-        if a file cannot be read, or coarse pixels come in several files.
+        if a file cannot be read, or pixels too large for GDAL's average come in several files.
     """
-    totals = {name: np.zeros(grid.rows * grid.cols) for name in measures}
-    count = np.zeros(grid.rows * grid.cols)
-    largest = 0.0
-    for file in files:
-        for source, values in _blocks(file, grid):
-            largest = max(largest, _pixel(source, grid))
-            if largest * FINE > grid.spacing:
-                if len(files) > 1:
-                    raise LdmdownError(file, "is a tile with pixels too large to be counted", found=f"{largest:.0f} m",
-                                       expected=f"up to {grid.spacing / FINE:g} m, or one file",
-                                       fix="join the tiles with gdalwarp or gdal_merge.py")  # fmt: skip
-                return _shares(source, values, grid, measures), largest
-            cell, valid = _cells(source, grid), np.isfinite(values)
-            inside = (cell >= 0) & valid
-            cell, values = cell[inside], values[inside]
-            count += np.bincount(cell, minlength=count.size)
-            for name, measure in measures.items():
-                totals[name] += np.bincount(cell, measure(values), minlength=count.size)
-    covered = count > np.median(count[count > 0]) / 2 if count.any() else count > 0
-    divisor = np.where(covered, count, np.nan)
-    return {name: (total / divisor).reshape(grid.shape) for name, total in totals.items()}, largest
+    with _opened(files, grid) as rasters:
+        size = {file: _pixel(source, grid) for file, source, _ in rasters}
+        large = [file for file in size if size[file] * FINE > grid.spacing]
+        largest = max(size.values(), default=0.0)
+        if large and len(files) > 1:
+            raise LdmdownError(
+                large[0],
+                "is a tile with pixels too large for tiles",
+                found=f"{size[large[0]]:.0f} m",
+                expected=f"up to {grid.spacing / FINE:g} m, or one file",
+                fix="join the tiles with gdalwarp or gdal_merge.py",
+            )
+        if large:
+            ((_, source, raster),) = rasters
+            return _shared_areas(source, raster.values.astype(float), grid, measures), largest
+        return _averages([raster for _, _, raster in rasters], grid, measures, largest), largest
 
 
 def values_held(files: Sequence[Path], grid: Grid) -> NDArray[np.float64]:
     """The different values that the files have near the grid."""
-    found = [np.unique(values[np.isfinite(values)]) for file in files for _, values in _blocks(file, grid)]
-    return np.unique(np.concatenate(found)) if found else np.empty(0)
+    found = [np.empty(0)]
+    with _opened(files, grid) as rasters:
+        for _, _, raster in rasters:
+            rows = max(1, PIXELS // raster.sizes["x"])
+            for first in range(0, raster.sizes["y"], rows):
+                values = raster.isel(y=slice(first, first + rows)).values.astype(float)
+                found.append(np.unique(values[np.isfinite(values)]))
+    return np.unique(np.concatenate(found))
 
 
-def _shares(source: SourceGrid, values: Array, grid: Grid, measures: Mapping[str, Callable[[Array], Array]]) -> dict:
+def _averages(rasters: Sequence[xr.DataArray], grid: Grid, measures: Measures, pixel: float) -> Means:
+    """GDAL's averages. What lies outside a raster or is missing in it has no weight, so that tiles add up."""
+    totals = {name: np.zeros(grid.shape) for name in measures}
+    held = np.zeros(grid.shape)
+    parts = list(_parts(grid, max(1, int(PIXELS**0.5 * pixel / grid.spacing))))
+    for raster in rasters:
+        edges, project = raster.rio.bounds(), _projection(grid, raster)
+        for cells, part in parts:
+            bounds = _bounds(part, project)
+            if not _overlap(edges, bounds):
+                continue
+            values = raster.rio.clip_box(*bounds).rio.pad_box(*bounds, constant_values=np.nan).astype(float)
+            valid = np.isfinite(values).astype(float)
+            held[cells] += _average(valid, part)
+            for name, measure in measures.items():
+                totals[name][cells] += _average(valid * measure(values.fillna(0)), part)
+    divisor = np.where(held > 0.5 - 1e-9, held, np.nan)
+    return {name: total / divisor for name, total in totals.items()}
+
+
+def _parts(grid: Grid, side: int) -> Iterator[tuple[tuple[slice, slice], Grid]]:
+    """Squares of cells that make up a grid."""
+    cells = replace(grid, factor=1)
+    for row in range(0, grid.rows, side):
+        for col in range(0, grid.cols, side):
+            rows, cols = min(side, grid.rows - row), min(side, grid.cols - col)
+            yield (slice(row, row + rows), slice(col, col + cols)), cells.window((row, col, rows, cols))
+
+
+def _average(values: xr.DataArray, grid: Grid) -> FloatArray:
+    from rasterio.enums import Resampling  # GDAL, after pyproj, whose PROJ it would otherwise take
+    from rasterio.transform import from_origin
+
+    place = from_origin(grid.west, grid.north, grid.spacing, grid.spacing)
+    return values.rio.reproject(grid.crs, shape=grid.shape, transform=place, resampling=Resampling.average).values
+
+
+def _shared_areas(source: SourceGrid, values: FloatArray, grid: Grid, measures: Measures) -> Means:
     weights = source.conservative(grid)
     outside = ~source.covers(grid.lat, grid.lon)
     means = {}
@@ -87,71 +128,60 @@ def _pixel(source: SourceGrid, grid: Grid) -> float:
     return float(np.hypot(np.subtract(east[1:], east[0]), np.subtract(north[1:], north[0])).max())
 
 
-def _cells(source: SourceGrid, grid: Grid) -> NDArray[np.int64]:
-    """The flat index of the cell in which each pixel's centre lies; -1 outside the grid."""
-    project = pyproj.Transformer.from_crs(source.crs, grid.projection, always_xy=True)
-    x, y = project.transform(*np.meshgrid(source.x, source.y))
-    col, row = np.floor((x - grid.west) / grid.spacing), np.floor((grid.north - y) / grid.spacing)
-    inside = (col >= 0) & (col < grid.cols) & (row >= 0) & (row < grid.rows)
-    return np.where(inside, row * grid.cols + col, -1).astype(np.int64)
+Box = tuple[float, float, float, float]
+"""West, south, east, north."""
 
 
-def _blocks(file: Path, grid: Grid) -> Iterator[tuple[SourceGrid, Array]]:
-    """The part of a file near the grid, with NaN where it has no value, as blocks of its rows."""
-    try:
-        with file.open("rb") as content:
-            start = content.read(4)
-        if start[:2] in (b"II", b"MM"):
-            yield from _geotiff(file, grid)
-        else:
-            yield _gridded(file, "cfgrib" if start == b"GRIB" else "netcdf4")
-    except (OSError, ValueError) as error:
-        raise LdmdownError(
-            file, "cannot be read", found=str(error), expected="a GeoTIFF, NetCDF or GRIB file"
-        ) from None
+def _projection(grid: Grid, raster: xr.DataArray) -> pyproj.Transformer:
+    return pyproj.Transformer.from_crs(grid.projection, raster.rio.crs, always_xy=True)
 
 
-def _geotiff(file: Path, grid: Grid) -> Iterator[tuple[SourceGrid, Array]]:
-    import rasterio  # GDAL, after pyproj, whose PROJ it would otherwise take
-    from rasterio.windows import Window
-
-    with rasterio.open(file) as raster:
-        place = raster.transform
-        if raster.crs is None or place.b or place.d:
-            raise LdmdownError(file, "has no projection, or is turned", fix="write it anew with gdalwarp -t_srs")
-        crs = pyproj.CRS.from_wkt(raster.crs.to_wkt())
-        crs = LONLAT if crs.is_geographic and not crs.is_derived else crs
-        west, south, east, north = _bounds(grid, crs)
-        rows, cols = (
-            sorted(np.clip([int((a - first) / step), int((b - first) / step) + 1], 0, size).tolist())
-            for a, b, first, step, size in (
-                (north, south, place.f, place.e, raster.height), (west, east, place.c, place.a, raster.width))
-        )  # fmt: skip
-        if cols[0] == cols[1]:
-            return
-        height = max(1, BLOCK // (cols[1] - cols[0])) if FINE * _size(place, crs) <= grid.spacing else raster.height
-        for row in range(rows[0], rows[1], height):
-            window = Window(cols[0], row, cols[1] - cols[0], min(height, rows[1] - row))
-            values = raster.read(1, window=window, masked=True).astype(float).filled(np.nan)
-            y = place.f + (row + np.arange(window.height) + 0.5) * place.e
-            x = place.c + (cols[0] + np.arange(window.width) + 0.5) * place.a
-            yield SourceGrid(y, x, crs), values
-
-
-def _bounds(grid: Grid, crs: pyproj.CRS) -> tuple[float, float, float, float]:
-    """West, south, east, north of the grid and two cells around, in another projection."""
+def _bounds(grid: Grid, project: pyproj.Transformer) -> Box:
+    """The box of the grid and two cells around it, in another projection."""
     edge = 2 * grid.spacing
     south, east = grid.north - grid.rows * grid.spacing, grid.west + grid.cols * grid.spacing
-    project = pyproj.Transformer.from_crs(grid.projection, crs, always_xy=True)
     return project.transform_bounds(grid.west - edge, south - edge, east + edge, grid.north + edge, densify_pts=101)
 
 
-def _size(place: tuple[float, ...], crs: pyproj.CRS) -> float:
-    """Of a pixel, roughly [m]."""
-    return max(abs(place[0]), abs(place[4])) * (111_200 if crs.is_geographic else 1)
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _gridded(file: Path, engine: str) -> tuple[SourceGrid, Array]:
+@contextmanager
+def _opened(files: Sequence[Path], grid: Grid) -> Iterator[list[tuple[Path, SourceGrid, xr.DataArray]]]:
+    """The parts of files near a grid: their axes and their values (y, x), NaN where missing, read when asked for."""
+    import rioxarray
+
+    with ExitStack() as stack:
+        rasters = []
+        for file in files:
+            try:
+                with file.open("rb") as content:
+                    start = content.read(4)
+                if start[:2] in (b"II", b"MM"):
+                    bands = cast(xr.DataArray, rioxarray.open_rasterio(file, masked=True))
+                    raster = stack.enter_context(closing(bands)).isel(band=0, drop=True)
+                else:
+                    raster = _gridded(file, "cfgrib" if start == b"GRIB" else "netcdf4")
+            except (OSError, ValueError) as error:
+                raise LdmdownError(
+                    file, "cannot be read", found=str(error), expected="a GeoTIFF, NetCDF or GRIB file"
+                ) from None
+            if raster.rio.crs is None or "x" not in raster.coords:
+                raise LdmdownError(file, "has no projection, or is rotated", fix="write it again with gdalwarp -t_srs")
+            bounds = _bounds(grid, _projection(grid, raster))
+            if _overlap(raster.rio.bounds(), bounds):
+                near = raster.rio.clip_box(*bounds)
+                rasters.append((file, _axes(near), near))
+        yield rasters
+
+
+def _axes(raster: xr.DataArray) -> SourceGrid:
+    crs = pyproj.CRS.from_wkt(raster.rio.crs.to_wkt())
+    return SourceGrid(raster.y.values, raster.x.values, LONLAT if crs.is_geographic and not crs.is_derived else crs)
+
+
+def _gridded(file: Path, engine: str) -> xr.DataArray:
     """The one variable of a NetCDF or GRIB file that lies over the ground, at its first time."""
     options = {"indexpath": ""} if engine == "cfgrib" else {}
     with xr.open_dataset(file, engine=engine, backend_kwargs=options) as dataset:
@@ -165,4 +195,6 @@ def _gridded(file: Path, engine: str) -> tuple[SourceGrid, Array]:
         source = source_grid(dataset, names[0], file)
         flat = field.isel({dim: 0 for dim in field.dims if dim not in axes}).transpose(*axes)
         geopotential = str(field.attrs.get("units", "")) in GEOPOTENTIAL
-        return source, flat.values.astype(float) / (GRAVITY if geopotential else 1)
+        values = flat.values.astype(float) / (GRAVITY if geopotential else 1)
+    raster = xr.DataArray(values, dims=("y", "x"), coords={"y": source.y, "x": source.x})
+    return raster.rio.write_crs(source.crs)
