@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import subprocess
@@ -17,6 +19,7 @@ import torch
 import xarray as xr
 
 from ldmdown import checkpoint
+from ldmdown.cli import main
 from ldmdown.config import Config
 from ldmdown.data.normalization import Normalization
 from ldmdown.models.downscaler import Downscaler
@@ -55,9 +58,20 @@ def untrained(stage: checkpoint.Stage) -> Downscaler:
 
 
 def ldmdown(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line as users do, in a process of its own."""
-    command = [sys.executable, "-m", "ldmdown", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    """Run the command line as users do, though in this process, which has imported everything already."""
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(folder or "."),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["ldmdown", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -4,25 +4,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from conftest import ldmdown
 
 VERBS = ("downscale", "prepare", "train", "twin", "request", "convert", "evaluate", "plot", "info")
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
-def test_help_comes_without_heavy_imports(verb: str) -> None:
+def test_help_comes_without_heavy_imports() -> None:
     program = (
         "import sys\n"
-        f"sys.argv = ['ldmdown', *{[verb] if verb else []}, '--help']\n"
         "from ldmdown.cli import main\n"
-        "try:\n    main()\n"
-        "except SystemExit as done:\n    assert not done.code, done.code\n"
+        f"for verb in {[[], *([verb] for verb in VERBS)]}:\n"
+        "    sys.argv = ['ldmdown', *verb, '--help']\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as done:\n        assert not done.code, (verb, done.code)\n"
         "print([name for name in ('torch', 'xarray', 'numpy', 'yaml') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert "Usage" in done.stdout
+    assert done.stdout.count("Usage") == 1 + len(VERBS)
 
 
 def test_every_verb_shows_an_example() -> None:
@@ -33,9 +32,7 @@ def test_every_verb_shows_an_example() -> None:
 def test_a_users_error_has_no_traceback(tmp_path: Path) -> None:
     done = ldmdown("downscale", "none.nc", "-o", "out.txt", folder=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == (
-        "out.txt: is not a name that can be written\n  expected: out.nc, out.zarr or 'out_{time:%Y%m}.nc'\n"
-    )
+    assert done.stderr.startswith("out.txt: is not a name that can be written\n") and "out.nc" in done.stderr
 
 
 def test_an_unknown_checkpoint_is_answered_with_the_known(tmp_path: Path) -> None:
@@ -51,7 +48,7 @@ def test_an_unknown_checkpoint_is_answered_with_the_known(tmp_path: Path) -> Non
 def test_a_temporal_correlation_out_of_range() -> None:
     done = ldmdown("downscale", "x.nc", "-o", "y.nc", "--temporal-correlation", "1.2")
     assert done.returncode == 1
-    assert done.stderr == ("--temporal-correlation: is out of range\n  found: 1.2\n  expected: auto, or 0 to 0.95\n")
+    assert done.stderr.startswith("--temporal-correlation: is out of range\n") and "found: 1.2" in done.stderr
 
 
 def test_a_misspelt_option_is_a_usage_error() -> None:

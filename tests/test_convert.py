@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import OURS, Attack, statistics
+from conftest import OURS, Attack, ldmdown, statistics
 from safetensors.torch import load_file
 
 from ldmdown import checkpoint, header
@@ -134,9 +132,8 @@ def test_no_file_can_run_a_command(archive: Path) -> None:
     evil = archive / "evil.pkl"
     evil.write_bytes(pickle.dumps(Attack(archive / "owned")))
     for file, numbers in ((bad, archive / "normalization_data.pkl"), (good, evil)):
-        command = [sys.executable, "-m", "ldmdown", "convert", str(file), "-o", str(archive / "x.safetensors")]
-        command += ["--statistics", str(numbers), "--statics", str(archive / "static_var")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        options = ["--statistics", str(numbers), "--statics", str(archive / "static_var")]
+        done = ldmdown("convert", str(file), "-o", str(archive / "x.safetensors"), *options)
         assert done.returncode == 1 and "refused, nothing was executed" in done.stderr, done.stderr
     assert not (archive / "owned").exists() and not (archive / "x.safetensors").exists()
 

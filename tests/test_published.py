@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 import torch
 import yaml
 import zstandard
-from conftest import THEIRS, Attack, statistics
+from conftest import THEIRS, Attack, ldmdown, statistics
 
 from ldmdown import checkpoint
 from ldmdown.commands.prepare import prepare
@@ -122,8 +120,7 @@ def test_errors_name_the_file(published: Path) -> None:
 
 def test_a_day_that_runs_a_command_is_refused(published: Path) -> None:
     pack(published / "2001" / f"{DAYS[0]}_low.pt.zst", [Attack(published / "owned")] * 24)
-    command = [sys.executable, "-m", "ldmdown", "prepare", str(configuration(published))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    done = ldmdown("prepare", str(configuration(published)))
+    assert done.returncode == 1
     assert "2001-07-01_low.pt.zst: its pickle asks for posix.system; refused, nothing was executed" in done.stderr
     assert not (published / "owned").exists()
