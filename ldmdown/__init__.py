@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ldmdown.commands.downscale import System
+    from ldmdown.system import System
 
 try:
     __version__ = version("ldmdown")
@@ -15,12 +15,12 @@ except PackageNotFoundError:
 
 
 def load(checkpoint: str = "italy", device: str = "auto") -> System:
-    """A checkpoint, by path or name, ready to downscale xarray datasets.
+    """Load a checkpoint, by path or name (a comma joins several), to downscale xarray datasets.
 
     >>> import ldmdown, xarray  # doctest: +SKIP
     >>> era5 = xarray.open_dataset("era5.nc", engine="netcdf4")  # doctest: +SKIP
     >>> fields = ldmdown.load("italy").downscale(era5, members=4)  # doctest: +SKIP
     """
-    from ldmdown.commands.downscale import System
+    from ldmdown.system import System
 
     return System(checkpoint, device)

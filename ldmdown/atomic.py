@@ -26,15 +26,29 @@ def replacing(path: Path) -> Iterator[Path]:
     _remove(beside)
     try:
         yield beside
-        for written in beside.rglob("*") if beside.is_dir() else (beside,):
-            _sync(written)
-        if beside.is_dir():
-            _remove(path)
-        beside.replace(path)
-        _sync(path.parent)
+        move_into_place(beside, path)
     except BaseException:
         _remove(beside)
         raise
+
+
+def move_into_place(written: Path, path: Path) -> None:
+    """Rename a complete file or folder to `path`, whose old content goes, after all of it is on the disk."""
+    sync(written)
+    if written.is_dir():
+        _remove(path)
+    written.replace(path)
+    sync(path.parent, below=False)
+
+
+def sync(path: Path, *, below: bool = True) -> None:
+    """Bring a file, or a folder and all that is below it, to the disk."""
+    for one in (path, *(path.rglob("*") if below and path.is_dir() else ())):
+        descriptor = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
@@ -42,11 +56,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

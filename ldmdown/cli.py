@@ -109,11 +109,10 @@ def downscale(
 
     ldmdown downscale 'era5_2020*.nc' -o alps.nc --bbox 6 45 11 47 --members 8
     """
-    from ldmdown.commands.downscale import Options
     from ldmdown.commands.downscale import downscale as run
+    from ldmdown.system import DownscaleOptions
 
-    options = Options(
-        checkpoint=checkpoint,
+    options = DownscaleOptions(
         members=members,
         seed=seed,
         steps=steps,
@@ -122,27 +121,22 @@ def downscale(
         start=start,
         end=end,
         bbox=bbox,
-        covered=region == "covered",
+        region=region,
         variables=tuple(variables.split(",")) if variables else None,
-        device=device,
         precision=precision,
         batch_size=batch_size,
-        overwrite=overwrite,
-        resume=resume,
     )
-    run(files, output, options)
+    run(files, output, options, checkpoint=checkpoint, device=device, overwrite=overwrite, resume=resume)
 
 
 def _correlation(text: str) -> float | None:
     if text == "auto":
         return None
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 0.95:
-        raise LdmdownError("--temporal-correlation", "is out of range", found=text, expected="auto, or 0 to 0.95")
-    return value
+        expected = "auto, or 0 to 0.95"
+        raise LdmdownError("--temporal-correlation", "is not a number", found=text, expected=expected) from None
 
 
 @app.command()

@@ -83,8 +83,9 @@ class Predictor:
         self.precision, self.batch_size = precision, batch_size
         self.model = checkpoint.model
         self.window = window
-        self.padded, self.crop = checkpoint.grid.grow(window, self.model.size_multiple)
+        self.padded = checkpoint.grid.grow(window, self.model.size_multiple)
         row, col, rows, cols = self.padded
+        self.crop = checkpoint.grid.fine((window[0] - row, window[1] - col, *window[2:]))
         self.device = self.model.statics.device
         self.grid_rotation = self._grid_rotation(checkpoint.header["wind"])
         with torch.no_grad():
@@ -129,7 +130,7 @@ class Predictor:
     def physical(self, fields: Tensor) -> Float32Array:
         """Normalised fields (..., T, H, W) in physical units, winds towards east and north, cropped to the window."""
         config, normalization = self.checkpoint.config, self.checkpoint.normalization
-        rows, cols = (slice(part.start * config.grid.factor, part.stop * config.grid.factor) for part in self.crop)
+        rows, cols = self.crop
         physical = normalization["target"].denormalize(fields[..., rows, cols].cpu().numpy(), config.targets)
         if self.grid_rotation is not None and {"u10", "v10"} <= set(config.targets):
             u, v = (config.targets.index(name) for name in ("u10", "v10"))

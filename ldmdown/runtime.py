@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
@@ -48,9 +48,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """The precision that auto stands for: bf16 on CUDA, fp32 on the CPU."""
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return precision
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """bfloat16 for matrix products and convolutions; auto: on CUDA, and in float32 on the CPU."""
-    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
+    """Compute matrix products and convolutions in a precision."""
+    if resolve_precision(precision, device) == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 

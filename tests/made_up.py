@@ -10,7 +10,7 @@ import pyproj
 import xarray as xr
 
 from ldmdown.data.grid import LONLAT, Grid
-from ldmdown.data.netcdf import FieldWriter
+from ldmdown.data.netcdf import FieldWriter, OutputTemplate
 from ldmdown.drawing.report import Pictures
 
 KINDS = {
@@ -262,7 +262,7 @@ OUTPUT_FIELDS[:, :, 1:] -= 280
 def write_output(path: Path, fields: np.ndarray, hours: np.ndarray = OUTPUT_HOURS) -> Path:
     """(hour, member, variable, rows, cols) as `downscale` writes them."""
     members = fields.shape[1] if fields.shape[1] > 1 else None
-    writer = FieldWriter(path, OUTPUT_GRID, ("t2m", "u10", "v10"), hours, members, OUTPUT_CARD, {})
+    writer = FieldWriter(path, OutputTemplate(OUTPUT_GRID, ("t2m", "u10", "v10"), members, OUTPUT_CARD), hours)
     writer.begin()
     for index in range(len(hours)):
         writer.write(index, fields[index])

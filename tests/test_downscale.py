@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
-import netCDF4
 import numpy as np
 import pytest
+import rioxarray  # noqa: F401
 import torch
 import xarray as xr
 from conftest import ldmdown as ldmdown_command
 
 import ldmdown
 from ldmdown import checkpoint
-from ldmdown.commands.downscale import Options, downscale
+from ldmdown.commands.downscale import downscale
 from ldmdown.data.netcdf import FieldWriter
 from ldmdown.errors import LdmdownError
+from ldmdown.system import DownscaleOptions
 
 Write = Callable[..., Path]
+Stop = Callable[[int], AbstractContextManager[None]]
 COMMAND = [sys.executable, "-m", "ldmdown", "downscale"]
 
 
@@ -35,7 +38,8 @@ def fields(path: Path) -> xr.Dataset:
 
 def run(files: Path | list[Path], output: Path, file: Path, **options: object) -> xr.Dataset:
     inputs = files if isinstance(files, list) else [files]
-    downscale([str(one) for one in inputs], output, Options(checkpoint=str(file), **options))
+    command = {name: options.pop(name) for name in ("device", "overwrite", "resume") if name in options}
+    downscale([str(one) for one in inputs], output, DownscaleOptions(**options), checkpoint=str(file), **command)
     return fields(output)
 
 
@@ -105,7 +109,7 @@ def test_the_covered_part(tiny: dict[str, Path], era5: Write, tmp_path: Path) ->
     file = era5(range(1), east=15.25)
     with pytest.raises(LdmdownError, match="covers too little of the domain\n  found: 14.00 to 15.25 E"):
         run(file, tmp_path / "no.nc", tiny["ldm"])
-    part = run(file, tmp_path / "part.nc", tiny["ldm"], covered=True)
+    part = run(file, tmp_path / "part.nc", tiny["ldm"], region="covered")
     assert part.x.size < 64 and part.y.size == 64 and float(part.lon.max()) < 15.4
     assert list(tmp_path.glob("no*")) == []
 
@@ -139,6 +143,9 @@ def test_the_mean_alone(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> N
         ({"start": "2022-01-01"}, "--start/--end: leave no hour\n  found: 2022-01-01 to the last"),
         ({"start": "yesterday"}, "--start/--end: is not a time"),
         ({"overwrite": True, "resume": True}, "--overwrite and --resume: exclude each other"),
+        ({"bbox": (12, 40, 16, 43), "region": "covered"}, "--bbox and --region: exclude each other"),
+        ({"members": 0}, "--members: is not a positive integer\n  found: 0"),
+        ({"variables": ("t2m", "t2m")}, "--variables: names a variable twice\n  found: t2m, t2m"),
         ({"device": "tpu"}, "--device: is not a device\n  found: tpu"),
     ],
 )
@@ -151,78 +158,136 @@ def test_options_that_do_not_serve(
     assert list(tmp_path.iterdir()) == []
 
 
-def wait_for(folder: Path, hours: int) -> None:
-    for _ in range(2400):
-        if len(list(folder.glob("*.nc"))) >= hours:
-            return
-        time.sleep(0.05)
-    raise TimeoutError(folder)
-
-
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_hours_are_kept_and_gone_on_with(
+def test_stopped_hours_are_kept_and_completed(
     tiny: dict[str, Path], era5: Write, tmp_path: Path, sign: signal.Signals
 ) -> None:
-    file, output = era5(range(24)), tmp_path / "out.nc"
-    command = [*COMMAND, str(file), "-o", str(output), "--checkpoint", str(tiny["ldm"]), "--steps", "100"]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A signal that comes once two hours are written, while the third is."""
+    file, output, part = era5(range(6)), tmp_path / "out.nc", tmp_path / "out.nc.part"
+    program = (
+        "import os, signal, sys\n"
+        "from ldmdown.cli import main\n"
+        "from ldmdown.data.netcdf import FieldWriter\n"
+        "write = FieldWriter.write\n"
+        "def stopped(writer, index, fields):\n"
+        f"    os.kill(os.getpid(), {sign.value}) if index == 2 else write(writer, index, fields)\n"
+        "FieldWriter.write = stopped\n"
+        "main()\n"
     )
-    wait_for(tmp_path / "out.nc.part", 3)
-    process.send_signal(sign)
-    _, said = process.communicate()
-    assert process.returncode == (130 if sign == signal.SIGINT else -signal.SIGKILL)
-    assert sign == signal.SIGKILL or "stopped; finished work is kept" in said
-    kept = sorted((tmp_path / "out.nc.part").glob("*.nc"))
-    assert 3 <= len(kept) < 24 and not output.exists()
-    before = fields(kept[0])
-    assert before.t2m.shape == (1, 64, 64) and np.isfinite(before.t2m).all()
-    with pytest.raises(LdmdownError, match="finished hours of a run that was stopped"):
-        run(file, output, tiny["ldm"], steps=100)
+    command = [sys.executable, "-c", program, "downscale", str(file), "-o", str(output)]
+    done = subprocess.run(
+        [*command, "--checkpoint", str(tiny["ldm"])],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == (130 if sign == signal.SIGINT else -signal.SIGKILL)
+    assert sign == signal.SIGKILL or "stopped; finished work is kept" in done.stderr
+    kept = sorted(part.glob("*.npy"))
+    assert len(kept) == 2 and not output.exists()
+    before = np.load(kept[0])
+    assert before.shape == (1, 3, 64, 64) and np.isfinite(before).all()
+    with pytest.raises(LdmdownError, match="holds 2 finished hours of a run that was stopped"):
+        run(file, output, tiny["ldm"])
     with pytest.raises(LdmdownError, match="was begun with other options\n  found: seed 0\n  expected: seed 5"):
-        run(file, output, tiny["ldm"], steps=100, resume=True, seed=5)
-    done = run(file, output, tiny["ldm"], steps=100, resume=True)
-    assert done.time.size == 24
-    np.testing.assert_array_equal(done.t2m[0], before.t2m[0])
-    with netCDF4.Dataset(output) as dataset:
-        assert len(dataset["time"]) == 24
+        run(file, output, tiny["ldm"], resume=True, seed=5)
+    made = run(file, output, tiny["ldm"], resume=True)
+    assert made.time.size == 6 and not part.exists()
+    np.testing.assert_array_equal(made.t2m[0], before[0, 0])
+    xr.testing.assert_equal(made, run(file, tmp_path / "whole.nc", tiny["ldm"]))
 
 
-def test_a_file_a_day(tiny: dict[str, Path], era5: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], AbstractContextManager[None]]]:
+    """A context in which the n-th hour that is written stops the run."""
+
+    @contextmanager
+    def stop(count: int) -> Iterator[None]:
+        write, written = FieldWriter.write, []
+
+        def counted(writer: FieldWriter, index: int, fields: np.ndarray) -> None:
+            if len(written) == count:
+                raise KeyboardInterrupt
+            written.append(index)
+            write(writer, index, fields)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(FieldWriter, "write", counted)
+            yield
+
+    yield stop
+
+
+def test_a_changed_input_is_not_mixed_with_finished_hours(
+    tiny: dict[str, Path], era5: Write, tmp_path: Path, stop_at: Stop
+) -> None:
+    """Neither with the hours of a stopped run nor with a finished file."""
+    file, output = tmp_path / "era5.nc", tmp_path / "out.nc"
+    shutil.copy(era5(range(3)), file)
+    with stop_at(2):
+        run(file, output, tiny["unet"])
+    shutil.copy(era5(range(3), t2m=295.0), file)
+    os.utime(file, (1, 1))
+    with pytest.raises(LdmdownError, match=r"out.nc.part: was begun with another input\n  found: input era5.nc"):
+        run(file, output, tiny["unet"], resume=True)
+    warm = run(file, output, tiny["unet"], overwrite=True)
+    shutil.copy(era5(range(3)), file)
+    with pytest.raises(LdmdownError, match=r"out.nc: was made with another input\n  found: input era5.nc"):
+        run(file, output, tiny["unet"], resume=True)
+    xr.testing.assert_identical(fields(output), warm)
+
+
+def test_a_file_a_day(tiny: dict[str, Path], era5: Write, tmp_path: Path, stop_at: Stop) -> None:
     """27 hours of two days: the fields of one file; what is finished is kept, what is in the way stops it at once."""
     source, pattern = era5(range(27)), tmp_path / "{time:%Y}" / "{time:%m%d}.nc"
     whole = run(source, tmp_path / "whole.nc", tiny["unet"])
-    options = Options(checkpoint=str(tiny["unet"]))
-    downscale([str(source)], pattern, options)
+    command = partial(downscale, [str(source)], pattern, checkpoint=str(tiny["unet"]))
+    command(DownscaleOptions())
     files = sorted((tmp_path / "2021").iterdir())
     assert [file.name for file in files] == ["0301.nc", "0302.nc"]
     first, second = map(fields, files)
     assert (first.time.size, second.time.size) == (24, 3)
     np.testing.assert_array_equal(np.concatenate([first.t2m, second.t2m]), whole.t2m)
     made = files[0].stat().st_mtime_ns
+    command(DownscaleOptions(), resume=True)  # all is finished
     files[1].unlink()
     with pytest.raises(LdmdownError, match=r"0301.nc: exists already"):
-        downscale([str(source)], pattern, options)
+        command(DownscaleOptions())
     assert [file.name for file in (tmp_path / "2021").iterdir()] == ["0301.nc"]
-    downscale([str(source)], pattern, replace(options, resume=True))
+    for options, found in (({"members": 1}, "members None"), ({"variables": ["t2m"]}, "variables ")):
+        with pytest.raises(LdmdownError, match=rf"0301.nc: was made with other options\n  found: {found}"):
+            command(DownscaleOptions(**options), resume=True)
+    command(DownscaleOptions(), resume=True)
     assert files[0].stat().st_mtime_ns == made
-
-    def stop(writer: FieldWriter, index: int, fields: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(FieldWriter, "write", stop)
-        downscale([str(source)], pattern, replace(options, overwrite=True))
+    with stop_at(0):
+        command(DownscaleOptions(), overwrite=True)
     assert len(list((tmp_path / "2021").glob("*.nc.part"))) == 2  # neither counts as finished
-    downscale([str(source)], pattern, replace(options, resume=True))
+    command(DownscaleOptions(), resume=True)
     assert files[0].stat().st_mtime_ns > made
     xr.testing.assert_identical(fields(files[1]).drop_attrs(), second.drop_attrs())
+
+
+def test_half_a_day_is_not_a_day(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    pattern, half = tmp_path / "{time:%m%d}.nc", DownscaleOptions(end="2021-03-01T11")
+    command = partial(downscale, [str(era5(range(24)))], pattern, checkpoint=str(tiny["unet"]))
+    command(half)
+    found = r"found: hours 2021-03-01T00 to 2021-03-01T11 \(12\)\n  expected: hours .* \(24\)"
+    with pytest.raises(LdmdownError, match=found):
+        command(DownscaleOptions(), resume=True)
+
+
+def test_an_input_file_is_never_replaced(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    file = tmp_path / "era5.nc"
+    shutil.copy(era5(range(1)), file)
+    with pytest.raises(LdmdownError, match=r"era5.nc: is an input file"):
+        run(file, file, tiny["unet"], overwrite=True)
 
 
 @pytest.mark.parametrize("name", ["out.grib", "out_{month}.nc", "out_{time.nc", "out"])
 def test_names_that_cannot_be_written(tiny: dict[str, Path], era5: Write, tmp_path: Path, name: str) -> None:
     with pytest.raises(LdmdownError) as caught:
-        downscale([str(era5(range(1)))], tmp_path / name, Options(checkpoint=str(tiny["unet"])))
+        downscale([str(era5(range(1)))], tmp_path / name, DownscaleOptions(), checkpoint=str(tiny["unet"]))
     assert "is not a name that can be written\n  expected: out.nc, out.zarr or 'out_{time:%Y%m}.nc'" in str(
         caught.value
     )
@@ -243,14 +308,24 @@ def test_processes_share_the_hours(tiny: dict[str, Path], era5: Write, tmp_path:
     np.testing.assert_allclose(np.concatenate([one.u10 for one in both]), alone.u10, atol=1e-3)
 
 
-def test_from_python(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"members": 2, "seed": 3, "steps": 2, "sampler": "ddim", "temporal_correlation": 0.3},
+        {"start": "2021-03-01T01", "bbox": (15.1, 41.9, 15.7, 42.4), "variables": ("ws10", "t2m")},
+    ],
+)
+def test_python_gives_what_the_command_writes(
+    tiny: dict[str, Path], era5: Write, tmp_path: Path, options: dict[str, object]
+) -> None:
     file = era5(range(2))
     with xr.open_dataset(file, engine="netcdf4") as dataset:
-        made = ldmdown.load(str(tiny["ldm"]), device="cpu").downscale(dataset, members=2)
-    expected = run(file, tmp_path / "out.nc", tiny["ldm"], members=2)
-    for name in ("t2m", "u10", "v10", "lat", "lon", "x", "y"):
-        np.testing.assert_allclose(made[name], expected[name], atol=1e-3)
-    assert made.t2m.attrs["grid_mapping"] == "crs" and made.crs.attrs["crs_wkt"]
+        made = ldmdown.load(str(tiny["ldm"]), device="cpu").downscale(dataset, **options)
+    expected = run(file, tmp_path / "out.nc", tiny["ldm"], **options)
+    del made.attrs["history"], expected.attrs["history"]
+    xr.testing.assert_identical(made, expected)
+    assert made.rio.crs.to_epsg() == 3035
 
 
 @pytest.mark.gpu

@@ -220,10 +220,9 @@ def test_the_largest_rectangle_by_trying_all() -> None:
 
 
 def test_a_window_grows_to_what_the_networks_divide_and_stays_inside() -> None:
-    (row, col, rows, cols), inner = ITALY.grow((80, 3, 3, 27), 4)
-    assert (row, col, rows, cols) == (80, 3, 4, 28) and inner == (slice(0, 3), slice(0, 27))
-    grown, inner = ITALY.grow((81, 45, 3, 27), 4)
-    assert grown == (80, 44, 4, 28) and inner == (slice(1, 4), slice(1, 28))
+    assert ITALY.grow((80, 3, 3, 27), 4) == (80, 3, 4, 28)
+    grown = ITALY.grow((81, 45, 3, 27), 4)
+    assert grown == (80, 44, 4, 28)
     assert ITALY.window(grown).shape == (32, 224)
     assert ITALY.window((1, 2, 3, 4)).x[0] == ITALY.x[16]
 

@@ -27,11 +27,11 @@ from eccodes import (
 )
 from eccodes import codes_grib_new_from_samples as new_message
 
-from ldmdown.commands.downscale import Options, _window
 from ldmdown.data.grid import Grid
 from ldmdown.data.reading.fields import Fields, open_fields
 from ldmdown.data.reading.regridded import Regridded
 from ldmdown.errors import LdmdownError
+from ldmdown.system import DownscaleOptions, choose_window
 
 HOURS = np.arange(np.datetime64("2021-02-28T18", "h"), np.datetime64("2021-03-01T08", "h"))  # two months
 LAT, LON = np.arange(45, 42.9, -0.25), np.arange(10, 13.1, 0.25)
@@ -556,7 +556,7 @@ def test_a_degree_is_warned_about_and_read(tmp_path: Path, capsys: pytest.Captur
     dataset = xr.Dataset({"tas": (("time", "lat", "lon"), values, {"units": "K"})},
                          {"time": HOURS[:1].astype("datetime64[ns]"), "lat": lat, "lon": lon})  # fmt: skip
     found = open_fields([written(dataset, tmp_path / "tas.nc")], ("t2m",))
-    assert _window(found, Grid(), Options()) == Grid().whole
+    assert choose_window(found, Grid(), DownscaleOptions()) == Grid().whole
     assert "the input's cells are 1 degrees wide; the checkpoint knows ERA5's 0.25" in capsys.readouterr().err
 
 

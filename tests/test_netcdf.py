@@ -11,22 +11,23 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
+import rioxarray  # noqa: F401
 import xarray as xr
 
 from ldmdown.data.grid import Grid
-from ldmdown.data.netcdf import FieldWriter
+from ldmdown.data.netcdf import FieldWriter, OutputTemplate, output_dataset
 from ldmdown.errors import LdmdownError
 
 GRID = Grid(west=4_310_000, north=2_498_000, rows=16, cols=24)
 NAMES = ("t2m", "u10", "v10")
 HOURS = np.arange(403_224, 403_227)  # 2016-01-01T00 and on
 CARD = {"title": "A test", "history": "made", "source": "numbers", "references": "none"}
-RUN = {"seed": 0, "hours": HOURS.tolist()}
+RUN = {"seed": 0, "input era5.nc": "3 bytes"}
 FIELDS = np.random.default_rng(0).normal(280, 5, (3, 2, 3, *GRID.shape)).astype(np.float32)
 
 
 def writer(path: Path, members: int | None = None, run: dict | None = None, **options: bool) -> FieldWriter:
-    out = FieldWriter(path, GRID, NAMES, HOURS, members, CARD, run or RUN, **options)
+    out = FieldWriter(path, OutputTemplate(GRID, NAMES, members, CARD, run or RUN), HOURS, **options)
     out.begin()
     return out
 
@@ -127,36 +128,58 @@ def test_cf_conventions(output: Path, tmp_path: Path) -> None:
 def test_zarr_holds_what_the_netcdf_holds(tmp_path: Path, output: Path, members: int | None) -> None:
     """In every variable and attribute; 27 hours are two shards of a variable, of two members three."""
     store, hours = tmp_path / "out.zarr", np.arange(403_224, 403_251)
-    out = FieldWriter(store, GRID, NAMES, hours, members, CARD, RUN)
+    template = OutputTemplate(GRID, NAMES, members, CARD, RUN)
+    out = FieldWriter(store, template, hours)
     out.begin()
+    out.take(range(len(hours)))
     for index in range(len(hours)):
         out.write(index, FIELDS[index % 3, : members or 1])
+        kept = len(list((tmp_path / "out.zarr.part").glob("*.npy")))
+        assert kept == (0 if index == 26 else (index + 1) % (12 if members else 24))  # full blocks are in the store
     out.close()
     assert [file.name for file in tmp_path.iterdir()] == ["out.zarr"]
     with xr.open_zarr(store, decode_coords="all") as found, xr.open_dataset(
         output, engine="netcdf4", decode_coords="all"
     ) as expected:  # fmt: skip
+        del found.attrs["ldmdown_run"], expected.attrs["ldmdown_run"]  # which names the hours
         xr.testing.assert_identical(found.isel(time=slice(3)).load(), expected.load())
         np.testing.assert_array_equal(found.time, hours.astype("datetime64[h]").astype("datetime64[ns]"))
         np.testing.assert_array_equal(found.v10[26], expected.v10[26 % 3])
     shards = [file for file in (store / "t2m" / "c").rglob("*") if file.is_file()]
     assert len(shards) == (3 if members else 2)
     with pytest.raises(LdmdownError, match=r"out.zarr: exists already"):
-        FieldWriter(store, GRID, NAMES, hours, members, CARD, RUN)
+        FieldWriter(store, template, hours)
 
 
 def test_nothing_is_touched_before_it_begins(tmp_path: Path) -> None:
-    out = FieldWriter(tmp_path / "out.nc", GRID, NAMES, HOURS, None, CARD, RUN)
-    assert not out.done(0) and list(tmp_path.iterdir()) == []
+    out = FieldWriter(tmp_path / "out.nc", OutputTemplate(GRID, NAMES, None, CARD), HOURS)
+    assert out.left == [0, 1, 2] and list(tmp_path.iterdir()) == []
 
 
-def test_finished_hours_are_complete_files(tmp_path: Path) -> None:
-    out = writer(tmp_path / "out.nc")
+def test_xarray_holds_what_the_file_holds(output: Path, members: int | None) -> None:
+    """The template that the file was made from, decoded as xarray decodes a file."""
+    fields = FIELDS[:, : members or 1]
+    expected = xr.decode_cf(output_dataset(OutputTemplate(GRID, NAMES, members, CARD, RUN), HOURS, fields))
+    with xr.open_dataset(output, engine="netcdf4") as found:
+        xr.testing.assert_identical(found.load(), expected)
+    expected.to_netcdf(output.with_name("again.nc"), engine="netcdf4")
+    with xr.open_dataset(output.with_name("again.nc"), engine="netcdf4") as found:
+        xr.testing.assert_identical(found.load(), expected)
+
+
+def test_rioxarray_finds_the_projection(output: Path) -> None:
+    with xr.open_dataset(output, engine="netcdf4") as dataset:
+        assert dataset.rio.crs.to_epsg() == dataset.t2m.rio.crs.to_epsg() == 3035
+
+
+@pytest.mark.parametrize("name", ["out.nc", "out.zarr"])
+def test_finished_hours_hold_the_fields_alone(tmp_path: Path, name: str) -> None:
+    out = writer(tmp_path / name)
     out.write(1, FIELDS[1, :1])
-    assert [out.done(index) for index in range(3)] == [False, True, False]
-    with xr.open_dataset(tmp_path / "out.nc.part" / "2016-01-01T01.nc", engine="netcdf4") as hour:
-        np.testing.assert_array_equal(hour.u10[0], FIELDS[1, 0, 1])
-        assert str(hour.time.values[0]).startswith("2016-01-01T01:00") and hour.crs.attrs["crs_wkt"]
+    assert writer(tmp_path / name, resume=True).left == [0, 2]
+    hour = tmp_path / f"{name}.part" / "2016-01-01T01.npy"
+    np.testing.assert_array_equal(np.load(hour), FIELDS[1, :1])
+    assert hour.stat().st_size == FIELDS[1, :1].nbytes + 128  # numpy's header
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
@@ -164,12 +187,31 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
         out = writer(tmp_path / name)
         for index in range(3):
             if pause and index == 2:
-                (tmp_path / "parts.nc.part" / "2016-01-01T02.tmp").write_bytes(b"half")
+                (tmp_path / "parts.nc.part" / "2016-01-01T02.npy.tmp").write_bytes(b"half")
                 out = writer(tmp_path / name, resume=True)
-                assert [out.done(index) for index in range(3)] == [True, True, False]
+                assert out.left == [2]
             out.write(index, FIELDS[index, :1])
         out.close()
     assert (tmp_path / "whole.nc").read_bytes() == (tmp_path / "parts.nc").read_bytes()
+
+
+def test_two_processes_write_blocks_of_one_store(tmp_path: Path) -> None:
+    """Of three blocks one is whole in each share; the one between them is written at the end."""
+    path, hours = tmp_path / "out.zarr", np.arange(403_224, 403_224 + 72)
+    template = OutputTemplate(GRID, NAMES, None, CARD, RUN)
+    first, second = (FieldWriter(path, template, hours) for _ in range(2))
+    first.begin()
+    for out, own in ((first, range(36)), (second, range(36, 72))):
+        out.take(own)
+        for index in own:
+            out.write(index, FIELDS[index % 3, :1] + index)
+    assert sorted(one.name for one in first.part.glob("block*")) == ["block-000000", "block-000002"]
+    assert len(list(first.part.glob("*.npy"))) == 24
+    assert FieldWriter(path, template, hours, resume=True).left == []
+    first.close()
+    with xr.open_zarr(path) as found:
+        for index in (0, 23, 24, 35, 36, 47, 48, 71):
+            np.testing.assert_array_equal(found.u10[index], FIELDS[index % 3, 0, 1] + index)
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -182,7 +224,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         f"{tmp_path}/out.nc: the fields of 2016-01-01T00:00 are not finite; they were not written\n"
         "  fix: try --precision fp32; if that does not help, the checkpoint is broken"
     )
-    assert not out.done(0)
+    assert list((tmp_path / "out.nc.part").glob("*.npy*")) == []
 
 
 def test_what_is_in_the_way_is_kept(tmp_path: Path) -> None:
@@ -204,16 +246,54 @@ def test_what_is_in_the_way_is_kept(tmp_path: Path) -> None:
         writer(path, run=RUN | {"seed": 1}, resume=True)
     assert str(caught.value) == (
         f"{path}.part: was begun with other options\n  found: seed 0\n  expected: seed 1\n"
-        "  fix: give --resume the options of that run, or --overwrite to begin again"
+        "  fix: give --resume what that run was given, or --overwrite to begin again"
     )
-    assert writer(path, resume=True).done(0)
-    assert not writer(path, overwrite=True).done(0)
+    assert writer(path, resume=True).left == [1, 2]
+    assert writer(path, overwrite=True).left == [0, 1, 2]
     assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["out.nc", "out.zarr"])
+def test_a_finished_output_is_compared_with_what_is_asked_for(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    out = writer(path)
+    for index in range(3):
+        out.write(index, FIELDS[index, :1])
+    out.close()
+    template = OutputTemplate(GRID, NAMES, None, CARD, RUN)
+    again = FieldWriter(path, template, HOURS, resume=True)
+    assert again.finished and again.left == []
+    for run, message in (
+        (RUN | {"seed": 1}, "was made with other options\n  found: seed 0\n  expected: seed 1\n"),
+        (RUN | {"input era5.nc": "4 bytes"}, "was made with another input\n  found: input era5.nc 3 bytes\n"),
+    ):
+        with pytest.raises(LdmdownError, match=message):
+            FieldWriter(path, OutputTemplate(GRID, NAMES, None, CARD, run), HOURS, resume=True)
+    hours = np.arange(403_224, 403_228)
+    found = r"found: hours 2016-01-01T00 to 2016-01-01T02 \(3\)\n  expected: .* to 2016-01-01T03 \(4\)"
+    with pytest.raises(LdmdownError, match=found):
+        FieldWriter(path, template, hours, resume=True)
+
+
+def test_a_finished_output_that_does_not_say_how_it_was_made(tmp_path: Path) -> None:
+    xr.Dataset({"t2m": 1.0}).to_netcdf(tmp_path / "out.nc")
+    with pytest.raises(LdmdownError, match=r"out.nc: does not say what it was made with\n.*\n  fix: give --overwrite"):
+        writer(tmp_path / "out.nc", resume=True)
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out.nc.part").mkdir()
+    (tmp_path / "out.nc.part" / "thesis.tex").touch()
+    with pytest.raises(LdmdownError, match=r"out.nc.part: is in the way: it holds no finished hours of ldmdown"):
+        writer(tmp_path / "out.nc", overwrite=True)
+    (tmp_path / "folder.nc").mkdir()
+    with pytest.raises(LdmdownError, match=r"folder.nc: is a folder"):
+        writer(tmp_path / "folder.nc", overwrite=True)
 
 
 def test_a_folder_that_was_only_just_made_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / "out.nc.part").mkdir()
-    assert not writer(tmp_path / "out.nc", resume=True).done(0)
+    assert writer(tmp_path / "out.nc", resume=True).left == [0, 1, 2]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -142,19 +142,16 @@ class Grid:
                 open_.append((start, height))
         return best if best[2] else None
 
-    def grow(self, window: Window, multiple: int) -> tuple[Window, tuple[slice, slice]]:
+    def grow(self, window: Window, multiple: int) -> Window:
         """The smallest window inside the domain that holds `window` and has sides divisible by `multiple`.
 
-        Also where `window` lies in it, as slices of coarse cells. Sides stop at the domain's own.
+        Sides stop at the domain's own.
         """
-        grown, inner = [], []
-        for start, size, limit in zip(window[:2], window[2:], self.whole[2:], strict=True):
-            larger = min(-(-size // multiple) * multiple, limit)
-            first = min(start, limit - larger)
-            grown.append((first, larger))
-            inner.append(slice(start - first, start - first + size))
-        (row, rows), (col, cols) = grown
-        return (row, col, rows, cols), (inner[0], inner[1])
+        row, col, *sizes = window
+        rows, cols = (
+            min(-(-size // multiple) * multiple, limit) for size, limit in zip(sizes, self.whole[2:], strict=True)
+        )
+        return min(row, self.whole[2] - rows), min(col, self.whole[3] - cols), rows, cols
 
     def grid_mapping(self) -> dict[str, Any]:
         """Attributes of the CF grid mapping variable, with the WKT and transform that GDAL reads."""

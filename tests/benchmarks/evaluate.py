@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from ldmdown.data.grid import Grid
-from ldmdown.data.netcdf import FieldWriter
+from ldmdown.data.netcdf import FieldWriter, OutputTemplate
 
 GRID = Grid()
 FIRST = 403_224  # 2016-01-01T00
@@ -35,7 +35,7 @@ def write(path: Path, members: int | None, seed: int) -> None:
     pattern = ndimage.gaussian_filter(random.normal(size=(3, rows, cols)), (0, 3, 3), mode="wrap")
     pattern /= pattern.std()
     hours = np.arange(FIRST, FIRST + 24)
-    writer = FieldWriter(path, GRID, tuple(SCALES), hours, members, CARD, {}, overwrite=True)
+    writer = FieldWriter(path, OutputTemplate(GRID, tuple(SCALES), members, CARD), hours, overwrite=True)
     writer.begin()
     for index in range(24):
         fields = [

@@ -1,0 +1,361 @@
+"""A system of checkpoints at work: what `ldmdown downscale` and `ldmdown.load(...).downscale(...)` share.
+
+A `System` is made of checkpoints that make different variables on one grid. Its `job` says all about one downscaling
+(window, hours, variables, attributes of the output) and computes fields hour by hour.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ldmdown.checkpoint import Checkpoint, load
+from ldmdown.config import Precision
+from ldmdown.console import say
+from ldmdown.data.grid import Grid, Window
+from ldmdown.data.netcdf import OutputTemplate, output_dataset
+from ldmdown.data.reading.fields import Fields, fields_of
+from ldmdown.data.reading.files import GriddedFiles
+from ldmdown.data.reading.regridded import NATIVE_SPACING, check_coverage, covered_window, spacing_degrees
+from ldmdown.errors import LdmdownError
+from ldmdown.inference import MAX_CORRELATION, Predictor, SamplingOptions, default_sampler, measured_correlation
+from ldmdown.models.sampling import Sampler
+from ldmdown.runtime import choose_device, resolve_precision
+from ldmdown.typing import Float32Array
+
+ACKNOWLEDGEMENT = (
+    "Contains modified Copernicus Climate Change Service information (ERA5, doi:10.24381/cds.adbb2d47); neither "
+    "the European Commission nor ECMWF is responsible for any use of it."
+)
+REFERENCES = "doi:10.5194/gmd-18-2051-2025 (method); doi:10.1002/qj.3803 (ERA5)"
+SINGLE_FIELD = {"unet": "the conditional mean", "gan": "the generator's field"}  # of stages that draw no members
+DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 16}
+MAX_LISTED_FILES = 16  # whose sizes and times an output records one by one
+
+
+@dataclass(frozen=True)
+class DownscaleOptions:
+    """What is computed, and how.
+
+    Parameters
+    ----------
+    members
+        number of ensemble members; None: one field and no dimension `realization`.
+    seed
+        random seed of the initial noise.
+    steps, sampler
+        number of sampler steps and name of the sampler; None: the checkpoint's.
+    temporal_correlation
+        correlation of the initial noise of successive hours, 0 to 0.95; None: as measured in training.
+    start, end
+        first and last hour, such as 2020-01-31T12; None: those of the data.
+    bbox
+        west, south, east, north [degrees] of a box that is enlarged to whole cells of the coarse grid.
+    region
+        "covered": the part of the domain that the data cover; None: the whole domain.
+    variables
+        names of the variables; None: those that the checkpoints make.
+    precision
+        precision of matrix products and convolutions.
+    batch_size
+        number of members, of one hour or several, that are computed at once.
+
+    Raises
+    ------
+    LdmdownError
+        if options exclude each other or are out of range.
+    """
+
+    members: int | None = None
+    seed: int = 0
+    steps: int | None = None
+    sampler: Literal["dpmpp", "ddim"] | None = None
+    temporal_correlation: float | None = None
+    start: str | None = None
+    end: str | None = None
+    bbox: tuple[float, float, float, float] | None = None
+    region: Literal["covered"] | None = None
+    variables: Sequence[str] | None = None
+    precision: Precision = "auto"
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bbox is not None and self.region is not None:
+            raise LdmdownError("--bbox and --region", "exclude each other", fix="leave out --bbox or --region")
+        if self.temporal_correlation is not None and not 0 <= self.temporal_correlation <= MAX_CORRELATION:
+            raise LdmdownError(
+                "--temporal-correlation",
+                "is out of range",
+                found=f"{self.temporal_correlation:g}",
+                expected=f"auto, or 0 to {MAX_CORRELATION}",
+            )
+        for name in ("members", "steps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise LdmdownError(option, "is not a positive integer", found=str(value), expected="1 or more")
+
+
+class System:
+    """Checkpoints, which make different variables on one grid, on the device that computes.
+
+    Parameters
+    ----------
+    names
+        a checkpoint's file or name; a comma joins several.
+    device
+        auto, cpu, cuda or cuda:1.
+
+    Raises
+    ------
+    LdmdownError
+        if there is no such checkpoint or device, or the checkpoints do not go together.
+    """
+
+    def __init__(self, names: str, device: str | torch.device = "auto") -> None:
+        self.device = device if isinstance(device, torch.device) else choose_device(device)
+        self.checkpoints = [load(name, self.device) for name in names.split(",")]
+        first = self.checkpoints[0]
+        self.grid = first.grid
+        for one in self.checkpoints[1:]:
+            if one.grid != first.grid:
+                raise LdmdownError(
+                    one.path, f"is on another grid than {first.path}", found=f"{one.grid}", expected=f"{first.grid}"
+                )
+        self.targets = tuple(name for one in self.checkpoints for name in one.config.targets)
+        if len(set(self.targets)) < len(self.targets):
+            raise LdmdownError(
+                names, "make the same variable", found=", ".join(self.targets), fix="join checkpoints of different ones"
+            )
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The variables that all checkpoints need, each once."""
+        return tuple(dict.fromkeys(name for one in self.checkpoints for name in one.config.predictors))
+
+    @property
+    def earth_relative(self) -> bool:
+        """Whether wind is known to be written towards true east and north."""
+        return all(one.header["wind"] != "unknown" for one in self.checkpoints if "u10" in one.config.targets)
+
+    def downscale(self, era5: xr.Dataset, **options: Any) -> xr.Dataset:
+        """The dataset that `ldmdown downscale` writes, in memory.
+
+        Parameters
+        ----------
+        era5
+            as it was downloaded, opened with xarray.
+        options
+            those of `DownscaleOptions`, such as members=8, seed=1, bbox=(6, 45, 11, 47), variables=["t2m"].
+
+        Raises
+        ------
+        LdmdownError
+            if the dataset lacks a variable or covers too little, or an option is out of range.
+        """
+        files = GriddedFiles.of({str(era5.encoding.get("source", "the dataset")): era5})
+        job = self.job(fields_of(files, self.inputs), DownscaleOptions(**options))
+        fields = np.stack([one for _, one in job.fields(range(len(job.era5)))])
+        return xr.decode_cf(output_dataset(job.template, job.era5.hours, fields))
+
+    def job(self, era5: Fields, options: DownscaleOptions) -> Job:
+        """One downscaling of ERA5's fields; nothing is computed yet.
+
+        Raises
+        ------
+        LdmdownError
+            if the fields cover too little, or the options ask for what the checkpoints cannot give.
+        """
+        era5 = _period(era5, options)
+        window = choose_window(era5, self.grid, options)
+        predictors = [self._predictor(one, window, options) for one in self.checkpoints]
+        names = self._variables(options)
+        template = OutputTemplate(
+            self.grid.window(window),
+            names,
+            options.members,
+            _attributes(predictors, era5.files),
+            _run(predictors, options.members, names, era5.files),
+            self.earth_relative,
+        )
+        return Job(predictors, era5, self.targets, template)
+
+    def _variables(self, options: DownscaleOptions) -> tuple[str, ...]:
+        known = (*self.targets, "ws10") if {"u10", "v10"} <= set(self.targets) else self.targets
+        chosen = tuple(options.variables or self.targets)
+        if unknown := [name for name in chosen if name not in known]:
+            raise LdmdownError(
+                "--variables",
+                "asks for what the checkpoint does not make",
+                found=", ".join(unknown),
+                expected=", ".join(known),
+            )
+        if len(set(chosen)) < len(chosen):
+            raise LdmdownError("--variables", "names a variable twice", found=", ".join(chosen))
+        return chosen
+
+    def _predictor(self, checkpoint: Checkpoint, window: Window, options: DownscaleOptions) -> Predictor:
+        if (options.members or 1) > 1 and checkpoint.stage != "ldm":
+            raise LdmdownError(
+                checkpoint.path,
+                f"gives one field an hour, {SINGLE_FIELD[checkpoint.stage]}",
+                found=f"--members {options.members}",
+                expected="a checkpoint of stage ldm",
+                fix="leave out --members, or train the stage ldm",
+            )
+        default, correlation = default_sampler(checkpoint), options.temporal_correlation
+        sampling = SamplingOptions(
+            options.members or 1,
+            options.seed,
+            Sampler(options.sampler or default.name, options.steps or default.steps, default.spacing),
+            measured_correlation(checkpoint) if correlation is None else correlation,
+        )
+        precision = resolve_precision(options.precision, self.device)
+        batch_size = options.batch_size or DEFAULT_BATCH_SIZE[self.device.type]
+        return Predictor(checkpoint, window, sampling, precision, batch_size)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One downscaling: the hours of the input, and what the output looks like."""
+
+    predictors: Sequence[Predictor]
+    era5: Fields
+    targets: tuple[str, ...]
+    template: OutputTemplate
+
+    def fields(self, indices: Sequence[int]) -> Iterator[tuple[int, Float32Array]]:
+        """(index, (member, variable, rows, cols)) of each of these hours, the variables as in the output."""
+        running = [one.run(one.predictors(self.era5), indices) for one in self.predictors]
+        for parts in zip(*running, strict=True):
+            made = np.concatenate([fields for _, fields in parts], axis=1)
+            yield parts[0][0], np.stack([self._field(made, name) for name in self.template.names], axis=1)
+
+    def _field(self, made: Float32Array, name: str) -> Float32Array:
+        if name == "ws10":
+            return np.hypot(self._field(made, "u10"), self._field(made, "v10"))
+        return made[:, self.targets.index(name)]
+
+
+def _period(era5: Fields, options: DownscaleOptions) -> Fields:
+    """The hours from start to end, both included."""
+    try:
+        chosen = era5.between(options.start, options.end)
+    except (ValueError, KeyError, TypeError) as error:
+        raise LdmdownError("--start/--end", "is not a time", found=str(error), expected="2020-01-31T12") from None
+    if not len(chosen):
+        first, last = (str(era5.times[place])[:13] for place in (0, -1))
+        raise LdmdownError(
+            "--start/--end",
+            "leave no hour",
+            found=f"{options.start or 'the first'} to {options.end or 'the last'}",
+            expected=f"a part of {first} to {last}",
+        )
+    return chosen
+
+
+def choose_window(era5: Fields, grid: Grid, options: DownscaleOptions) -> Window:
+    """The coarse cells to downscale: (row, col, rows, cols).
+
+    Raises
+    ------
+    LdmdownError
+        if there are none, or the input does not cover them.
+    """
+    spacing = spacing_degrees(era5.grid)
+    if spacing > 2 * NATIVE_SPACING:
+        say(f"warning: the input's cells are {spacing:g} degrees wide; the checkpoint knows ERA5's {NATIVE_SPACING}")
+    window = grid.whole
+    if options.bbox is not None:
+        inside = grid.containing(*options.bbox)
+        if inside is None:
+            raise LdmdownError(
+                "--bbox",
+                "holds no cell of the domain",
+                found=" ".join(f"{edge:g}" for edge in options.bbox),
+                expected=f"west south east north within {grid.coarse.lon.min():.2f} {grid.coarse.lat.min():.2f} "
+                f"{grid.coarse.lon.max():.2f} {grid.coarse.lat.max():.2f}",
+            )
+        window = inside
+    if options.region == "covered":
+        window = covered_window(era5, grid) or grid.whole
+    check_coverage(era5, grid, window)
+    return window
+
+
+def _run(
+    predictors: Sequence[Predictor], members: int | None, names: Sequence[str], files: Sequence[str]
+) -> dict[str, Any]:
+    """What decides the numbers and their layout: a run that is resumed must agree with it."""
+    sampling = [one.options for one in predictors]
+    return {
+        "checkpoint": ",".join(one.checkpoint.sha256 for one in predictors),
+        "members": members,
+        "seed": sampling[0].seed,
+        "sampler": ",".join(f"{one.sampler.name} {one.sampler.steps} {one.sampler.spacing}" for one in sampling),
+        "temporal correlation": [one.correlation for one in sampling],
+        "precision": predictors[0].precision,
+        "window": predictors[0].window,
+        "variables": names,
+        **_input_files(files),
+    }
+
+
+def _input_files(files: Sequence[str]) -> Mapping[str, str]:
+    """Sizes and times of the files; of many a hash of them."""
+    states = [(f"input {Path(file).name}", _state(Path(file))) for file in files]
+    if len(dict(states)) == len(files) <= MAX_LISTED_FILES:
+        return dict(states)
+    return {"input": f"{len(files)} files, {hashlib.sha256(repr(states).encode()).hexdigest()[:12]}"}
+
+
+def _state(path: Path) -> str:
+    """The size and time of a file, of all files of a folder, or of the zip that holds a file."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
+    found = [one.stat() for one in files] if path.name else []
+    if not found:
+        return "no file"
+    last = datetime.fromtimestamp(max(one.st_mtime for one in found), UTC).isoformat()
+    return f"{sum(one.st_size for one in found)} bytes, {last}"
+
+
+def _attributes(predictors: Sequence[Predictor], files: Sequence[str]) -> dict[str, str]:
+    """Global attributes of an output."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made = "; ".join(_source(one) for one in predictors)
+    names = ", ".join(Path(file).name for file in files)
+    return {
+        "title": f"ERA5 downscaled to {predictors[0].checkpoint.grid.spacing / 1000:g} km by ldmdown",
+        "history": f"{now}: {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
+        "source": f"ldmdown {version('ldmdown')} with NumPy {np.__version__}, {made}; input {names}",
+        "comment": " ".join(one.checkpoint.config.description for one in predictors),
+        "references": REFERENCES,
+        "acknowledgement": ACKNOWLEDGEMENT,
+    }
+
+
+def _source(predictor: Predictor) -> str:
+    """A checkpoint, and how it was used."""
+    checkpoint, sampling, header = predictor.checkpoint, predictor.options, predictor.checkpoint.header
+    if checkpoint.stage == "ldm":
+        sampler = f"{sampling.sampler.name} {sampling.sampler.steps} steps, seed {sampling.seed}"
+        how = f"{sampler}, temporal correlation {sampling.correlation:g}"
+    else:
+        how = SINGLE_FIELD[checkpoint.stage]
+    assumed = ""
+    if (header["wind"], header["regridding"]) != ("earth", "bilinear"):
+        assumed = f", its wind taken as {header['wind']}, its regridding as {header['regridding']}"
+    return f"checkpoint {header['name']} (stage {checkpoint.stage}, sha256 {checkpoint.sha256}), {how}{assumed}"
