@@ -29,6 +29,7 @@ from eccodes import codes_grib_new_from_samples as new_message
 
 from ldmdown.data.grid import Grid
 from ldmdown.data.reading.fields import Fields, open_fields
+from ldmdown.data.reading.orography import read_heights
 from ldmdown.data.reading.regridded import Regridded
 from ldmdown.errors import LdmdownError
 from ldmdown.system import DownscaleOptions, choose_window
@@ -558,6 +559,26 @@ def test_a_degree_is_warned_about_and_read(tmp_path: Path, capsys: pytest.Captur
     found = open_fields([written(dataset, tmp_path / "tas.nc")], ("t2m",))
     assert choose_window(found, Grid(), DownscaleOptions()) == Grid().whole
     assert "the input's cells are 1 degrees wide; the checkpoint knows ERA5's 0.25" in capsys.readouterr().err
+
+
+# Heights
+
+
+@pytest.mark.parametrize(("units", "factor"), [("m", 1), ("m**2 s**-2", 9.80665), ("gpm", 1), (None, 1), ("km", 1e-3)])
+def test_heights_are_metres_whatever_their_units(units: str | None, factor: float, tmp_path: Path) -> None:
+    """Geopotential of the CDS too; the name does not matter, nor a time of one."""
+    height = np.add.outer(100 * np.arange(len(LAT)), np.arange(len(LON))).astype(np.float32)
+    field = ("time", "lat", "lon"), height[None, ::-1] * factor, {"units": units} if units else {}
+    axes = {"time": HOURS[:1].astype("datetime64[ns]"), "lat": LAT[::-1], "lon": LON}
+    dataset = xr.Dataset({"HSURF": field}, axes)
+    grid, found = read_heights(written(dataset, tmp_path / "h.nc"))
+    np.testing.assert_array_equal(grid.y, LAT)
+    np.testing.assert_allclose(found, height, rtol=1e-6)
+
+
+def test_heights_in_kelvin_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LdmdownError, match="has units of heights that are not understood\n  found: K"):
+        read_heights(written(new_cds(["t2m"]), tmp_path / "t.nc"))
 
 
 # What is said of files that do not serve

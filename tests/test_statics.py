@@ -151,7 +151,7 @@ def test_geopotential_in_netcdf(tmp_path: Path) -> None:
     dataset.to_netcdf(tmp_path / "z.nc", engine="netcdf4")
     np.testing.assert_allclose(cell_means([tmp_path / "z.nc"], GRID, {"z": plain})[0]["z"], 1000, rtol=1e-5)
     dataset.assign(other=dataset.z).to_netcdf(tmp_path / "two.nc", engine="netcdf4")
-    with pytest.raises(LdmdownError, match="does not hold one field of the ground\n  found: z, other"):
+    with pytest.raises(LdmdownError, match="does not hold one static field\n  found: z, other"):
         cell_means([tmp_path / "two.nc"], GRID, {"z": plain})
 
 

@@ -17,39 +17,39 @@ from ldmdown.typing import Float32Array
 def read_heights(path: str | Path) -> tuple[SourceGrid, Float32Array]:
     """The grid, and heights of the ground [m] (rows, cols), of a file of heights or of geopotential.
 
+    Heights without units are taken for metres.
+
     Raises
     ------
     LdmdownError
         if the file cannot be read, holds more than one field, or its units are not understood.
     """
-    return read_static(path, "m")
+    grid, values, units = read_static(path)
+    convert = conversion(units or "m", "m")
+    if convert is None or convert.rate:
+        raise LdmdownError(
+            path,
+            "has units of heights that are not understood",
+            found=units,
+            expected="m, or m2 s-2 of geopotential",
+            fix="correct the units attribute",
+        )
+    return grid, convert(values).astype(np.float32)
 
 
-def read_static(path: str | Path, units: str) -> tuple[SourceGrid, Float32Array]:
-    """The grid of the one field of a file, at its first time, and its values (rows, cols) in these units.
-
-    Values without units are taken to have them.
+def read_static(path: str | Path) -> tuple[SourceGrid, Float32Array, str]:
+    """The grid of the one field of a file, its values (rows, cols) at its first time, and their units, if any.
 
     Raises
     ------
     LdmdownError
-        if the file cannot be read, holds more than one field, or its units are not understood.
+        if the file cannot be read, or holds more than one field.
     """
     with GriddedFiles([path]) as files:
         block = _only_block(files)
-        found = units if block.units is None else str(block.units)
-        convert = conversion(canonical(found), units)
-        if convert is None or convert.rate:
-            raise LdmdownError(
-                path,
-                "has units that are not understood",
-                found=found,
-                expected=units,
-                fix="correct the units attribute",
-            )
         grid = block.axes.grid
         values = block.read(slice(0, 1), np.arange(len(grid.y)), np.arange(len(grid.x)))[0]
-        return grid, convert(values).astype(np.float32)
+        return grid, values, canonical(str(block.units)) if block.units else ""
 
 
 def _only_block(files: GriddedFiles) -> FieldBlock:

@@ -18,7 +18,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ldmdown.data.grid import LONLAT, Grid, SourceGrid, regrid
-from ldmdown.data.reading.projection import horizontal, source_grid
+from ldmdown.data.reading.orography import read_static
+from ldmdown.data.units import conversion
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import FloatArray
 
@@ -28,8 +29,6 @@ Measures = Mapping[str, Callable[[FloatArray], FloatArray]]
 
 FINE = 8  # pixels along a cell's side, from which GDAL averages them
 PIXELS = 4_000_000  # read together
-GRAVITY = 9.80665  # [m s-2]
-GEOPOTENTIAL = ("m**2 s**-2", "m2 s-2", "m^2 s^-2")
 
 
 def cell_means(files: Sequence[Path], grid: Grid, measures: Measures) -> tuple[Means, float]:
@@ -162,7 +161,7 @@ def _opened(files: Sequence[Path], grid: Grid) -> Iterator[list[tuple[Path, Sour
                     bands = cast(xr.DataArray, rioxarray.open_rasterio(file, masked=True))
                     raster = stack.enter_context(closing(bands)).isel(band=0, drop=True)
                 else:
-                    raster = _gridded(file, "cfgrib" if start == b"GRIB" else "netcdf4")
+                    raster = _gridded(file)
             except (OSError, ValueError) as error:
                 raise LdmdownError(
                     file, "cannot be read", found=str(error), expected="a GeoTIFF, NetCDF or GRIB file"
@@ -181,20 +180,11 @@ def _axes(raster: xr.DataArray) -> SourceGrid:
     return SourceGrid(raster.y.values, raster.x.values, LONLAT if crs.is_geographic and not crs.is_derived else crs)
 
 
-def _gridded(file: Path, engine: str) -> xr.DataArray:
-    """The one variable of a NetCDF or GRIB file that lies over the ground, at its first time."""
-    options = {"indexpath": ""} if engine == "cfgrib" else {}
-    with xr.open_dataset(file, engine=engine, backend_kwargs=options) as dataset:
-        names = [str(name) for name, field in dataset.data_vars.items() if horizontal(field)]
-        if len(names) != 1:
-            raise LdmdownError(file, "does not hold one field of the ground", found=", ".join(names) or "none",
-                               fix="take the one that is meant out of it with `cdo selname`")  # fmt: skip
-        field = dataset[names[0]]
-        axes = horizontal(field)
-        assert axes is not None
-        source = source_grid(dataset, names[0], file)
-        flat = field.isel({dim: 0 for dim in field.dims if dim not in axes}).transpose(*axes)
-        geopotential = str(field.attrs.get("units", "")) in GEOPOTENTIAL
-        values = flat.values.astype(float) / (GRAVITY if geopotential else 1)
-    raster = xr.DataArray(values, dims=("y", "x"), coords={"y": source.y, "x": source.x})
+def _gridded(file: Path) -> xr.DataArray:
+    """The one field of a NetCDF or GRIB file; heights in metres, whether as such or as geopotential."""
+    source, values, units = read_static(file)
+    convert = conversion(units, "m")
+    if convert is not None and not convert.rate:
+        values = convert(values)
+    raster = xr.DataArray(values.astype(float), dims=("y", "x"), coords={"y": source.y, "x": source.x})
     return raster.rio.write_crs(source.crs)
