@@ -290,24 +290,33 @@ def evaluate(
         list[Path] | None, typer.Argument(help="Outputs of downscale, other fields, or ERA5; a quoted glob is one.")
     ] = None,
     reference: Annotated[
-        list[Path] | None, typer.Option(help="A file, or a quoted glob, of fields that count as true; repeat for more.")
+        list[Path] | None,
+        typer.Option(help="File, or quoted glob, of fields that count as true; repeat for more."),
     ] = None,
-    checkpoint: Annotated[list[str] | None, typer.Option(help="Instead of files; repeat to compare.")] = None,
-    archive: Annotated[Path | None, typer.Option(help="Of `prepare`: what checkpoints are scored on.")] = None,
-    period: Annotated[Literal["test", "validation", "train"], typer.Option(help="Of the archive.")] = "test",
-    members: Annotated[int, typer.Option(min=1, help="That checkpoints draw.")] = 8,
-    every: Annotated[int, typer.Option(min=1, help="Of the archive's hours take every n-th.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the checkpoints' noise.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="Checkpoint to score instead of files; repeat to compare several.")
+    ] = None,
+    archive: Annotated[
+        Path | None, typer.Option(help="Archive, made by `prepare`, that checkpoints are scored on.")
+    ] = None,
+    period: Annotated[
+        Literal["test", "validation", "train"], typer.Option(help="Split of the archive to score.")
+    ] = "test",
+    members: Annotated[int, typer.Option(min=1, help="Ensemble members per checkpoint.")] = 8,
+    every: Annotated[int, typer.Option(min=1, help="Score every n-th hour of the archive.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the checkpoints' initial noise.")] = 0,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:1.")] = "auto",
     terrain: Annotated[
         Path | None,
-        typer.Option(help="Heights on regular lat/lon, GRIB or NetCDF; an archive of the twin has its own."),
+        typer.Option(help="File of heights on regular lat/lon, GRIB or NetCDF; an archive of the twin has its own."),
     ] = None,
     stations: Annotated[
         Path | None,
-        typer.Option(help="Hourly measurements, CSV; its columns stand above."),
+        typer.Option(help="CSV of hourly measurements to score against; its columns are described above."),
     ] = None,
-    nearest: Annotated[bool, typer.Option("--nearest", help="The nearest cell at a station, not bilinear.")] = False,
+    nearest: Annotated[
+        bool, typer.Option("--nearest", help="Compare stations with the nearest cell, not bilinearly.")
+    ] = False,
     height_correction: Annotated[
         bool, typer.Option("--height-correction", help="Bring temperatures to the stations' heights by 6.5 K/km.")
     ] = False,
@@ -322,25 +331,15 @@ def evaluate(
     or height (m); t or t2m (degrees C or K); ws, wg, ff or ws10 (m/s, at 10 m); wr or dd (degrees, whence it blows).
     A second line may hold units in brackets.
     """
-    from ldmdown.commands.evaluate import Options, evaluate_checkpoints
+    from ldmdown.commands.evaluate import CheckpointOptions, StationOptions, evaluate_checkpoints
     from ldmdown.commands.evaluate import evaluate as evaluate_files
 
-    options = Options(stations, nearest, height_correction)
+    measured = StationOptions(stations, nearest, height_correction)
     if predictions and reference and not checkpoint and archive is None:
-        evaluate_files(predictions, reference, output, terrain=terrain, options=options)
+        evaluate_files(predictions, reference, output, terrain=terrain, stations=measured)
     elif checkpoint and archive is not None and not predictions and not reference:
-        evaluate_checkpoints(
-            checkpoint,
-            archive,
-            output,
-            period=period,
-            members=members,
-            every=every,
-            seed=seed,
-            device=device,
-            terrain=terrain,
-            options=options,
-        )
+        options = CheckpointOptions(period, members, every, seed, device)
+        evaluate_checkpoints(checkpoint, archive, output, options=options, terrain=terrain, stations=measured)
     else:
         raise LdmdownError(
             "evaluate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import xarray as xr
 
 from ldmdown.data.grid import LONLAT, Grid
 from ldmdown.data.netcdf import FieldWriter, OutputTemplate
-from ldmdown.drawing.report import Pictures
+from ldmdown.drawing.map_fields import MapFields
+from ldmdown.scoring.results import ReferenceFiles, Results
+from ldmdown.scoring.scorecard import Scorecard
 
 KINDS = {
     "bilinear": "interpolation",
@@ -46,6 +49,17 @@ SCORES = {
 DAYS = 12
 
 
+def as_written(results: Results) -> dict[str, Any]:
+    """The content of scores.json."""
+    return json.loads(results.model_dump_json())
+
+
+def results_of(card: Scorecard) -> dict[str, Any]:
+    """The content of scores.json of a scorecard alone."""
+    about = {"ldmdown": "0", "title": "", "created": "", "reference": ReferenceFiles(name="", files=[]), "notes": []}
+    return as_written(Results(**about, **card.results()))
+
+
 def noise(grid: Grid, slope: float, seed: int) -> np.ndarray:
     """Unit noise whose power falls with the wavenumber to this power."""
     rows, cols = grid.shape
@@ -55,7 +69,7 @@ def noise(grid: Grid, slope: float, seed: int) -> np.ndarray:
     return (field - field.mean()) / field.std()
 
 
-def pictures(grid: Grid) -> Pictures:
+def map_fields(grid: Grid) -> MapFields:
     """Two ridges and an island in a gradient; systems differ from the reference by noise and smoothing."""
     lon, lat = grid.lon, grid.lat
     ridges = 2600 * np.exp(-(((lat - 46.5 - 0.15 * (lon - 10)) / 0.8) ** 2)) + 1300 * np.exp(
@@ -81,7 +95,7 @@ def pictures(grid: Grid) -> Pictures:
             maps["bias"].setdefault(key, {})[name] = ((ERROR[name] - 1) * rough * noise(grid, 2.5, 50 + index)).astype(
                 np.float32
             )
-    return Pictures(lat, lon, grid.x, grid.y, maps, "2021-01-15T10", snapshots)
+    return MapFields(lat, lon, grid.x, grid.y, maps, "2021-01-15T10", snapshots)
 
 
 def _with_speed(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -95,7 +109,7 @@ def _blurred(field: np.ndarray, scale: float, grid: Grid) -> np.ndarray:
     return np.fft.irfft2(np.fft.rfft2(field) / (1 + (wavenumber * scale) ** 4), grid.shape)
 
 
-def results(grid: Grid) -> dict[str, Any]:
+def results(grid: Grid) -> Results:
     """Every part of the results."""
     random = np.random.default_rng(5)
     systems = [
@@ -110,13 +124,13 @@ def results(grid: Grid) -> dict[str, Any]:
     cycle = np.sin((np.arange(24) - 9) / 24 * 2 * np.pi)
     steep = np.linspace(-0.005, 0.005, 301)
     edges = {"t2m": np.linspace(255, 310, 111), "ws10": np.linspace(0, 28, 57)}
-    return {
+    content = {
         "ldmdown": "0.1.0",
         "title": "italy against the twin",
         "created": "2021-02-01T12:00:00Z",
         "reference": {"name": "twin", "files": ["reference_202101.nc"]},
         "grid": {"rows": grid.rows, "cols": grid.cols, "spacing_km": grid.spacing / 1000, "crs": grid.crs},
-        "hours": {"first": times[0], "last": times[-1], "count": len(times), "days": DAYS},
+        "hours": {"first": times[0], "last": times[-1], "count": len(times), "days": DAYS, "blocks": DAYS},
         "notes": ["era5.nc was regridded bilinearly to the grid of out.nc", "twin, recipe 2: a test world <not COSMO>"],
         "variables": VARIABLES | EXTRA,
         "systems": systems,
@@ -127,8 +141,8 @@ def results(grid: Grid) -> dict[str, Any]:
         },
         "best": {
             key: {
-                "rmse": {"system": "U-Net", "level_with": ["italy, mean of 8"]},
-                "bias": {"system": "italy, a member", "level_with": []},
+                "rmse": {"system": "U-Net", "not_significantly_different_from": ["italy, mean of 8"]},
+                "bias": {"system": "italy, a member", "not_significantly_different_from": []},
             } for key in VARIABLES
         },
         "ratio_to_ideal": {
@@ -156,6 +170,7 @@ def results(grid: Grid) -> dict[str, Any]:
                 "power": {name: (strength * wavelength**slope / (1 + (SMOOTH.get(name, 0) / wavelength) ** 4)).tolist()
                           for name in both},
                 "ratio_db": {name: (-10 * np.log10(1 + (SMOOTH[name] / wavelength) ** 4)).tolist() for name in KINDS},
+                "error_db": np.full(wavelength.size, 0.1),
                 "effective_resolution_km": {name: 1.4 * SMOOTH[name] for name in KINDS},
             } for key, strength, slope in (("t2m", 3.0, 2.6), ("ke", 10.0, 1.9))
         },
@@ -175,11 +190,13 @@ def results(grid: Grid) -> dict[str, Any]:
         },
         "hour_to_hour": {
             key: {"edges": np.linspace(-4, 4, 41).tolist(),
-                  "density": {name: np.exp(-change * (1.2 + 0.01 * SMOOTH.get(name, 0))).tolist() for name in both}}
+                  "density": {name: np.exp(-change * (1.2 + 0.01 * SMOOTH.get(name, 0))).tolist() for name in both},
+                  "lag1": dict.fromkeys(both, 0.9)}
             for key in ("t2m", "ws10")
         },
         "stations": _stations(random),
     }  # fmt: skip
+    return Results.model_validate(content)
 
 
 def _stations(random: np.random.Generator) -> dict[str, Any]:
@@ -200,8 +217,11 @@ def _stations(random: np.random.Generator) -> dict[str, Any]:
         "scores": {
             name: {
                 "t2m": {
-                    "bias": random.normal(0, error, 80).tolist(),
-                    "rmse": (error * random.gamma(20, 0.06, 80)).tolist(),
+                    "count": np.full(80, 24),
+                    "bias": random.normal(0, error, 80),
+                    "mae": np.full(80, error),
+                    "pcc": np.full(80, 0.9),
+                    "rmse": error * random.gamma(20, 0.06, 80),
                 }
             }
             for name, error in ERROR.items()

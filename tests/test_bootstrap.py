@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmdown.scoring.bootstrap import DRAWS, MOST, Blocks, Estimate
+from ldmdown.scoring.bootstrap import DRAWS, MAX_BLOCKS, Blocks, Estimate
 
 RNG = np.random.default_rng(0)
 
@@ -19,7 +19,7 @@ def mean(total: np.ndarray, hours: np.ndarray) -> np.ndarray:
 def test_hours_of_a_day_stay_together_and_long_series_have_long_blocks() -> None:
     week, year = Blocks(days(7)), Blocks(days(365))
     assert [week.of(hour) for hour in days(7)[:4]] == [0, 0, 1, 1] and week.count == 7
-    assert year.count <= MOST and year.of(days(365)[-1]) == year.count - 1 and year.days == 365
+    assert year.count <= MAX_BLOCKS and year.of(days(365)[-1]) == year.count - 1 and year.days == 365
     assert (week.weights.sum(axis=1) == 7).all() and len(week.weights) == DRAWS
 
 

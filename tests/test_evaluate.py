@@ -14,9 +14,9 @@ from conftest import ldmdown
 from made_up import OUTPUT_FIELDS as FIELDS
 from made_up import OUTPUT_GRID as GRID
 from made_up import OUTPUT_HOURS as HOURS
-from made_up import REFERENCE_TIMES, rotated_reference, write_grib, write_output
+from made_up import REFERENCE_TIMES, as_written, rotated_reference, write_grib, write_output
 
-from ldmdown.commands.evaluate import Options, evaluate, score
+from ldmdown.commands.evaluate import StationOptions, evaluate, score
 from ldmdown.data.reading import files
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.predictions import Predictions
@@ -26,22 +26,27 @@ def test_a_prediction_against_itself_and_shifted(tmp_path: Path) -> None:
     """Winds of an output are earth-relative: they are not turned again."""
     truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     shifted = write_output(tmp_path / "shifted.nc", FIELDS[:, :1] + np.array([1, 0, 0], np.float32)[:, None, None])
-    content, pictures = score(Predictions([truth, shifted], [truth]), Options())
+    results, maps = score(Predictions([truth, shifted], [truth]), StationOptions())
+    content = as_written(results)
     same, other = (content["scores"][name] for name in ("truth.nc", "shifted.nc"))
     assert {same[name]["rmse"]["value"] for name in ("t2m", "u10", "v10", "ws10", "wind")} == {0}
     assert other["t2m"]["bias"]["value"] == pytest.approx(1, abs=1e-5) and other["u10"]["rmse"]["value"] == 0
     assert content["title"] == "truth.nc, shifted.nc against truth.nc"
     assert content["hours"]["count"] == 3 and content["variables"]["ws10"]["units"] == "m s-1"
-    assert content["best"]["t2m"]["rmse"] == {"system": "truth.nc", "level_with": ["shifted.nc"]}  # of one day
-    assert pictures.snapshot_time == "2021-03-06T01"
-    np.testing.assert_allclose(pictures.maps["bias"]["t2m"]["shifted.nc"], 1, atol=1e-4)
-    np.testing.assert_allclose(pictures.snapshots["reference"]["t2m"], FIELDS[1, 0, 0])
+    assert content["best"]["t2m"]["rmse"] == {
+        "system": "truth.nc",
+        "not_significantly_different_from": ["shifted.nc"],
+    }  # of one day
+    assert maps.snapshot_time == "2021-03-06T01"
+    np.testing.assert_allclose(maps.maps["bias"]["t2m"]["shifted.nc"], 1, atol=1e-4)
+    np.testing.assert_allclose(maps.snapshots["reference"]["t2m"], FIELDS[1, 0, 0])
 
 
 def test_members_and_another_grid(tmp_path: Path, era5: Callable[..., Path]) -> None:
     ensemble = write_output(tmp_path / "ensemble.nc", FIELDS, np.arange(448_488, 448_491))  # as era5: 2021-03-01
     smooth = era5(range(24))
-    content, _ = score(Predictions([ensemble, smooth], [ensemble]), Options())
+    results, _ = score(Predictions([ensemble, smooth], [ensemble]), StationOptions())
+    content = as_written(results)
     mine, theirs = (content["scores"][path.name]["t2m"] for path in (ensemble, smooth))
     distance = 2 * 5 / np.sqrt(np.pi)  # of two members; the first of three is the truth: (2/3 - 1/2) of it
     assert mine["crps"]["value"] == pytest.approx(distance / 6, rel=0.05)
@@ -60,7 +65,8 @@ def test_predictions_of_every_format(tmp_path: Path, era5: Callable[..., Path]) 
         dataset.drop_encoding().to_zarr(tmp_path / "era5.zarr", zarr_format=2)
         write_grib(tmp_path / "era5.grib", dataset)
     names = [tmp_path / "zip.nc", tmp_path / "era5.zarr", tmp_path / "era5.grib"]
-    content, _ = score(Predictions([*names, truth], [truth]), Options())
+    results, _ = score(Predictions([*names, truth], [truth]), StationOptions())
+    content = as_written(results)
     assert content["title"] == f"4 systems against {truth.name}"
     errors = [content["scores"][path.name]["wind"]["rmse"]["value"] for path in names]
     assert errors[:2] == [0, 0] and errors[2] < 1e-3
@@ -99,9 +105,9 @@ def fields_of(path: Path, rows: slice, cols: slice, hours: slice = slice(None), 
 def test_only_the_common_area_is_scored(tmp_path: Path) -> None:
     truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     part = fields_of(truth, slice(4, 12), slice(5, 20))
-    contest = Predictions([truth], [part])
-    assert contest.grid.shape == (8, 15)
-    values, fields = contest.read(contest.hours[2])
+    data = Predictions([truth], [part])
+    assert data.grid.shape == (8, 15)
+    values, fields = data.read(data.hours[2])
     np.testing.assert_allclose(fields["truth.nc"][0], FIELDS[2, 0, :, 4:12, 5:20], rtol=1e-6)
     np.testing.assert_allclose(values, fields["truth.nc"][0], atol=1e-3)
 
@@ -110,11 +116,11 @@ def test_what_a_file_does_not_cover_is_missing(tmp_path: Path, era5: Callable[..
     """The eastern edge of ERA5 crosses the grid at a slant: cells beyond it are missing, not zero."""
     truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1], np.arange(448_488, 448_491))
     smooth = era5(range(3), west=11.99, east=14.99)
-    contest = Predictions([truth, smooth], [truth])
-    rows, cols = contest.grid.shape
+    data = Predictions([truth, smooth], [truth])
+    rows, cols = data.grid.shape
     assert rows == 16 and cols < 24
-    _, fields = contest.read(contest.hours[0])
-    lon, _ = contest.grid.lonlat()
+    _, fields = data.read(data.hours[0])
+    lon, _ = data.grid.lonlat()
     assert (np.isnan(fields[smooth.name][0, 0]) == (lon > 14.99)).all() and (lon > 14.99).any()
 
 
@@ -123,9 +129,9 @@ def test_coarse_fields_are_scored_on_the_grid_of_a_fine_reference(tmp_path: Path
         write_output(tmp_path / "truth.nc", FIELDS[:, :1], np.arange(448_488, 448_491)),
         era5(range(3)),
     )
-    contest = Predictions([smooth], [truth])
-    assert contest.grid.shape == GRID.shape and contest.systems[0].regridded
-    assert f"{smooth.name} was regridded bilinearly to the grid of truth.nc" in contest.notes
+    data = Predictions([smooth], [truth])
+    assert data.grid.shape == GRID.shape and data.systems[0].regridded
+    assert f"{smooth.name} was regridded bilinearly to the grid of truth.nc" in data.notes
 
 
 def test_a_rotated_reference_comes_to_the_grid_of_the_prediction(tmp_path: Path) -> None:
@@ -137,7 +143,8 @@ def test_a_rotated_reference_comes_to_the_grid_of_the_prediction(tmp_path: Path)
     )
     prediction = write_output(tmp_path / "out.nc", field.astype(np.float32), hours)
     rotated_reference(3, -4).to_netcdf(tmp_path / "reference.nc", engine="netcdf4")
-    content, _ = score(Predictions([prediction], [tmp_path / "reference.nc"]), Options())
+    results, _ = score(Predictions([prediction], [tmp_path / "reference.nc"]), StationOptions())
+    content = as_written(results)
     scores = content["scores"]["out.nc"]
     assert scores["wind"]["rmse"]["value"] < 1e-3 and scores["t2m"]["rmse"]["value"] < 1e-3
     assert "reference.nc was regridded bilinearly to the grid of out.nc" in content["notes"]
@@ -156,10 +163,10 @@ def test_a_glob_is_one_system(tmp_path: Path) -> None:
     truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     for hours in (slice(0, 1), slice(1, 3)):
         fields_of(truth, slice(None), slice(None), hours)
-    contest = Predictions([tmp_path / "*-part*.nc"], [truth])
-    assert [one.name for one in contest.systems] == ["*-part*.nc"] and len(contest.hours) == 3
+    data = Predictions([tmp_path / "*-part*.nc"], [truth])
+    assert [one.name for one in data.systems] == ["*-part*.nc"] and len(data.hours) == 3
     turned = Predictions([truth], [tmp_path / "*-part*.nc"])
-    assert len(turned.hours) == 3 and len(turned.reference["files"]) == 2
+    assert len(turned.hours) == 3 and len(turned.reference.files) == 2
     with pytest.raises(LdmdownError, match="no such files"):
         Predictions([tmp_path / "nothing*.nc"], [truth])
 
@@ -171,8 +178,8 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             write_output(tmp_path / f"{name}-{day:02}.nc", FIELDS[:1, :1], HOURS[:1] + 24 * day)
     usual, opened, honest = netCDF4.get_chunk_cache(), list[int](), Predictions.read
 
-    def read(contest: Predictions, hour: int) -> object:
-        fields = honest(contest, hour)
+    def read(data: Predictions, hour: int) -> object:
+        fields = honest(data, hour)
         links = [link.resolve() for link in Path("/proc/self/fd").iterdir()]
         opened.append(sum(link.parent == tmp_path for link in links))
         return fields
@@ -213,7 +220,7 @@ def test_the_command_with_terrain_and_stations(tmp_path: Path) -> None:
 def test_what_the_command_refuses(tmp_path: Path) -> None:
     truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     with pytest.raises(LdmdownError, match="--height-correction: needs the height of the cells"):
-        score(Predictions([truth], [truth]), Options(stations=tmp_path / "stations.csv", height_corrected=True))
+        score(Predictions([truth], [truth]), StationOptions(tmp_path / "stations.csv", height_corrected=True))
     neither = ldmdown("evaluate", "truth.nc", "-o", "s", folder=tmp_path)
     assert neither.returncode == 1 and "needs files and what they are compared with" in neither.stderr
 
@@ -221,5 +228,5 @@ def test_what_the_command_refuses(tmp_path: Path) -> None:
 def test_stations_of_other_hours(tmp_path: Path) -> None:
     truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     (tmp_path / "stations.csv").write_text("time,name,lat,lon,t\n2022-03-06T01,a,42,15.5,8\n")
-    with pytest.raises(LdmdownError, match="and the fields have no hour in common\n  found: 2022-03-06T01 to"):
-        score(Predictions([truth], [truth]), Options(stations=tmp_path / "stations.csv"))
+    with pytest.raises(LdmdownError, match="no common hours with the fields\n  found: 2022-03-06T01 to"):
+        score(Predictions([truth], [truth]), StationOptions(tmp_path / "stations.csv"))

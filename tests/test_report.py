@@ -18,10 +18,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from ldmdown.data.grid import Grid
-from ldmdown.drawing import maps, report
+from ldmdown.drawing import html, maps, report
 from ldmdown.drawing.comparison import comparison, encode, graticule
-from ldmdown.drawing.pictures import Pictures
-from ldmdown.drawing.report import Cell
+from ldmdown.drawing.html import Cell
+from ldmdown.drawing.map_fields import MapFields
+from ldmdown.scoring.results import Score
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 
@@ -76,9 +77,12 @@ def assert_sound(text: str) -> Outline:
     return outline
 
 
-def test_a_page_of_pieces() -> None:
-    losses = report.table("Losses <by> stage", ["stage", "loss"], [["unet", 0.51234], ["a & b", float("nan")]])
-    text = report.page("A run", {"Losses": [losses, report.figure(drawing(), "Loss", "A line that rises")], "None": []})
+def test_a_page_of_pieces(tmp_path: Path) -> None:
+    losses = html.table("Losses <by> stage", ["stage", "loss"], [["unet", 0.51234], ["a & b", float("nan")]])
+    figure = html.figure(drawing(), "Loss", "A line that rises")
+    html.write_page(tmp_path / "run.html", "A run", {"Losses": [losses, figure], "None": []}, footer="1 < 2")
+    text = (tmp_path / "run.html").read_text()
+    assert "<footer>1 &lt; 2</footer>" in text
     outline = assert_sound(text)
     assert "Losses &lt;by&gt; stage" in text and "a &amp; b" in text
     assert ">0.512</td>" in text and ">–</td>" in text
@@ -87,7 +91,7 @@ def test_a_page_of_pieces() -> None:
 
 
 def test_only_columns_with_numbers_sort() -> None:
-    text = report.table("T", ["name", "x", "note"], [["a", 1.0, "b"], ["c", Cell("2 ± 1", 2.0, mark="best"), "d"]])
+    text = html.table("T", ["name", "x", "note"], [["a", 1.0, "b"], ["c", Cell("2 ± 1", 2.0, mark="best"), "d"]])
     assert text.count("<button") == 1
     assert '<td class="best" data-value="2">2 ± 1</td>' in text
 
@@ -97,22 +101,22 @@ def test_only_columns_with_numbers_sort() -> None:
     [(0.0, "0.00"), (1234.5, "1,234"), (-0.012345, "−0.0123"), (99.95, "100.0"), (None, "–"), (np.inf, "–")],
 )
 def test_numbers_for_people(value: float | None, text: str) -> None:
-    assert report.number(value) == text
+    assert html.number(value) == text
 
 
 GRID = Grid().coarse  # 84 x 72
-RESULTS, PICTURES = made_up.results(GRID), made_up.pictures(GRID)
+RESULTS, FIELDS = made_up.results(GRID), made_up.map_fields(GRID)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page with two of the figures."""
     figures = {
-        "rmse_t2m": maps.error_maps(RESULTS, PICTURES, "rmse", "t2m"),
-        "snapshots_ws10": maps.snapshots(RESULTS, PICTURES, "ws10"),
+        "rmse_t2m": maps.error_maps(RESULTS, FIELDS, "rmse", "t2m"),
+        "snapshots_ws10": maps.snapshots(RESULTS, FIELDS, "ws10"),
     }
     path = tmp_path_factory.mktemp("report") / "report.html"
-    report.write_report(path, RESULTS, PICTURES, figures)
+    report.write_report(path, RESULTS, FIELDS, figures)
     return path
 
 
@@ -142,10 +146,11 @@ def test_best_and_level_scores_are_marked(written: Path) -> None:
 
 
 def test_intervals_that_are_not_known_are_left_out(tmp_path: Path) -> None:
-    scores = {"U-Net": {"t2m": {"rmse": {"value": 1.0, "low": None, "high": None}, "crps": {"value": None}}}}
+    known, unknown = Score(value=1.0, low=np.nan, high=np.nan), Score(value=np.nan, low=np.nan, high=np.nan)
+    scores = {"ideal": {}, "U-Net": {"t2m": {"rmse": known, "crps": unknown}}}
+    left_out = {"best": {}, "stations": None, "spectra": {}, "ratio_to_ideal": {}}
     path = tmp_path / "report.html"
-    results = RESULTS | {"scores": {"ideal": {}} | scores, "systems": RESULTS["systems"][1:2], "best": {}}
-    results = {name: part for name, part in results.items() if name not in ("stations", "spectra", "ratio_to_ideal")}
+    results = RESULTS.model_copy(update={"scores": scores, "systems": RESULTS.systems[1:2], **left_out})
     report.write_report(path, results, None, {})
     assert '<td data-value="1">1.00</td>' in path.read_text()
     assert "<td>–</td>" in path.read_text()
@@ -169,10 +174,10 @@ def test_fields_are_kept_to_half_a_step() -> None:
 
 def test_the_graticule_follows_the_fields_of_degrees() -> None:
     """On the whole domain: every fourth degree, and each point of a line has its degree."""
-    lines = graticule(PICTURES)
+    lines = graticule(FIELDS)
     assert [line["label"] for line in lines] == ["8°E", "12°E", "16°E", "36°N", "40°N", "44°N"]
     for line in lines:
-        field = PICTURES.lon if line["side"] == "bottom" else PICTURES.lat
+        field = FIELDS.lon if line["side"] == "bottom" else FIELDS.lat
         for x, y in line["points"]:
             near = field[round(y), round(x)]
             assert near == pytest.approx(float(re.sub(r"\D", "", line["label"])), abs=0.12)
@@ -180,23 +185,23 @@ def test_the_graticule_follows_the_fields_of_degrees() -> None:
 
 def test_rows_from_the_south_are_turned() -> None:
     """A field whose first row lies in the south makes the same map."""
-    turned = Pictures(
-        PICTURES.lat[::-1],
-        PICTURES.lon[::-1],
-        PICTURES.x,
-        PICTURES.y[::-1],
-        snapshots={"reference": {name: one[::-1] for name, one in PICTURES.snapshots["reference"].items()}},
-        snapshot_time=PICTURES.snapshot_time,
+    turned = MapFields(
+        FIELDS.lat[::-1],
+        FIELDS.lon[::-1],
+        FIELDS.x,
+        FIELDS.y[::-1],
+        snapshots={"reference": {name: one[::-1] for name, one in FIELDS.snapshots["reference"].items()}},
+        snapshot_time=FIELDS.snapshot_time,
     )
-    arguments: tuple[Any, ...] = ("reference", "reference", ["reference"], {"t2m": made_up.VARIABLES["t2m"]})
-    assert comparison(turned.north_up, *arguments) == comparison(PICTURES, *arguments)
+    arguments: tuple[Any, ...] = ("reference", "reference", ["reference"], {"t2m": RESULTS.variables["t2m"]})
+    assert comparison(turned.north_up, *arguments) == comparison(FIELDS, *arguments)
 
 
 def test_cells_of_a_geographic_grid_are_taller_than_wide() -> None:
     """At 60 degrees a degree of longitude is half as long as one of latitude."""
     lat, lon = np.meshgrid(np.arange(65.0, 54, -1), np.arange(0.0, 9), indexing="ij")
-    assert Pictures(lat, lon, lon[0], lat[:, 0]).cell_shape == pytest.approx(2)
-    assert PICTURES.cell_shape == pytest.approx(1, abs=0.02)  # the projection keeps areas, not shapes
+    assert MapFields(lat, lon, lon[0], lat[:, 0]).cell_shape == pytest.approx(2)
+    assert FIELDS.cell_shape == pytest.approx(1, abs=0.02)  # the projection keeps areas, not shapes
 
 
 # In a browser
@@ -261,7 +266,7 @@ def colour_of(written: Path, system: str, row: int, col: int) -> list[int]:
     """What the colour scale makes of a cell of t2m."""
     content = json.loads(re.search(r'"application/json">(.*?)</script>', written.read_text(), re.DOTALL)[1])  # type: ignore[index]
     scale = content["variables"]["t2m"]
-    value = np.rint((PICTURES.snapshots[system]["t2m"][row, col] - 273.15) / 0.1) * 0.1
+    value = np.rint((FIELDS.snapshots[system]["t2m"][row, col] - 273.15) / 0.1) * 0.1
     place = round(float(np.clip((value - scale["low"]) / (scale["high"] - scale["low"]), 0, 1)) * 255)
     return list(matplotlib.colormaps["plasma"](place, bytes=True)[:3])
 
@@ -269,12 +274,12 @@ def colour_of(written: Path, system: str, row: int, col: int) -> list[int]:
 def assert_reads(text: str, row: int, col: int, name: str, right: str = "italy, a member") -> None:
     place = re.search(r"([\d.]+)° N, ([\d.]+)° E", text)
     assert place
-    assert float(place[1]) == pytest.approx(PICTURES.lat[row, col], abs=0.0056)
-    assert float(place[2]) == pytest.approx(PICTURES.lon[row, col], abs=0.0056)
+    assert float(place[1]) == pytest.approx(FIELDS.lat[row, col], abs=0.0056)
+    assert float(place[2]) == pytest.approx(FIELDS.lon[row, col], abs=0.0056)
     for system in ("bilinear", right):
         found = re.search(rf"{system}: ([−\d.]+) (°C|m s⁻¹)", text)
         assert found
-        expected = PICTURES.snapshots[system][name][row, col] - (273.15 if name == "t2m" else 0)
+        expected = FIELDS.snapshots[system][name][row, col] - (273.15 if name == "t2m" else 0)
         assert float(found[1].replace("−", "-")) == pytest.approx(expected, abs=0.0501)
         assert found[2] == ("°C" if name == "t2m" else "m s⁻¹")
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {  # folders and top-level modules, and what each may import beside
     "checkpoint": {"data", "models", "header"},
     "inference": {"data", "models", "checkpoint", "runtime"},
     "system": {"data", "models", "checkpoint", "header", "inference", "runtime", "console"},
-    "drawing": {"data"},
+    "drawing": {"data", "scoring"},
     "scoring": {"data", "models", "checkpoint", "header", "inference", "system", "runtime", "metrics", "twin"},
     "training": {"data", "models", "checkpoint", "header", "runtime", "console", "metrics", "drawing"},
 }

@@ -10,15 +10,17 @@ import torch
 import yaml
 import zarr
 from conftest import CONDITIONER
+from made_up import as_written
 
 from ldmdown import checkpoint
-from ldmdown.commands.evaluate import Options, score
+from ldmdown.commands.evaluate import StationOptions, score
 from ldmdown.commands.prepare import prepare
 from ldmdown.config import Config, parse_config
 from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import Predictor, SamplingOptions, default_sampler, measured_correlation
-from ldmdown.scoring.baselines import Ideal, interpolate
+from ldmdown.scoring.baselines import interpolate
+from ldmdown.scoring.ideal import Ideal
 from ldmdown.scoring.systems import Systems
 from ldmdown.twin.files import RECIPE
 
@@ -75,16 +77,17 @@ def systems(folder: Path, *names: str) -> Systems:
 
 
 @pytest.fixture(scope="module")
-def contest(folder: Path) -> Systems:
+def data(folder: Path) -> Systems:
     return systems(folder, "small", "kl", "direct", "gan")
 
 
-def test_every_system_of_the_paper_is_there(contest: Systems) -> None:
+def test_every_system_of_the_paper_is_there(data: Systems) -> None:
     """The U-Net that three checkpoints share is one of them."""
-    assert [(one.name, one.kind, one.members) for one in contest.systems] == [
+    assert [(one.name, one.kind, one.members) for one in data.systems] == [
         ("bilinear", "interpolation", 1),
         ("quadratic", "interpolation", 1),
         ("lapse rate", "interpolation", 1),
+        ("cell regression", "regression", 1),
         ("U-Net", "mean", 1),
         ("GAN", "gan", 1),
         ("scaled white noise", "white noise", 2),
@@ -97,21 +100,24 @@ def test_every_system_of_the_paper_is_there(contest: Systems) -> None:
         ("VAE", "reconstruction", 1),
         ("ideal", "ideal", 2),
     ]
-    truth, fields = contest.read(contest.hours[1])
-    assert list(fields) == [one.name for one in contest.systems]
-    for one in contest.systems:
+    truth, fields = data.read(data.hours[1])
+    assert list(fields) == [one.name for one in data.systems]
+    for one in data.systems:
         assert fields[one.name].shape == (one.members, *truth.shape) and np.isfinite(fields[one.name]).all()
     members = fields["LDM (kl)"]
     np.testing.assert_allclose(fields["LDM mean (kl)"][0], members.mean(axis=0), rtol=1e-6)
     assert not np.allclose(members[0], members[1])
-    assert contest.notes == [f"twin, recipe {RECIPE}: a test world, not a regional model"]
+    assert data.notes == [
+        f"twin, recipe {RECIPE}: a test world, not a regional model",
+        "the cell regression is fitted to 24 hours of the training period",
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "made"), [("unet", "U-Net"), ("gan", "GAN"), ("small", "LDM (small)"), ("direct", "LDM (direct)")]
 )
-def test_checkpoints_make_what_downscale_makes(folder: Path, contest: Systems, name: str, made: str) -> None:
-    hour = contest.hours[2]
+def test_checkpoints_make_what_downscale_makes(folder: Path, data: Systems, name: str, made: str) -> None:
+    hour = data.hours[2]
     archive = Archive(folder / "archive.zarr")
     loaded = checkpoint.load(folder / f"{name}.safetensors")
     runner = Predictor(
@@ -130,11 +136,11 @@ def test_checkpoints_make_what_downscale_makes(folder: Path, contest: Systems, n
 
     index = int(np.flatnonzero(archive.hours == hour)[0])
     ((_, expected),) = runner.run(Predictors(), [index])
-    np.testing.assert_allclose(contest.read(hour)[1][made], expected, atol=2e-4)
+    np.testing.assert_allclose(data.read(hour)[1][made], expected, atol=2e-4)
 
 
-def test_a_reconstruction_is_the_truth_through_the_autoencoder(folder: Path, contest: Systems) -> None:
-    truth, fields = contest.read(contest.hours[0])
+def test_a_reconstruction_is_the_truth_through_the_autoencoder(folder: Path, data: Systems) -> None:
+    truth, fields = data.read(data.hours[0])
     loaded = checkpoint.load(folder / "kl.safetensors")
     normalization, targets = loaded.normalization["target"], loaded.config.targets
     residual = (normalization.normalize(truth, targets) - normalization.normalize(fields["U-Net"][0], targets))[None]
@@ -155,28 +161,28 @@ def test_interpolations_are_exact_for_their_polynomials() -> None:
     np.testing.assert_allclose(interpolate(np.full((3, 4, 4), 7.0), 8, 2), 7, rtol=1e-6)
 
 
-def test_the_interpolations_of_an_hour(folder: Path, contest: Systems) -> None:
+def test_the_interpolations_of_an_hour(folder: Path, data: Systems) -> None:
     """Bilinear is what the model's own baseline is; the lapse rate changes temperature alone."""
     archive = Archive(folder / "archive.zarr")
-    coarse = archive.read(int(np.flatnonzero(archive.hours == contest.hours[0])[0]))["predictors"][:3]
-    _, fields = contest.read(contest.hours[0])
+    coarse = archive.read(int(np.flatnonzero(archive.hours == data.hours[0])[0]))["predictors"][:3]
+    _, fields = data.read(data.hours[0])
     expected = torch.nn.functional.interpolate(torch.from_numpy(coarse)[None], scale_factor=8, mode="bilinear")
     np.testing.assert_allclose(fields["bilinear"], expected.numpy(), atol=1e-4)
     changed = fields["lapse rate"] - fields["bilinear"]
-    heights = contest.terrain
+    heights = data.terrain
     np.testing.assert_allclose(changed[0, 0], 0.0065 * (heights.coarse - heights.fine), atol=1e-4)
     assert not changed[0, 1:].any() and np.abs(changed).max() > 1
 
 
-def test_the_ideal_ensemble_is_drawn_from_the_world_of_the_archive(folder: Path, contest: Systems) -> None:
+def test_the_ideal_ensemble_is_drawn_from_the_world_of_the_archive(folder: Path, data: Systems) -> None:
     archive = Archive(folder / "archive.zarr")
     ideal = Ideal(archive.grid, archive.plan["twin"], archive.path)
     for index in (0, 30):
         truth = archive.read(index)["target"]
-        np.testing.assert_allclose(ideal.draw(int(archive.hours[index]), contest.names, 0), truth, atol=0.02)
-    hour = contest.hours[1]
-    truth, fields = contest.read(hour)
-    np.testing.assert_array_equal(fields["ideal"][1], ideal.draw(hour, contest.names, 2))
+        np.testing.assert_allclose(ideal.draw(int(archive.hours[index]), data.names, 0), truth, atol=0.02)
+    hour = data.hours[1]
+    truth, fields = data.read(hour)
+    np.testing.assert_array_equal(fields["ideal"][1], ideal.draw(hour, data.names, 2))
     assert np.abs(fields["ideal"][0] - truth).mean() > 0.1
 
 
@@ -194,9 +200,9 @@ def test_what_is_not_known_is_left_out(
     plan = Archive(folder / "archive.zarr").plan
     twin = None if change is None else plan["twin"] | change
     monkeypatch.setattr(zarr.Group, "attrs", property(_attributes(plan | {"twin": twin})))
-    contest = systems(folder, "unet")
-    assert note in contest.notes and "ideal" not in [one.name for one in contest.systems]
-    assert "lapse rate" not in [one.name for one in contest.systems]
+    data = systems(folder, "unet")
+    assert note in data.notes and "ideal" not in [one.name for one in data.systems]
+    assert "lapse rate" not in [one.name for one in data.systems]
 
 
 def _attributes(plan: dict) -> object:
@@ -218,7 +224,8 @@ def test_what_does_not_fit_is_refused(folder: Path, tiny: dict[str, Path]) -> No
 
 def test_the_whole_scorecard(folder: Path) -> None:
     files = [str(folder / f"{name}.safetensors") for name in ("small", "kl")]
-    results, _ = score(Systems(files, folder / "archive.zarr", "test", members=3, every=6), Options())
+    scored, _ = score(Systems(files, folder / "archive.zarr", "test", members=3, every=6), StationOptions())
+    results = as_written(scored)
     scores = {name: parts["t2m"] for name, parts in results["scores"].items()}
     assert scores["ideal"]["crps"]["value"] < scores["bilinear"]["crps"]["value"] < scores["LDM (kl)"]["crps"]["value"]
     assert results["ratio_to_ideal"]["ideal"]["t2m"]["crps"]["value"] == 1

@@ -1,4 +1,4 @@
-"""`ldmdown evaluate`: how good predictions are, of files or of checkpoints, as tables, figures and a report.
+"""`ldmdown evaluate`: score files or checkpoints, and write tables, figures and a report.
 
 Hours are read one by one, so memory does not grow with their number.
 """
@@ -6,74 +6,107 @@ Hours are read one by one, so memory does not grow with their number.
 from __future__ import annotations
 
 import csv
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from ldmdown.atomic import replacing
+from ldmdown.console import progress_bar, say
 from ldmdown.data.grid import SourceGrid
 from ldmdown.data.reading.files import few_open
 from ldmdown.data.reading.stations import read_stations
-from ldmdown.drawing.pictures import Pictures
+from ldmdown.drawing.map_fields import MapFields
 from ldmdown.drawing.plots import figures
 from ldmdown.drawing.report import write_report
 from ldmdown.errors import LdmdownError
-from ldmdown.scoring.climate import Place
+from ldmdown.scoring.geometry import GridGeometry
 from ldmdown.scoring.predictions import Predictions
-from ldmdown.scoring.scorecard import Scorecard, System, plain
+from ldmdown.scoring.results import Best, ReferenceFiles, Results, Score, ScoredSystem
+from ldmdown.scoring.scorecard import Scorecard
 from ldmdown.scoring.stations import StationScores
+from ldmdown.scoring.summaries import error_maps
 from ldmdown.scoring.terrain import Terrain
+from ldmdown.typing import Float32Array, FloatArray
 
-DOTS_PER_INCH = 130  # of figures
-NAMED = 3  # systems at most in the title
-TABLES = ("t2m", "ws10", "wind")  # that are printed
-SHOWN = {"rmse": "RMSE", "bias": "bias", "pcc": "PCC", "crps": "CRPS", "energy_score": "energy",
-         "spread_skill": "spread", "wasserstein": "distrib."}  # fmt: skip
+FIGURE_DPI = 130
+MAX_SYSTEMS_IN_TITLE = 3
+PRINTED_VARIABLES = ("t2m", "ws10", "wind")
+PRINTED_SCORES = {
+    "rmse": "RMSE",
+    "bias": "bias",
+    "pcc": "PCC",
+    "crps": "CRPS",
+    "energy_score": "energy",
+    "spread_skill": "spread",
+    "wasserstein": "distrib.",
+}
 
 
-class Contest(Protocol):
+class EvaluationData(Protocol):
     """Systems and a reference, hour by hour on one grid."""
 
     names: tuple[str, ...]
     grid: SourceGrid
     hours: list[int]
-    systems: list[System]
-    reference: dict[str, Any]
+    systems: list[ScoredSystem]
+    reference: ReferenceFiles
     notes: list[str]
     terrain: Terrain | None
 
-    def read(self, hour: int) -> tuple[NDArray[np.float32], Mapping[str, NDArray[np.float32]]]:
-        """(variable, rows, cols) of the reference, and (member, variable, rows, cols) of each system."""
+    def read(self, hour: int) -> tuple[Float32Array, Mapping[str, Float32Array]]:
+        """Read the reference (variable, rows, cols) and each system (member, variable, rows, cols)."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is scored beside the fields.
+class StationOptions:
+    """Measurements that are scored against beside the fields.
 
     Parameters
     ----------
-    stations
-        a CSV file of measurements; see data/stations.
+    file
+        a CSV file of measurements (see data/reading/stations.py); None: none.
     nearest
         take the nearest cell's value at a station, not the interpolated one.
     height_corrected
         bring temperatures to the stations' heights, which needs a known terrain.
     """
 
-    stations: Path | None = None
+    file: Path | None = None
     nearest: bool = False
     height_corrected: bool = False
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How checkpoints are scored.
+
+    Parameters
+    ----------
+    period
+        the split of the archive to score: train, validation or test.
+    members
+        ensemble members per checkpoint.
+    every
+        score every n-th hour.
+    seed
+        random seed of the initial noise.
+    device
+        auto, cpu, cuda or cuda:1.
+    """
+
+    period: str = "test"
+    members: int = 8
+    every: int = 1
+    seed: int = 0
+    device: str = "auto"
 
 
 @few_open()
@@ -83,7 +116,7 @@ def evaluate(
     output: Path,
     *,
     terrain: Path | None = None,
-    options: Options = Options(),
+    stations: StationOptions = StationOptions(),
 ) -> None:
     """Score files of predictions, and write report.html, scores.json, scores.csv and figures to a folder.
 
@@ -93,6 +126,8 @@ def evaluate(
         outputs of `downscale`, other gridded fields, or ERA5 itself; each one file, or a glob of files in time.
     reference
         files, or globs of them, that count as true, such as VHR-REA_IT's, all together.
+    output
+        the folder.
     terrain
         a file of heights, by which land, sea, mountains and coast are scored separately.
 
@@ -101,7 +136,8 @@ def evaluate(
     LdmdownError
         if a file cannot be read, or no variable, place or hour is in all of them.
     """
-    _report(Predictions(predictions, reference, terrain), output, options)
+    with Predictions(predictions, reference, terrain) as data:
+        write_scores(data, output, stations)
 
 
 def evaluate_checkpoints(
@@ -109,20 +145,18 @@ def evaluate_checkpoints(
     archive: Path,
     output: Path,
     *,
-    period: str = "test",
-    members: int = 8,
-    every: int = 1,
-    seed: int = 0,
-    device: str = "auto",
+    options: CheckpointOptions = CheckpointOptions(),
     terrain: Path | None = None,
-    options: Options = Options(),
+    stations: StationOptions = StationOptions(),
 ) -> None:
-    """Score checkpoints on an archive, beside interpolations and, on the twin's, the ideal ensemble.
+    """Score checkpoints on an archive, beside baselines and, on the twin's, the ideal ensemble.
 
     Parameters
     ----------
-    checkpoints, archive, period, members, every, seed, device, terrain
+    checkpoints, archive, terrain
         as in `systems.Systems`.
+    output
+        the folder.
 
     Raises
     ------
@@ -131,104 +165,124 @@ def evaluate_checkpoints(
     """
     from ldmdown.scoring.systems import Systems  # and PyTorch with it, which files do not need
 
-    contest = Systems(
-        checkpoints, archive, period, members=members, every=every, seed=seed, device=device, terrain=terrain
-    )
-    _report(contest, output, options)
+    write_scores(Systems(checkpoints, archive, terrain=terrain, **vars(options)), output, stations)
 
 
-def score(contest: Contest, options: Options) -> tuple[dict[str, Any], Pictures]:
-    """All hours of a contest: what is written as scores.json, and fields to look at."""
-    place = Place(contest.grid)
-    surfaces = contest.terrain.surfaces(place.spacing_km) if contest.terrain is not None else {}
-    card = Scorecard(contest.names, contest.systems, place, contest.hours, surfaces)
-    stations = _stations(contest, options)
-    shown = contest.hours[len(contest.hours) // 2]
-    snapshots: dict[str, dict[str, Any]] = {}
-    for hour in track(contest.hours, "scoring", console=Console(stderr=True)):
-        first = card.add(hour, *contest.read(hour))
-        if stations is not None:
-            stations.add(hour, first)
-        if hour == shown:
-            snapshots = first
-    if not card.scored:
-        raise LdmdownError(contest.reference["name"], "and the predictions have no cell in common that is not missing")
-    names = [one.name for one in contest.systems]
-    results = {
-        "ldmdown": version("ldmdown"),
-        "title": f"{', '.join(names) if len(names) <= NAMED else f'{len(names)} systems'} "
-        f"against {contest.reference['name']}",
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "reference": contest.reference,
-        "notes": [*contest.notes, *card.notes()],
-        **card.results(),
-    }
-    if stations is not None:
-        results["stations"] = plain(stations.results())
-    grid, when = contest.grid, str(np.datetime64(shown, "h"))
-    return results, Pictures(place.lat, place.lon, grid.x, grid.y, card.maps(), when, snapshots)
-
-
-def _report(contest: Contest, output: Path, options: Options) -> None:
-    results, pictures = score(contest, options)
+def write_scores(data: EvaluationData, output: Path, stations: StationOptions) -> None:
+    """Score all hours, write everything to a folder and print the scores that matter most."""
+    results, maps = score(data, stations)
     output.mkdir(parents=True, exist_ok=True)
-    _write(output, results)
-    drawn = figures(results, pictures)
+    with replacing(output / "scores.json") as beside:
+        beside.write_text(results.model_dump_json(), encoding="utf-8")
+    _write_csv(output / "scores.csv", results)
+    drawn = figures(results, maps)
     for name, figure in drawn.items():
-        figure.savefig(output / f"{name}.png", dpi=DOTS_PER_INCH)
-    write_report(output / "report.html", results, pictures, drawn)
-    _print(results)
-    for note in results["notes"]:
-        print(note, file=sys.stderr)
-    print(f"{results['hours']['count']} hours scored; look at {output / 'report.html'}; beside it scores.json, "
-          "scores.csv and the figures", file=sys.stderr)  # fmt: skip
+        with replacing(output / f"{name}.png") as beside:
+            figure.savefig(beside, dpi=FIGURE_DPI, format="png")
+    write_report(output / "report.html", results, maps, drawn)
+    _print_tables(results)
+    for note in results.notes:
+        say(note)
+    say(
+        f"{results.hours.count} hours scored; look at {output / 'report.html'}; beside it scores.json, scores.csv and "
+        "the figures"
+    )
 
 
-def _stations(contest: Contest, options: Options) -> StationScores | None:
-    if options.stations is None:
+def score(data: EvaluationData, stations: StationOptions) -> tuple[Results, MapFields]:
+    """Score all hours: the content of scores.json, and fields to look at.
+
+    Raises
+    ------
+    LdmdownError
+        if no hour or no cell can be scored.
+    """
+    geometry = GridGeometry(data.grid)
+    surfaces = data.terrain.surfaces(geometry.spacing_km) if data.terrain is not None else {}
+    card = Scorecard(data.names, data.systems, geometry, data.hours, surfaces)
+    at_stations = _open_stations(data, stations)
+    shown = data.hours[len(data.hours) // 2]
+    snapshots: dict[str, dict[str, FloatArray]] = {}
+    with progress_bar("hours") as progress:
+        for hour in progress.track(data.hours, description="scoring"):
+            first = card.add(hour, *data.read(hour))
+            if at_stations is not None:
+                at_stations.add(hour, first)
+            if hour == shown:
+                snapshots = first
+    if not card.scored:
+        raise LdmdownError(data.reference.name, "no common cell with the predictions that is not missing")
+    results = Results(
+        ldmdown=version("ldmdown"),
+        title=_title(data),
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        reference=data.reference,
+        notes=[*data.notes, *card.notes()],
+        **card.results(),
+        stations=None if at_stations is None else at_stations.results(),
+    )
+    when = str(np.datetime64(shown, "h"))
+    maps = error_maps(card.accuracy)
+    return results, MapFields(geometry.lat, geometry.lon, data.grid.x, data.grid.y, maps, when, snapshots)
+
+
+def _title(data: EvaluationData) -> str:
+    names = [one.name for one in data.systems]
+    what = ", ".join(names) if len(names) <= MAX_SYSTEMS_IN_TITLE else f"{len(names)} systems"
+    return f"{what} against {data.reference.name}"
+
+
+def _open_stations(data: EvaluationData, options: StationOptions) -> StationScores | None:
+    if options.file is None:
         return None
-    if options.height_corrected and contest.terrain is None:
+    if options.height_corrected and data.terrain is None:
         raise LdmdownError("--height-correction", "needs the height of the cells", fix="add --terrain FILE")
-    measured = read_stations(options.stations)
-    if not measured.values.keys() & set(contest.hours):
-        span = [str(np.datetime64(hour, "h")) for hour in (min(measured.values), max(measured.values))]
-        raise LdmdownError(options.stations, "and the fields have no hour in common", found=" to ".join(span),
-                           expected=" to ".join(str(np.datetime64(contest.hours[at], "h")) for at in (0, -1)),
-                           fix="give stations and fields of the same hours")  # fmt: skip
-    terrain = contest.terrain if options.height_corrected else None
-    return StationScores(measured, contest.grid, "nearest" if options.nearest else "bilinear", terrain)
+    measured = read_stations(options.file)
+    if not measured.values.keys() & set(data.hours):
+        found, expected = (
+            f"{np.datetime64(min(hours), 'h')} to {np.datetime64(max(hours), 'h')}"
+            for hours in (measured.values, data.hours)
+        )
+        raise LdmdownError(
+            options.file,
+            "no common hours with the fields",
+            found=found,
+            expected=expected,
+            fix="give stations and fields of the same hours",
+        )
+    terrain = data.terrain if options.height_corrected else None
+    return StationScores(measured, data.grid, "nearest" if options.nearest else "bilinear", terrain)
 
 
-def _write(output: Path, results: dict[str, Any]) -> None:
-    (output / "scores.json").write_text(json.dumps(results, allow_nan=False))
-    with (output / "scores.csv").open("w", newline="") as file:
+def _write_csv(path: Path, results: Results) -> None:
+    """Write a line a score; an empty field is a number that is not defined."""
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["system", "variable", "score", "value", "low", "high", "units"])
-        for name, variables in results["scores"].items():
+        for name, variables in results.scores.items():
             for key, scores in variables.items():
                 for score, one in scores.items():
-                    units = results["score_info"][score]["units"]
-                    units = results["variables"][key]["units"] if units == "field" else units
-                    writer.writerow([name, key, score, *one.values(), units])
+                    units = results.score_info[score].units
+                    units = results.variables[key].units if units == "field" else units
+                    numbers = [value if np.isfinite(value) else "" for value in (one.value, one.low, one.high)]
+                    writer.writerow([name, key, score, *numbers, units])
 
 
-def _print(results: dict[str, Any]) -> None:
-    """The scores that matter most; bold is the best and what is not surely worse."""
-    for key in (key for key in TABLES if key in results["variables"]):
-        rows = {one["name"]: results["scores"][one["name"]].get(key, {}) for one in results["systems"]}
-        held = [score for score in SHOWN if any(score in scores for scores in rows.values())]
-        about = results["variables"][key]
-        table = Table(
-            "", *(SHOWN[score] for score in held), title=f"{about['long_name']} [{about['units']}]", box=SIMPLE
-        )
-        best = results["best"].get(key, {})
+def _print_tables(results: Results) -> None:
+    """Print the scores that matter most; the best is bold, and what is not significantly worse."""
+    for key in (key for key in PRINTED_VARIABLES if key in results.variables):
+        rows = {one.name: results.scores[one.name].get(key, {}) for one in results.systems}
+        held = [score for score in PRINTED_SCORES if any(score in scores for scores in rows.values())]
+        about, best = results.variables[key], results.best.get(key, {})
+        heads = (PRINTED_SCORES[score] for score in held)
+        table = Table("", *heads, title=f"{about.long_name} [{about.units}]", box=SIMPLE)
         for name, scores in rows.items():
             table.add_row(name, *(_cell(scores.get(score), best.get(score), name) for score in held))
         Console().print(table)
 
 
-def _cell(score: dict[str, float | None] | None, best: dict[str, Any] | None, name: str) -> str:
-    if score is None or score["value"] is None:
+def _cell(score: Score | None, best: Best | None, name: str) -> str:
+    if score is None or not np.isfinite(score.value):
         return ""
-    bold = best is not None and name in (best["system"], *best["level_with"])
-    return f"[bold]{score['value']:.3g}[/bold]" if bold else f"{score['value']:.3g}"
+    bold = best is not None and name in (best.system, *best.not_significantly_different_from)
+    return f"[bold]{score.value:.3g}[/bold]" if bold else f"{score.value:.3g}"

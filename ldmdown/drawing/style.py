@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ldmdown.data.variables import VARIABLES
+from ldmdown.scoring.results import Results, ScoredSystem
+from ldmdown.typing import FloatArray
 
 FREEZING = 273.15  # [K]
 
 REFERENCE = "#000000"
 # Told apart with any colour vision: Okabe and Ito's colours (https://jfly.uni-koeln.de/color), two of Paul Tol's
-# (https://sronpersonalpages.nl/~pault), and quiet ones for interpolations
+# (https://sronpersonalpages.nl/~pault), and quiet ones for baselines
 SYSTEMS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#332288", "#999933")
-INTERPOLATIONS = ("#8C8C8C", "#C9A227", "#882255")
+BASELINES = ("#8C8C8C", "#C9A227", "#882255", "#117733")
 LINES = {  # by kind: dashed, dash and dot, dash and two dots, dotted; others are solid
     "interpolation": (0, (4, 1.5)),
+    "regression": (0, (4, 1.5)),
     "ensemble mean": (0, (5, 1.2, 1, 1.2)),
     "reconstruction": (0, (5, 1.2, 1, 1.2, 1, 1.2)),
     "ideal": (0, (1, 1)),
@@ -52,21 +54,22 @@ LOOK: Any = {
 }  # of matplotlib's figures
 
 
-def colours(systems: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def colours(systems: Sequence[ScoredSystem]) -> dict[str, str]:
     """By name, in table order; "reference" is black, an ensemble's mean as its members; lines tell these apart."""
     rest = cycle(SYSTEMS)
-    pools = {"interpolation": cycle(INTERPOLATIONS), "reconstruction": cycle(reversed(SYSTEMS))}
+    baselines = cycle(BASELINES)
+    pools = {"interpolation": baselines, "regression": baselines, "reconstruction": cycle(reversed(SYSTEMS))}
     result, members = {"reference": REFERENCE}, deque[str]()
     for system in systems:
-        kind = system["kind"]
+        kind = system.kind
         colour = members.popleft() if kind == "ensemble mean" and members else next(pools.get(kind, rest))
         if kind == "member":
             members.append(colour)
-        result[system["name"]] = colour
+        result[system.name] = colour
     return result
 
 
-def displayed(field: NDArray[np.floating], units: str) -> NDArray[np.floating]:
+def displayed(field: FloatArray, units: str) -> FloatArray:
     """A field in units for people: degrees Celsius for kelvins."""
     return field - FREEZING if units == "K" else field
 
@@ -97,13 +100,13 @@ def labelled(name: str, units: str) -> str:
     return f"{name} [{written(units)}]" if written(units) else name
 
 
-def main_variables(results: Mapping[str, Any]) -> list[str]:
+def main_variables(results: Results) -> list[str]:
     """The variables that have figures of their own: wind by its speed where that is scored."""
-    names = [name for name in results["variables"] if name in VARIABLES]
+    names = [name for name in results.variables if name in VARIABLES]
     return [name for name in names if name not in ("u10", "v10")] if "ws10" in names else names
 
 
-def whole_degrees(values: NDArray[np.floating]) -> NDArray[np.floating]:
+def whole_degrees(values: FloatArray) -> FloatArray:
     """Round degrees among the values, so that they are few."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     step = next((step for step in (0.1, 0.2, 0.5, 1, 2, 4) if (high - low) / step <= 4.5), 5)

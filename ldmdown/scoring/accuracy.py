@@ -9,20 +9,19 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ldmdown import metrics
+from ldmdown.scoring.geometry import Rectangle
+from ldmdown.typing import BoolArray, FloatArray
 
-Array = NDArray[np.floating]
-Mask = NDArray[np.bool_]
-Truth = Mapping[str, Array]
+Truth = Mapping[str, FloatArray]
 """By name, each (rows, cols)."""
-Ensemble = Mapping[str, Array]
+Ensemble = Mapping[str, FloatArray]
 """By name, each (member, rows, cols)."""
 
 PATCH = 24  # cells along each side of what the energy score looks at together
 WIND = ("u10", "v10")
-HOURLY = ("rmse", "bias", "r2", "pcc")
+HOURLY_SCORES = ("rmse", "bias", "r2", "pcc")
 EVENTS = {  # variable, sign and threshold
     "ws10 above 5 m s-1": ("ws10", 1, 5.0),
     "ws10 above 10 m s-1": ("ws10", 1, 10.0),
@@ -39,36 +38,47 @@ class Accuracy:
     shape
         (rows, cols).
     blocks
-        how many blocks of days are kept apart.
+        number of blocks of days whose sums are kept apart.
     surfaces
         masks (rows, cols), by the names of the kinds of ground that are scored separately.
 
     Attributes
     ----------
     sums
-        by (variable, what), (blocks,): hourly means added up, and under "hours" or "... hours" how many.
+        sums of hourly means (blocks,) by (variable, what); the number of hours under "hours" or "... hours".
     hourly
-        by variable and score, a value an hour.
+        one value an hour, by variable and score.
     maps
-        by variable: count, error and squared error (3, rows, cols).
+        count, error and squared error (3, rows, cols), by variable.
+    by_surface
+        the same sums over each surface (3, surfaces), by variable.
     ranks
-        by variable, (members + 1,).
+        rank histograms (members + 1,), by variable.
     votes
-        by event: forecasts and events where k members say so (2, members + 1).
+        forecasts and events where k members forecast the event (2, members + 1), by event.
     """
 
-    def __init__(self, shape: tuple[int, int], blocks: int, surfaces: Mapping[str, Mask]) -> None:
-        self.shape = shape
-        self.sums: dict[tuple[str, str], Array] = defaultdict(lambda: np.zeros(blocks))
+    def __init__(self, shape: tuple[int, int], blocks: int, surfaces: Mapping[str, BoolArray]) -> None:
+        self.sums: dict[tuple[str, str], FloatArray] = defaultdict(lambda: np.zeros(blocks))
         self.hourly: dict[str, dict[str, list[float]]] = {}
-        self.maps: dict[str, Array] = defaultdict(lambda: np.zeros((3, *shape)))
-        self.ranks: dict[str, Array] = {}
-        self.votes: dict[str, Array] = {}
-        self.by_surface: dict[str, Array] = defaultdict(lambda: np.zeros((3, len(surfaces))))
+        self.maps: dict[str, FloatArray] = defaultdict(lambda: np.zeros((3, *shape)))
+        self.ranks: dict[str, FloatArray] = {}
+        self.votes: dict[str, FloatArray] = {}
+        self.by_surface: dict[str, FloatArray] = defaultdict(lambda: np.zeros((3, len(surfaces))))
         self._surfaces = np.stack([mask.ravel() for mask in surfaces.values()]).astype(np.float32) if surfaces else None
 
-    def add(self, block: int, fields: Ensemble, truth: Truth, valid: Mask | None) -> None:
-        """An hour; only cells of `valid` count (None: all, and only then scores of patches and pairs of cells)."""
+    def add(
+        self, block: int, fields: Ensemble, truth: Truth, valid: BoolArray | None, complete: Rectangle | None
+    ) -> None:
+        """Take an hour.
+
+        Parameters
+        ----------
+        valid
+            the cells that count; None: all.
+        complete
+            a part of the grid without missing cells, on which patches and pairs of cells are scored; None: nowhere.
+        """
         for name, reference in truth.items():
             self._add_field(block, name, fields[name][0], reference, valid)
             self._add_members(block, name, _cells(fields[name], valid), _cells(reference, valid))
@@ -78,12 +88,15 @@ class Accuracy:
             self._note(block, "wind", square=_mean(square), absolute=_mean(np.sqrt(square)))
         for event, (name, sign, threshold) in EVENTS.items():
             if name in truth:
-                self._vote(event, sign * _cells(fields[name], valid) > sign * threshold,
-                           sign * _cells(truth[name], valid) > sign * threshold)  # fmt: skip
-        if valid is None:
-            self._add_structure(block, fields, truth)
+                forecast, observed = (sign * _cells(part[name], valid) > sign * threshold for part in (fields, truth))
+                self._vote(event, forecast, observed)
+        if complete is not None:
+            whole = ({name: field[..., *complete] for name, field in part.items()} for part in (fields, truth))
+            self._add_structure(block, *whole)
 
-    def _add_field(self, block: int, name: str, field: Array, reference: Array, valid: Mask | None) -> None:
+    def _add_field(
+        self, block: int, name: str, field: FloatArray, reference: FloatArray, valid: BoolArray | None
+    ) -> None:
         error = field - reference if valid is None else np.where(valid, field - reference, 0)
         square = error * error
         for total, part in zip(self.maps[name], (1 if valid is None else valid, error, square), strict=True):
@@ -100,7 +113,7 @@ class Accuracy:
             "r2": metrics.r2(field, reference),
             "pcc": metrics.pcc(field, reference),
         }
-        hourly = self.hourly.setdefault(name, {score: [] for score in HOURLY})
+        hourly = self.hourly.setdefault(name, {score: [] for score in HOURLY_SCORES})
         for score, value in hour.items():
             hourly[score].append(value)
         for score in ("r2", "pcc"):
@@ -108,7 +121,7 @@ class Accuracy:
                 self.sums[name, score][block] += hour[score]
                 self.sums[name, f"{score} hours"][block] += 1
 
-    def _add_members(self, block: int, name: str, members: Array, reference: Array) -> None:
+    def _add_members(self, block: int, name: str, members: FloatArray, reference: FloatArray) -> None:
         self.sums[name, "crps"][block] += metrics.crps(members, reference)
         if len(members) == 1:
             return
@@ -116,14 +129,15 @@ class Accuracy:
         self.sums[name, "square of mean"][block] += _mean(np.square(members.mean(axis=0) - reference))
         self.ranks[name] = self.ranks.get(name, 0.0) + metrics.rank_histogram(members, reference)
 
-    def _vote(self, event: str, forecast: Mask, observed: Mask) -> None:
+    def _vote(self, event: str, forecast: BoolArray, observed: BoolArray) -> None:
         if len(forecast) > 1:
             self.votes[event] = self.votes.get(event, 0.0) + np.stack(metrics.reliability(forecast, observed))
 
     def _add_structure(self, block: int, fields: Ensemble, truth: Truth) -> None:
-        """Scores that look at several cells at once; the energy score per root of a patch's cells."""
-        patch = PATCH if min(self.shape) >= PATCH else None
-        cells = PATCH**2 if patch else self.shape[0] * self.shape[1]
+        """Add scores that look at several cells at once; the energy score is per root of a patch's cells."""
+        rows, cols = next(iter(truth.values())).shape
+        patch = PATCH if min(rows, cols) >= PATCH else None
+        cells = PATCH**2 if patch else rows * cols
         variogram: dict[str, float] = {}
         for kind, names in (("t2m", ("t2m",)), ("wind", WIND), ("all", ("t2m", *WIND))):
             if set(names) <= set(truth):
@@ -144,10 +158,10 @@ class Accuracy:
         self.sums[name, "hours"][block] += 1
 
 
-def _cells(fields: Array, valid: Mask | None) -> Array:
-    """(..., cells) of (..., rows, cols)."""
+def _cells(fields: FloatArray, valid: BoolArray | None) -> FloatArray:
+    """Flatten (..., rows, cols) to (..., cells)."""
     return fields.reshape(*fields.shape[:-2], -1) if valid is None else fields[..., valid]
 
 
-def _mean(values: Array) -> float:
+def _mean(values: FloatArray) -> float:
     return float(np.mean(values, dtype=np.float64))

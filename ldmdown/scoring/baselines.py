@@ -1,83 +1,104 @@
-"""What is compared with checkpoints and needs none: interpolations, and the ideal ensemble of the twin.
+"""What is compared with checkpoints and needs no network: interpolations of the coarse fields, and a regression.
 
-Interpolations of the coarse fields are what a careful person has without this tool. On an archive of the twin the
-ideal ensemble, drawn from the twin's own p(fine | coarse), is the best that any system can be.
+This is what a careful person has without this tool.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
-from ldmdown.data.grid import Grid, SourceGrid, regrid, rotated_pole
-from ldmdown.twin.files import TwinWorld
-from ldmdown.twin.recipe import POLE_LATITUDE, POLE_LONGITUDE
+from ldmdown.data.archive.store import Archive
+from ldmdown.scoring.regression import PREDICTORS, CellRegression, features
+from ldmdown.scoring.results import ScoredSystem
+from ldmdown.scoring.terrain import Terrain
+from ldmdown.typing import Float32Array, FloatArray
 
-Fields = NDArray[np.float32]  # ([member,] variable, rows, cols)
-Order = Literal[1, 2]
-"""Of splines: bilinear, or quadratic as in the paper."""
+SplineOrder = Literal[1, 2]
+"""Bilinear, or quadratic as in the paper."""
+
+INTERPOLATIONS = ("bilinear", "quadratic")
+LAPSE_RATE = "lapse rate"
+REGRESSION = "cell regression"
+MAX_FIT_HOURS = 500  # of the training period, evenly taken
 
 
-def interpolate(coarse: NDArray, factor: int, order: Order) -> NDArray[np.float32]:
-    """(..., h, w) to (..., factor h, factor w) by splines of this order; at the borders the edge's value goes on."""
+class Baselines:
+    """Interpolations, one with a lapse rate where the terrain is known, and a regression on the training hours.
+
+    Parameters
+    ----------
+    names
+        the variables to make; baselines need them among the archive's predictors, and are none without.
+    """
+
+    def __init__(self, archive: Archive, names: Sequence[str], terrain: Terrain | None) -> None:
+        self._archive, self._names, self._terrain = archive, tuple(names), terrain
+        self.systems: list[ScoredSystem] = []
+        self.notes: list[str] = []
+        if not set(names) <= set(archive.predictors):
+            return
+        corrected = [LAPSE_RATE] if terrain is not None and "t2m" in names else []
+        self.systems = [ScoredSystem(name=name, kind="interpolation") for name in (*INTERPOLATIONS, *corrected)]
+        hours = archive.split("train")
+        if len(hours):
+            self._regression = self._fit(hours[:: -(-len(hours) // MAX_FIT_HOURS)].tolist())
+            self.systems.append(ScoredSystem(name=REGRESSION, kind="regression"))
+
+    def fields(self, predictors: Float32Array, hour: int) -> dict[str, Float32Array]:
+        """Make each baseline (1, variable, rows, cols) of an hour's predictors (predictor, rows, cols)."""
+        bilinear = self._interpolate(predictors, 1)
+        found = {}
+        for one in self.systems:
+            coarse = self._interpolate(predictors, 2) if one.name == "quadratic" else bilinear
+            fine = np.stack([coarse[name] for name in self._names])
+            if one.name == LAPSE_RATE and self._terrain is not None:
+                at = self._names.index("t2m")
+                fine[at] = self._terrain.corrected(fine[at])
+            if one.name == REGRESSION:
+                fine += self._regression.predict(features(coarse, hour))
+            found[one.name] = fine[None]
+        return found
+
+    def _fit(self, indices: Sequence[int]) -> CellRegression:
+        archive = self._archive
+        channels = [archive.targets.index(name) for name in self._names]
+        regression = None
+        for index in indices:
+            held = archive.read(index)
+            coarse = self._interpolate(held["predictors"], 1)
+            x = features(coarse, int(archive.hours[index]))
+            y = held["target"][channels] - np.stack([coarse[name] for name in self._names])
+            if regression is None:
+                regression = CellRegression(len(x), len(y), archive.grid.shape)
+            regression.add(x, y)
+        assert regression is not None
+        regression.solve()
+        self.notes.append(f"the {REGRESSION} is fitted to {len(indices)} hours of the training period")
+        return regression
+
+    def _interpolate(self, predictors: Float32Array, order: SplineOrder) -> dict[str, Float32Array]:
+        """Interpolate the predictors that baselines take to the fine grid."""
+        wanted = {*self._names, *PREDICTORS}
+        places = {name: place for place, name in enumerate(self._archive.predictors) if name in wanted}
+        fine = interpolate(predictors[list(places.values())], self._archive.grid.factor, order)
+        return dict(zip(places, fine, strict=True))
+
+
+def interpolate(coarse: FloatArray, factor: int, order: SplineOrder) -> Float32Array:
+    """Interpolate (..., h, w) to (..., factor h, factor w) by splines; beyond the borders the edge's value goes on."""
     rows, cols = (_splines(size, factor, order) for size in coarse.shape[-2:])
     return rows @ coarse.astype(np.float32) @ cols.T
 
 
 @lru_cache(maxsize=8)
-def _splines(size: int, factor: int, order: Order) -> NDArray[np.float32]:
-    """(factor size, size): what each fine place takes from each coarse one."""
+def _splines(size: int, factor: int, order: SplineOrder) -> Float32Array:
+    """The weight of each coarse place at each fine one (factor size, size)."""
     places = (np.arange(factor * size) + 0.5) / factor - 0.5
     unit = np.eye(size)
     taken = [ndimage.map_coordinates(one, [places], order=order, mode="nearest") for one in unit]
     return np.stack(taken, axis=1).astype(np.float32)
-
-
-class Ideal:
-    """The world that an archive was made from, brought to its grid as the reference was.
-
-    Raises
-    ------
-    FileNotFoundError
-        if its terrain is not found from the archive's folder upwards.
-    """
-
-    def __init__(self, grid: Grid, plan: dict[str, Any], archive: Path) -> None:
-        terrain = [_above(archive, plan[kind]) for kind in ("orography", "coarse_orography")]
-        self.grid = grid
-        self.world = TwinWorld(grid, seed=plan["seed"], orography=terrain[0], coarse_orography=terrain[1])
-        rotated = SourceGrid(self.world.rlat, self.world.rlon, rotated_pole(POLE_LATITUDE, POLE_LONGITUDE))
-        self.weights = rotated.weights(grid.lat, grid.lon)
-
-    def draw(self, hour: int, names: Sequence[str], member: int, coarse: Any = None) -> Fields:
-        """(variable, rows, cols); member 0 is the truth."""
-        fine = self.world.fine(hour, member, coarse)
-        return regrid(self.weights, np.stack([fine[name] for name in names]), self.grid.shape).astype(np.float32)
-
-    def ensemble(self, hour: int, names: Sequence[str], members: int) -> Fields:
-        """Draws that are independent of the truth."""
-        coarse = self.world.coarse(hour)
-        return np.stack([self.draw(hour, names, 1 + member, coarse) for member in range(members)])
-
-    def heights(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of the fine and of the coarse grid [m]."""
-        coarse = self.grid.coarse
-        weights = SourceGrid(self.world.latitude, self.world.longitude).weights(coarse.lat, coarse.lon)
-        fine = regrid(self.weights, self.world.ground.z, self.grid.shape).astype(np.float32)
-        return fine, regrid(weights, self.world.z, coarse.shape).astype(np.float32)
-
-
-def _above(archive: Path, name: str | None) -> Path | None:
-    """A file named from the folder of a configuration, which is the archive's or one above."""
-    if name is None:
-        return None
-    found = next((folder / name for folder in archive.resolve().parents if (folder / name).exists()), None)
-    if found is None:
-        raise FileNotFoundError(name)
-    return found

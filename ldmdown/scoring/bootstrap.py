@@ -1,4 +1,4 @@
-"""How certain a score is: blocks of whole days are drawn again and again, with replacement.
+"""Intervals of scores by a block bootstrap: blocks of whole days are drawn again and again, with replacement.
 
 Hours of a day, and days of a spell of weather, are no independent evidence; a day is the smallest block, and
 long series have longer ones (Wilks 2019, Statistical Methods in the Atmospheric Sciences, 5.3.5).
@@ -10,22 +10,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating]
+from ldmdown.typing import FloatArray
+
+Statistic = Callable[..., FloatArray]
 
 DRAWS = 1000
-MOST = 60  # blocks
-FEWEST = 5  # blocks, below which no interval is given
+MAX_BLOCKS = 60
+MIN_BLOCKS = 5  # below which no interval is given
 LEVEL = 95  # [%]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score of all blocks, and of each draw of them (DRAWS,); no draws where there are too few blocks."""
+    """A score of all blocks, and of each draw of them (DRAWS,); there are no draws where there are too few blocks."""
 
     value: float
-    draws: Array
+    draws: FloatArray
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -43,31 +44,34 @@ class Estimate:
 
 
 class Blocks:
-    """Consecutive days joined to at most MOST blocks, and the draws of them.
+    """Consecutive days joined to at most MAX_BLOCKS blocks, and the draws of them.
 
     Parameters
     ----------
     hours
-        since 1970-01-01T00, rising.
+        the hours of the series, since 1970-01-01T00, rising.
     """
 
     def __init__(self, hours: Sequence[int]) -> None:
         days = sorted({hour // 24 for hour in hours})
         self.days = len(days)
-        length = -(-self.days // MOST)
+        length = -(-self.days // MAX_BLOCKS)
         self._of_day = {day: place // length for place, day in enumerate(days)}
         self.count = self._of_day[days[-1]] + 1
         random = np.random.default_rng(0)
-        self.certain = self.count >= FEWEST
-        draws = DRAWS if self.certain else 0
+        self.enough = self.count >= MIN_BLOCKS
+        draws = DRAWS if self.enough else 0
         self.weights = random.multinomial(self.count, np.full(self.count, 1 / self.count), size=draws).astype(float)
 
     def of(self, hour: int) -> int:
         """The block of an hour."""
         return self._of_day[hour // 24]
 
-    def estimate(self, statistic: Callable[..., Array], *sums: Array) -> Estimate:
-        """A statistic of sums over blocks, each (blocks, ...), that works along the first axis of their totals."""
+    def estimate(self, statistic: Statistic, *sums: FloatArray) -> Estimate:
+        """Estimate a statistic of sums over blocks, each (blocks, ...).
+
+        It is given totals (draws, ...) and returns (draws,).
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             whole = statistic(*(part.sum(axis=0)[None] for part in sums))
             draws = statistic(*(np.tensordot(self.weights, part, 1) for part in sums))

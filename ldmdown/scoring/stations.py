@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ldmdown.data.grid import SourceGrid, regrid
 from ldmdown.data.reading.stations import Stations
 from ldmdown.errors import LdmdownError
+from ldmdown.scoring.results import Station, StationMeans, StationResults, StationSeries
 from ldmdown.scoring.terrain import LAPSE_RATE, Terrain
+from ldmdown.typing import FloatArray
 
-Array = NDArray[np.floating]
 Interpolation = Literal["bilinear", "nearest"]
 
 
@@ -24,9 +24,9 @@ class StationScores:
     Parameters
     ----------
     interpolation
-        of fields to a station: bilinear, or the nearest cell's value.
+        the way from fields to a station: bilinear, or the nearest cell's value.
     terrain
-        brings temperatures from the height of the cells to that of the station; None: they are left.
+        the heights from which temperatures are brought to the height of the station; None: they are left.
 
     Raises
     ------
@@ -50,10 +50,10 @@ class StationScores:
         self.stations, self.interpolation = stations.only(inside), interpolation
         self.weights = grid.weights(self.stations.lat, self.stations.lon, nearest=interpolation == "nearest")
         self._higher = None if terrain is None else self._sample(terrain.fine) - self.stations.height
-        self._sums: dict[tuple[str, str], Array] = defaultdict(lambda: np.zeros((9, len(self.stations.names))))
+        self._sums: dict[tuple[str, str], FloatArray] = defaultdict(lambda: np.zeros((9, len(self.stations.names))))
         self.hours = 0
 
-    def add(self, hour: int, fields: Mapping[str, Mapping[str, Array]]) -> None:
+    def add(self, hour: int, fields: Mapping[str, Mapping[str, FloatArray]]) -> None:
         """An hour's fields by system and variable, each (rows, cols)."""
         measured = self.stations.values.get(hour)
         if measured is None:
@@ -66,33 +66,34 @@ class StationScores:
                     here = here + LAPSE_RATE * self._higher
                 self._note(self._sums[system, key], here, measured[key])
 
-    def results(self) -> dict[str, Any]:
-        """By system and variable, lists over the stations, and numbers for all together."""
-        scores: dict[str, Any] = {}
-        everywhere: dict[str, Any] = {}
+    def results(self) -> StationResults:
+        """Scores by system and variable, at each station and for all together."""
+        scores: dict[str, dict[str, StationSeries]] = {}
+        together: dict[str, dict[str, StationMeans]] = {}
         for (system, key), sums in self._sums.items():
-            scores.setdefault(system, {})[key] = _scores(sums)
-            together = _scores(sums[:4].sum(axis=1))
-            found = {name: float(together[name]) for name in ("count", "rmse", "bias", "mae")}
-            pcc = scores[system][key]["pcc"]
-            found["pcc"] = float(np.nanmean(pcc)) if np.isfinite(pcc).any() else float("nan")
-            everywhere.setdefault(system, {})[key] = found
+            series = StationSeries(**_errors(sums), pcc=_correlation(sums))
+            known = series.pcc[np.isfinite(series.pcc)]
+            means = StationMeans(
+                **{name: float(value) for name, value in _errors(sums.sum(axis=1)).items()},
+                pcc=known.mean() if known.size else np.nan,
+            )
+            scores.setdefault(system, {})[key], together.setdefault(system, {})[key] = series, means
         places = zip(self.stations.names, self.stations.lat, self.stations.lon, self.stations.height, strict=True)
-        return {
-            "file": str(self.stations.file),
-            "interpolation": self.interpolation,
-            "height_corrected": self._higher is not None,
-            "hours": self.hours,
-            "stations": [dict(zip(("name", "lat", "lon", "height"), place, strict=True)) for place in places],
-            "scores": scores,
-            "all": everywhere,
-        }
+        return StationResults(
+            file=str(self.stations.file),
+            interpolation=self.interpolation,
+            height_corrected=self._higher is not None,
+            hours=self.hours,
+            stations=[Station(name=name, lat=lat, lon=lon, height=height) for name, lat, lon, height in places],
+            scores=scores,
+            all=together,
+        )
 
-    def _sample(self, field: Array) -> Array:
+    def _sample(self, field: FloatArray) -> FloatArray:
         return regrid(self.weights, field, (len(self.stations.names), 1))[..., 0].astype(np.float64)
 
     @staticmethod
-    def _note(sums: Array, here: Array, measured: Array) -> None:
+    def _note(sums: FloatArray, here: FloatArray, measured: FloatArray) -> None:
         known = np.isfinite(here) & np.isfinite(measured)
         origin = 280.0 if np.nanmax(np.abs(measured), initial=0) > 150 else 0.0  # keeps squares of kelvins exact
         x, y = np.where(known, here, origin) - origin, np.where(known, measured, origin) - origin
@@ -102,18 +103,16 @@ class StationScores:
             total += part
 
 
-def _scores(sums: Array) -> dict[str, Array]:
-    """Of sums of count, error, square, absolute error, and for the correlation x, y, their squares and product."""
+def _errors(sums: FloatArray) -> dict[str, FloatArray]:
+    """Scores of sums of count, error, square, absolute error and more (9, ...)."""
     count, error, square, absolute = sums[:4]
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = {
-            "count": count,
-            "rmse": np.sqrt(square / count),
-            "bias": error / count,
-            "mae": absolute / count,
-        }
-        if len(sums) > 4:
-            x, y, xx, yy, xy = sums[4:] / count
-            spread = np.sqrt(np.maximum(xx - x * x, 0) * np.maximum(yy - y * y, 0))
-            found["pcc"] = np.where(spread > 1e-9, (xy - x * y) / spread, np.nan)
-    return found
+        return {"count": count, "rmse": np.sqrt(square / count), "bias": error / count, "mae": absolute / count}
+
+
+def _correlation(sums: FloatArray) -> FloatArray:
+    """Correlation from sums (9, ...): the count first, and x, y, their squares and product last."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x, y, xx, yy, xy = sums[4:] / sums[0]
+        spread = np.sqrt(np.maximum(xx - x * x, 0) * np.maximum(yy - y * y, 0))
+        return np.where(spread > 1e-9, (xy - x * y) / spread, np.nan)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import SourceGrid
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import choose_device
-from ldmdown.scoring.baselines import Ideal, Order, interpolate
-from ldmdown.scoring.products import Products
-from ldmdown.scoring.scorecard import Kind, System
+from ldmdown.scoring.baselines import Baselines, interpolate
+from ldmdown.scoring.evaluator import CheckpointGroup
+from ldmdown.scoring.ideal import Ideal
+from ldmdown.scoring.results import ReferenceFiles, ScoredSystem, SystemKind
 from ldmdown.scoring.terrain import Terrain, read_heights
 from ldmdown.twin.files import RECIPE
+from ldmdown.typing import Float32Array
 
-Fields = NDArray[np.float32]  # (member, variable, rows, cols)
-
-LABELS: dict[Kind, str] = {  # in the order of the table
+LABELS: dict[SystemKind, str] = {  # in the order of the table
     "mean": "U-Net",
     "gan": "GAN",
     "white noise": "scaled white noise",
@@ -31,8 +29,6 @@ LABELS: dict[Kind, str] = {  # in the order of the table
     "reconstruction": "VAE",
 }
 IDEAL = "ideal"
-INTERPOLATIONS: dict[str, Order] = {"bilinear": 1, "quadratic": 2}
-LAPSE = "lapse rate"
 SAME_TRUTH = 0.05  # [K, m s-1] that rounding in files may change
 
 
@@ -42,15 +38,19 @@ class Systems:
     Parameters
     ----------
     checkpoints
-        by file or name; a comma joins those that make different variables into one system.
+        files or names; a comma joins those that make different variables into one system.
     archive
-        finished by `prepare`, on the grid of the checkpoints.
+        an archive that `prepare` finished, on the grid of the checkpoints.
     period
-        train, validation or test: which of its days.
+        the split of the archive: train, validation or test.
     members
-        of the ensembles.
+        number of members of each ensemble.
     every
-        of the hours take every n-th.
+        score every n-th hour.
+    seed
+        random seed of the initial noise.
+    device
+        auto, cpu, cuda or cuda:1.
     terrain
         a file of heights; None: the twin's own, where the archive is one's.
 
@@ -82,30 +82,36 @@ class Systems:
         loaded = [[load(name, where) for name in text.split(",")] for text in checkpoints]
         for checkpoint in (checkpoint for group in loaded for checkpoint in group):
             _check(checkpoint, self._archive)
-        self._joined = [Products(group, members, seed) for group in loaded]
-        self.names = self._joined[0].names
-        for one in self._joined:
+        self._groups = [CheckpointGroup(group, members, seed) for group in loaded]
+        self.names = self._groups[0].names
+        for one in self._groups:
             if one.names != self.names:
-                raise LdmdownError(one.label, f"makes other variables than {self._joined[0].label}",
-                                   found=", ".join(one.names), expected=", ".join(self.names))  # fmt: skip
+                raise LdmdownError(
+                    one.label,
+                    f"makes other variables than {self._groups[0].label}",
+                    found=", ".join(one.names),
+                    expected=", ".join(self.names),
+                )
         self._channels = [self._archive.targets.index(name) for name in self.names]
         grid = self._archive.grid
         self.grid = SourceGrid(grid.y, grid.x, grid.projection)
-        self.reference: dict[str, Any] = {"name": f"{archive.name}, {period} period", "files": [str(archive)]}
+        self.reference = ReferenceFiles(name=f"{archive.name}, {period} period", files=[str(archive)])
         self.notes = [note for group in loaded for one in group for note in _assumed(one)]
         self._members = members
         self._twin = self._open_twin()
         self.terrain = self._terrain(terrain)
-        self._named = _unique_names(self._joined)
+        self._baselines = Baselines(self._archive, self.names, self.terrain)
+        self.notes += self._baselines.notes
+        self._named = _unique_names(self._groups)
         self.systems = self._list()
 
-    def read(self, hour: int) -> tuple[NDArray[np.float32], dict[str, Fields]]:
-        """(variable, rows, cols) of the reference, and the fields of each system."""
+    def read(self, hour: int) -> tuple[Float32Array, dict[str, Float32Array]]:
+        """Read the reference (variable, rows, cols) and make the fields of each system."""
         held = self._archive.read(self._index[hour])
         truth = held["target"][self._channels]
+        fields = self._baselines.fields(held["predictors"], hour)
         predictors = dict(zip(self._archive.predictors, held["predictors"], strict=True))
-        fields = self._interpolated(predictors)
-        for number, one in enumerate(self._joined):
+        for number, one in enumerate(self._groups):
             for kind, made in one.make(predictors, truth, hour).items():
                 if (number, kind) in self._named:
                     fields[self._named[number, kind]] = made
@@ -113,33 +119,16 @@ class Systems:
             fields[IDEAL] = self._twin.ensemble(hour, self.names, self._members)
         return truth, {one.name: fields[one.name] for one in self.systems}
 
-    def _list(self) -> list[System]:
-        systems = [System(name, "interpolation") for name in self._baselines()]
+    def _list(self) -> list[ScoredSystem]:
+        systems = list(self._baselines.systems)
         for kind in LABELS:
             for (_, made), name in self._named.items():
                 if made == kind:
                     drawn = kind in ("member", "white noise")
-                    systems.append(System(name, kind, self._members if drawn else 1))
-        return systems + ([System(IDEAL, "ideal", self._members)] if self._twin is not None else [])
-
-    def _baselines(self) -> list[str]:
-        if any(name not in self._archive.predictors for name in self.names):
-            return []
-        corrected = self.terrain is not None and "t2m" in self.names
-        return [*INTERPOLATIONS, *([LAPSE] if corrected else [])]
-
-    def _interpolated(self, predictors: dict[str, Any]) -> dict[str, Fields]:
-        fields: dict[str, Fields] = {}
-        for name in self._baselines():
-            coarse = np.stack([predictors[target] for target in self.names])
-            order = INTERPOLATIONS.get(name, 1)
-            fine = interpolate(coarse, self._archive.grid.factor, order)
-            if name == LAPSE:
-                assert self.terrain is not None
-                at = self.names.index("t2m")
-                fine[at] = self.terrain.corrected(fine[at])
-            fields[name] = fine[None]
-        return fields
+                    systems.append(ScoredSystem(name=name, kind=kind, members=self._members if drawn else 1))
+        if self._twin is not None:
+            systems.append(ScoredSystem(name=IDEAL, kind="ideal", members=self._members))
+        return systems
 
     def _open_twin(self) -> Ideal | None:
         plan = self._archive.plan.get("twin")
@@ -153,7 +142,7 @@ class Systems:
             return None
         hour = self.hours[0]
         truth = self._archive.read(self._index[hour])["target"][self._channels]
-        if np.abs(twin.draw(hour, self.names, 0) - truth).max() > SAME_TRUTH:
+        if np.nanmax(np.abs(twin.draw(hour, self.names, 0) - truth)) > SAME_TRUTH:
             self.notes.append("the ideal ensemble is left out: the archive is of another recipe or terrain")
             return None
         return twin
@@ -175,16 +164,25 @@ class Systems:
 
 def _check(checkpoint: Checkpoint, archive: Archive) -> None:
     if checkpoint.grid != archive.grid:
-        raise LdmdownError(checkpoint.path, f"is on another grid than {archive.path}", found=f"{checkpoint.grid}",
-                           expected=f"{archive.grid}", fix="prepare an archive on its grid")  # fmt: skip
+        raise LdmdownError(
+            checkpoint.path,
+            f"is on another grid than {archive.path}",
+            found=f"{checkpoint.grid}",
+            expected=f"{archive.grid}",
+            fix="prepare an archive on its grid",
+        )
     for what, ours, theirs in (
         ("predictors", checkpoint.config.predictors, archive.predictors),
         ("targets", checkpoint.config.targets, archive.targets),
     ):
         missing = [name for name in ours if name not in theirs]
         if missing:
-            raise LdmdownError(checkpoint.path, f"has {what} that {archive.path} lacks", found=", ".join(missing),
-                               expected=", ".join(theirs))  # fmt: skip
+            raise LdmdownError(
+                checkpoint.path,
+                f"has {what} that {archive.path} lacks",
+                found=", ".join(missing),
+                expected=", ".join(theirs),
+            )
 
 
 def _assumed(checkpoint: Checkpoint) -> list[str]:
@@ -195,16 +193,16 @@ def _assumed(checkpoint: Checkpoint) -> list[str]:
     return [f"{checkpoint.path.stem}: its wind is taken as {wind}, and its regridding was {regridding}"]
 
 
-def _unique_names(joined: Sequence[Products]) -> dict[tuple[int, Kind], str]:
-    """By checkpoint and kind; the same U-Net in several checkpoints is one system."""
+def _unique_names(groups: Sequence[CheckpointGroup]) -> dict[tuple[int, SystemKind], str]:
+    """Names by checkpoint and kind; the same U-Net in several checkpoints is one system."""
     made = [
         (number, kind)
-        for number, one in enumerate(joined)
+        for number, one in enumerate(groups)
         for kind in one.kinds
-        if not (kind == "mean" and any("mean" in other.kinds and one.same_mean(other) for other in joined[:number]))
+        if not (kind == "mean" and any("mean" in other.kinds and one.same_mean(other) for other in groups[:number]))
     ]
     kinds = [kind for _, kind in made]
     return {
-        (number, kind): LABELS[kind] + (f" ({joined[number].label})" if kinds.count(kind) > 1 else "")
+        (number, kind): LABELS[kind] + (f" ({groups[number].label})" if kinds.count(kind) > 1 else "")
         for number, kind in made
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 import matplotlib.image
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from ldmdown.data.variables import variable
-from ldmdown.drawing import report
+from ldmdown.drawing import html
 from ldmdown.training.heldout import FINEST, FIX, LOSS
 from ldmdown.training.run import State, read_losses
+from ldmdown.typing import Float32Array
 
 SYSTEMS = {  # as scores name them, in the order of the table
     "unet": "U-Net (mean)",
@@ -28,7 +28,7 @@ SYSTEMS = {  # as scores name them, in the order of the table
 SMOOTHED = 50  # points of a loss curve
 
 
-def picture(path: Path, fields: Mapping[str, NDArray[np.float32]], targets: Sequence[str], title: str) -> None:
+def picture(path: Path, fields: Mapping[str, Float32Array], targets: Sequence[str], title: str) -> None:
     """A PNG: a row a variable, a column a system and member, of the first field of `heldout.drawn`; one scale a row."""
     shown = {name: part for name, part in fields.items() if name != "scaled_noise"}
     panels = [(name, member[0]) for name, part in shown.items() for member in part]
@@ -48,7 +48,7 @@ def picture(path: Path, fields: Mapping[str, NDArray[np.float32]], targets: Sequ
 
 
 def write(folder: Path, name: str, states: Mapping[str, State | None], measured: Mapping[str, Path]) -> None:
-    """`report.html` of a run: of its stages that have begun, and of what was measured after those that are done."""
+    """Write `report.html` of a run: its stages that have begun, and what was measured after those that are done."""
     begun = {stage: state for stage, state in states.items() if state is not None}
     notes = {stage: json.loads(path.read_text()) for stage, path in measured.items() if path.exists()}
     lost = notes.pop("vae", None)
@@ -60,32 +60,30 @@ def write(folder: Path, name: str, states: Mapping[str, State | None], measured:
         "Held-out scores": [_scores(scored)] if scored else [],
         "Reconstruction": _reconstruction(lost) if lost else [],
         "Samples": [_sample(folder, stage) for stage in begun if _pictures(folder, stage)],
-        "Configuration": [f"<pre>{html.escape((folder / 'config.yaml').read_text())}</pre>"],
-        "Environment": [f"<pre>{html.escape((folder / 'environment.json').read_text())}</pre>"],
+        "Configuration": [html.preformatted((folder / "config.yaml").read_text())],
+        "Environment": [html.preformatted((folder / "environment.json").read_text())],
     }
-    beside = folder / "report.tmp"
-    beside.write_text(report.page(f"Training of {name}", parts))
-    beside.replace(folder / "report.html")
+    html.write_page(folder / "report.html", f"Training of {name}", parts)
 
 
-def _stages(folder: Path, states: Mapping[str, State]) -> str:
+def _stages(folder: Path, states: Mapping[str, State]) -> Markup:
     rows = []
     for stage, state in states.items():
         path = folder / f"{stage}.csv"
         speeds = read_losses(path)["crops_per_second"] if path.exists() and state["step"] else np.array([np.nan])
-        steps, best = (report.Cell(str(state[key]), state[key]) for key in ("step", "best_step"))
+        steps, best = (html.Cell(str(state[key]), state[key]) for key in ("step", "best_step"))
         finished = "yes" if state["finished"] else "no"
         rows.append([stage, finished, steps, best, state["best_loss"], float(np.median(speeds))])
     header = ["stage", "finished", "steps", "best after", "best validation loss", "crops a second"]
-    return report.table("Stages of the run", header, rows)
+    return html.table("Stages of the run", header, rows)
 
 
-def _events(states: Mapping[str, State]) -> list[str]:
+def _events(states: Mapping[str, State]) -> list[Markup]:
     events = [f"{stage}: {event}" for stage, state in states.items() for event in state["events"]]
-    return [f"<ul>{''.join(f'<li>{html.escape(event)}</li>' for event in events)}</ul>"] if events else []
+    return [html.bullets(events)] if events else []
 
 
-def _curves(folder: Path, stage: str, state: State) -> str:
+def _curves(folder: Path, stage: str, state: State) -> Markup:
     losses = read_losses(folder / f"{stage}.csv")
     step, loss, validation = (losses[key] for key in ("step", "loss", "validation"))
     width = max(1, len(step) // SMOOTHED)
@@ -102,10 +100,10 @@ def _curves(folder: Path, stage: str, state: State) -> str:
     axis.set(xlabel="step", ylabel="loss", title=stage)
     axis.legend()
     caption = f"{stage}: loss in training (means of {width} steps) and of averaged weights in validation; dotted: kept."
-    return report.figure(figure, caption, f"Line chart of the losses of the stage {stage} by step")
+    return html.figure(figure, caption, f"Line chart of the losses of the stage {stage} by step")
 
 
-def _levels(folder: Path) -> list[str]:
+def _levels(folder: Path) -> list[Markup]:
     path = folder / "ldm-levels.csv"
     if not path.exists():
         return []
@@ -120,10 +118,10 @@ def _levels(folder: Path) -> list[str]:
     axis.set(xlabel="step", ylabel="loss of v")
     axis.legend(title="time of the diffusion")
     caption = "ldm: validation loss of v by the time of the diffusion, from little noise (0) to nothing but noise (1)."
-    return [report.figure(figure, caption, "Line chart of the validation loss by step, a line a range of noise")]
+    return [html.figure(figure, caption, "Line chart of the validation loss by step, a line a range of noise")]
 
 
-def _scores(scored: Mapping[str, dict[str, Any]]) -> str:
+def _scores(scored: Mapping[str, dict[str, Any]]) -> Markup:
     targets = [name for name in next(iter(scored.values())) if name != "on"]
     values = {target: {k: v for one in scored.values() for k, v in one[target].items()} for target in targets}
     known = [system for system in SYSTEMS if f"rmse_{system}" in values[targets[0]]]
@@ -131,20 +129,18 @@ def _scores(scored: Mapping[str, dict[str, Any]]) -> str:
     header = ["system", *(f"{target} {score.upper() if score != 'bias' else score}" for score, target in columns)]
     rows = [[SYSTEMS[system], *(values[target][f"{score}_{system}"] for score, target in columns)] for system in known]
     units = ", ".join(f"{target} [{variable(target).units}]" for target in targets)
-    return report.table(f"On {list(scored.values())[-1]['on']}: {units}", header, rows)
+    return html.table(f"On {list(scored.values())[-1]['on']}: {units}", header, rows)
 
 
-def _reconstruction(lost: dict[str, dict[str, float]]) -> list[str]:
+def _reconstruction(lost: dict[str, dict[str, float]]) -> list[Markup]:
     bands = list(next(iter(lost.values())))
     rows: list[list[str | float]] = [[target, *(values[band] for band in bands)] for target, values in lost.items()]
     pieces = [
-        report.table(
-            "Power lost in the latent space [dB], by half octaves", ["", *(f"from {b} km" for b in bands)], rows
-        )
+        html.table("Power lost in the latent space [dB], by half octaves", ["", *(f"from {b} km" for b in bands)], rows)
     ]
     if any(loss > LOSS for values in lost.values() for loss in values.values()):
-        text = f"More than {LOSS} dB is lost at a scale above {FINEST:g} km; members will lack it. Cure: {FIX}."
-        pieces.append(f"<p><strong>{html.escape(text)}</strong></p>")
+        text = f"More than {LOSS} dB is lost at a scale above {FINEST:g} km; members will lack it. Fix: {FIX}."
+        pieces.append(html.warning(text))
     return pieces
 
 
@@ -152,13 +148,13 @@ def _pictures(folder: Path, stage: str) -> list[Path]:
     return sorted((folder / "pictures").glob(f"{stage}-*.png"))
 
 
-def _sample(folder: Path, stage: str) -> str:
+def _sample(folder: Path, stage: str) -> Markup:
     last = _pictures(folder, stage)[-1]
     pixels = matplotlib.image.imread(last)
     figure = Figure((pixels.shape[1] / 100, pixels.shape[0] / 100))
     axis = figure.add_axes((0, 0, 1, 1))
     axis.imshow(pixels)
     axis.set_axis_off()
-    return report.figure(
+    return html.figure(
         figure, f"A validation hour: {last.stem.replace('-0', ', step 0')}.", f"Maps of truth and {stage}"
     )

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-Field = NDArray[np.float32]  # (rows, cols)
+from ldmdown.typing import Float32Array, FloatArray
 
 
 @dataclass(frozen=True)
-class Pictures:
+class MapFields:
     """Fields on the grid of the scores.
 
     `lat`, `lon` are (rows, cols) [degrees], `x`, `y` the axes in the units of the projection. `maps` are by score
@@ -21,13 +20,13 @@ class Pictures:
     first member of an ensemble.
     """
 
-    lat: NDArray[np.floating]
-    lon: NDArray[np.floating]
-    x: NDArray[np.floating]
-    y: NDArray[np.floating]
-    maps: Mapping[str, Mapping[str, Mapping[str, Field]]] = field(default_factory=dict)
+    lat: FloatArray
+    lon: FloatArray
+    x: FloatArray
+    y: FloatArray
+    maps: Mapping[str, Mapping[str, Mapping[str, Float32Array]]] = field(default_factory=dict)
     snapshot_time: str = ""
-    snapshots: Mapping[str, Mapping[str, Field]] = field(default_factory=dict)
+    snapshots: Mapping[str, Mapping[str, Float32Array]] = field(default_factory=dict)
 
     @cached_property
     def cell_shape(self) -> float:
@@ -42,7 +41,7 @@ class Pictures:
         return float(height / width)
 
     @property
-    def north_up(self) -> Pictures:
+    def north_up(self) -> MapFields:
         """With the first row in the north."""
         if self.lat[0].mean() > self.lat[-1].mean():
             return self

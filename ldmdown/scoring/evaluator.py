@@ -1,0 +1,125 @@
+"""Everything that a checkpoint makes of an hour: its mean, its members, and fields that they are judged by.
+
+Scaled white noise is a draw without the diffusion: the mean and the predicted scale alone. A reconstruction is the
+truth through the autoencoder and back, which shows what the latents can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldmdown.checkpoint import Checkpoint
+from ldmdown.data.grid import rotate_to_earth
+from ldmdown.inference import Predictor, SamplingOptions, default_sampler, measured_correlation
+from ldmdown.models.vae import VAE
+from ldmdown.runtime import autocast
+from ldmdown.scoring.results import SystemKind
+from ldmdown.typing import Float32Array
+
+MEAN_PARTS = ("unet", "statics")  # of a model, that make its mean
+MEMBERS_AT_ONCE = {"cpu": 4, "cuda": 16}  # by device
+
+
+class CheckpointGroup:
+    """Checkpoints of different variables that together make one system."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], members: int, seed: int) -> None:
+        self.label = "+".join(one.path.stem for one in checkpoints)
+        self.names = tuple(name for one in checkpoints for name in one.config.targets)
+        self._evaluators = []
+        for one in checkpoints:
+            options = SamplingOptions(members, seed, default_sampler(one), measured_correlation(one))
+            batch_size = MEMBERS_AT_ONCE[one.model.statics.device.type]
+            self._evaluators.append(CheckpointEvaluator(Predictor(one, one.grid.whole, options, "auto", batch_size)))
+
+    @property
+    def kinds(self) -> list[SystemKind]:
+        """The kinds of fields that all of them make."""
+        return [kind for kind in self._evaluators[0].kinds if all(kind in one.kinds for one in self._evaluators)]
+
+    def same_mean(self, other: CheckpointGroup) -> bool:
+        """Whether the U-Nets are the same."""
+        return len(self._evaluators) == len(other._evaluators) and all(
+            mine.same_mean(theirs) for mine, theirs in zip(self._evaluators, other._evaluators, strict=True)
+        )
+
+    def make(self, predictors: dict[str, Any], truth: Float32Array, hour: int) -> dict[SystemKind, Float32Array]:
+        """Make each kind of fields (member, variable, rows, cols) of an hour.
+
+        `predictors` are (rows, cols) by name; `truth` (variable, rows, cols) is what a reconstruction starts from.
+        """
+        made, start = [], 0
+        for one in self._evaluators:
+            targets = one.predictor.checkpoint.config.targets
+            made.append(one.make(predictors, truth[start : start + len(targets)], hour))
+            start += len(targets)
+        return {kind: np.concatenate([part[kind] for part in made], axis=1) for kind in self.kinds}
+
+
+class CheckpointEvaluator:
+    """Everything that one checkpoint makes of an hour of the whole domain."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        stage, model = predictor.checkpoint.stage, predictor.model
+        kinds: dict[SystemKind, bool] = {
+            "gan": stage == "gan",
+            "mean": stage != "gan",
+            "white noise": stage == "ldm" and model.scale is not None and model.residual,
+            "member": stage == "ldm",
+            "ensemble mean": stage == "ldm" and predictor.options.members > 1,
+            "reconstruction": stage == "ldm" and isinstance(model.autoencoder, VAE),
+        }
+        self.kinds = [kind for kind, made in kinds.items() if made]
+
+    def same_mean(self, other: CheckpointEvaluator) -> bool:
+        """Whether the U-Nets are the same."""
+        ours, theirs = (
+            {name: part for name, part in one.predictor.model.state_dict().items() if name.split(".")[0] in MEAN_PARTS}
+            for one in (self, other)
+        )
+        return ours.keys() == theirs.keys() and all(torch.equal(part, theirs[name]) for name, part in ours.items())
+
+    @torch.inference_mode()
+    def make(self, predictors: dict[str, Any], truth: Float32Array, hour: int) -> dict[SystemKind, Float32Array]:
+        """Make each kind of fields (member, variable, rows, cols), as `CheckpointGroup.make` does."""
+        predictor, model = self.predictor, self.predictor.model
+        coarse = np.stack([predictors[name] for name in predictor.checkpoint.config.predictors])
+        with autocast(predictor.device, predictor.precision):
+            given = predictor.normalized(coarse)[None]
+            mean = model.mean(given, predictor.statics)
+            if "gan" in self.kinds:
+                return {"gan": predictor.physical(mean)}
+            made: dict[SystemKind, Float32Array] = {"mean": predictor.physical(mean)}
+            if "member" not in self.kinds:
+                return made
+            base = mean if model.residual else torch.zeros_like(mean)
+            condition = model.condition(given, predictor.statics)
+            drawn = base, condition, predictor.noise([hour])
+            made["member"] = predictor.physical(predictor.members(*drawn)[0])
+            if "white noise" in self.kinds:
+                made["white noise"] = predictor.physical(predictor.members(*drawn, scaled_noise=True)[0])
+            if "ensemble mean" in self.kinds:
+                made["ensemble mean"] = made["member"].mean(axis=0, keepdims=True)
+            if "reconstruction" in self.kinds:
+                made["reconstruction"] = self._reconstruct(base, truth)
+        return made
+
+    def _reconstruct(self, base: Tensor, truth: Float32Array) -> Float32Array:
+        """Put the truth through the autoencoder and back; cells without a reference are those of the mean."""
+        predictor, targets = self.predictor, self.predictor.checkpoint.config.targets
+        if predictor.grid_rotation is not None and {"u10", "v10"} <= set(targets):
+            u, v = (targets.index(name) for name in ("u10", "v10"))
+            truth = truth.copy()
+            truth[u], truth[v] = rotate_to_earth(truth[u], truth[v], -predictor.grid_rotation)
+        normalized = predictor.checkpoint.normalization["target"].normalize(truth, targets)
+        autoencoder = predictor.model.autoencoder
+        assert autoencoder is not None
+        residual = torch.from_numpy(normalized).to(predictor.device)[None] - base
+        latent = autoencoder.encode(residual.nan_to_num())
+        return predictor.physical(base + autoencoder.decode(latent).float())

@@ -1,0 +1,188 @@
+"""What the scores are, and their values with intervals from the sums over hours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ldmdown import metrics
+from ldmdown.scoring.accuracy import Accuracy
+from ldmdown.scoring.bootstrap import Blocks, Estimate, Statistic
+from ldmdown.scoring.climatology import BINS, Bins, Climatology
+from ldmdown.scoring.results import Best, Score, ScoredSystem, ScoreInfo
+from ldmdown.typing import FloatArray
+
+Estimates = dict[str, dict[str, Estimate]]
+"""By variable and score."""
+
+STRONG_WIND = 15.0  # [m s-1]
+OUT_OF_COMPETITION = ("reconstruction", "ideal")  # kinds that know what they predict, or the recipe of the truth
+
+SCORES = {
+    "rmse": ScoreInfo(long_name="root-mean-square error", better="low"),
+    "bias": ScoreInfo(long_name="mean error", better="zero"),
+    "mae": ScoreInfo(long_name="mean absolute error", better="low"),
+    "r2": ScoreInfo(long_name="coefficient of determination, mean over hours", better="high", units="1"),
+    "pcc": ScoreInfo(long_name="Pearson's correlation, mean over hours", better="high", units="1"),
+    "crps": ScoreInfo(long_name="fair continuous ranked probability score", better="low", doi="10.1002/qj.2270"),
+    "rmse_of_mean": ScoreInfo(
+        long_name="error of the mean of infinitely many members", better="low", doi="10.1002/qj.2270"
+    ),
+    "spread_skill": ScoreInfo(
+        long_name="spread over error of the mean", better="one", units="1", doi="10.1175/JHM-D-14-0008.1"
+    ),
+    "energy_score": ScoreInfo(
+        long_name="fair energy score of patches of 24 x 24 cells, per root cell",
+        better="low",
+        doi="10.1198/016214506000001437",
+    ),
+    "variogram_score": ScoreInfo(
+        long_name="fair variogram score of order 0.5", better="low", doi="10.1175/MWR-D-14-00269.1"
+    ),
+    "wasserstein": ScoreInfo(
+        long_name="Wasserstein distance of the distributions", better="low", doi="10.3390/e19020047"
+    ),
+    "p1_error": ScoreInfo(long_name="error of the 1st percentile", better="zero"),
+    "p999_error": ScoreInfo(long_name="error of the 99.9th percentile", better="zero"),
+    "above_15": ScoreInfo(long_name="frequency above 15 m s-1, over the reference's", better="one", units="1"),
+    "change_ratio": ScoreInfo(
+        long_name="root-mean-square change from hour to hour, over the reference's", better="one", units="1"
+    ),
+    "lag1_error": ScoreInfo(
+        long_name="correlation of an hour with the next in a cell, less the reference's", better="zero", units="1"
+    ),
+}
+IDEAL_SCORES = {
+    "rmse": "rmse_of_mean",
+    "crps": "crps",
+    "energy_score": "energy_score",
+    "variogram_score": "variogram_score",
+}
+"""Scores that are compared with the ideal ensemble's, and which score of it."""
+
+
+def estimates(
+    accuracy: Accuracy, climatology: Climatology, reference: Climatology, members: int, blocks: Blocks
+) -> Estimates:
+    """Every score of one system."""
+    found: Estimates = {}
+    for key in {key: None for key, _ in accuracy.sums}:
+        for score, (statistic, parts) in _formulas(members).items():
+            if all((key, part) in accuracy.sums for part in parts):
+                sums = [accuracy.sums[key, part] for part in parts]
+                found.setdefault(key, {})[score] = blocks.estimate(statistic, *sums)
+    for key, bins in BINS.items():
+        ours, theirs = climatology.histogram[key], reference.histogram[key]
+        if theirs.any():
+            found.setdefault(key, {}).update(_of_distribution(key, bins, ours, theirs, blocks))
+    for key in climatology.change_square:
+        sums = [part.change_square[key][:, 0] for part in (climatology, reference)]
+        found[key]["change_ratio"] = blocks.estimate(_root_ratio, *sums)
+        found[key]["lag1_error"] = Estimate(climatology.lag1(key) - reference.lag1(key), np.zeros(0))
+    return found
+
+
+def _ratio(a: FloatArray, b: FloatArray) -> FloatArray:
+    return a / b
+
+
+def _root_ratio(a: FloatArray, b: FloatArray) -> FloatArray:
+    return np.sqrt(a / b)
+
+
+def _formulas(members: int) -> dict[str, tuple[Statistic, tuple[str, ...]]]:
+    """The formula of each score and the sums that it takes, for an ensemble of so many members."""
+
+    def spread_skill(variance: FloatArray, square: FloatArray) -> FloatArray:
+        return np.sqrt(variance * (members + 1) / members / np.where(square > 0, square, np.nan))
+
+    def rmse_of_mean(square: FloatArray, variance: FloatArray, hours: FloatArray) -> FloatArray:
+        return np.sqrt(np.maximum(square - variance / members, 0) / hours)
+
+    return {
+        "rmse": (_root_ratio, ("square", "hours")),
+        "bias": (_ratio, ("error", "hours")),
+        "mae": (_ratio, ("absolute", "hours")),
+        "r2": (_ratio, ("r2", "r2 hours")),
+        "pcc": (_ratio, ("pcc", "pcc hours")),
+        "crps": (_ratio, ("crps", "hours")),
+        "rmse_of_mean": (rmse_of_mean, ("square of mean", "variance", "hours")),
+        "spread_skill": (spread_skill, ("variance", "square of mean")),
+        "energy_score": (_ratio, ("energy", "structure hours")),
+        "variogram_score": (_ratio, ("variogram", "structure hours")),
+    }
+
+
+def _of_distribution(key: str, bins: Bins, ours: FloatArray, theirs: FloatArray, blocks: Blocks) -> dict[str, Estimate]:
+    def tail(share: float) -> Statistic:
+        return lambda a, b: metrics.percentile(a, bins.edges, share) - metrics.percentile(b, bins.edges, share)
+
+    found = {
+        "wasserstein": blocks.estimate(lambda a, b: metrics.wasserstein(a, b, bins.width), ours, theirs),
+        "p1_error": blocks.estimate(tail(0.01), ours, theirs),
+        "p999_error": blocks.estimate(tail(0.999), ours, theirs),
+    }
+    if key == "ws10":
+        above = bins.edges[:-1] >= STRONG_WIND - 1e-9
+        strong = [part[:, above].sum(axis=1) for part in (ours, theirs)]
+        found["above_15"] = blocks.estimate(lambda a, b: a / np.where(b > 0, b, np.nan), *strong)
+    return found
+
+
+def best(systems: Sequence[ScoredSystem], found: Mapping[str, Estimates]) -> dict[str, dict[str, Best]]:
+    """The best of the competing systems by variable and score, where there are at least two."""
+    competing = [one.name for one in systems if one.kind not in OUT_OF_COMPETITION]
+    result: dict[str, dict[str, Best]] = {}
+    for key in {key: None for name in competing for key in found[name]}:
+        for score in SCORES:
+            held = {name: found[name][key][score] for name in competing if score in found[name].get(key, {})}
+            held = {name: one for name, one in held.items() if math.isfinite(one.value)}
+            if len(held) > 1:
+                result.setdefault(key, {})[score] = _best(score, held)
+    return result
+
+
+def _best(score: str, held: Mapping[str, Estimate]) -> Best:
+    distance = {name: _distance(score, one) for name, one in held.items()}
+    first = min(distance, key=lambda name: distance[name].value)
+    level = [name for name, one in distance.items() if name != first and not one.differs(distance[first])]
+    return Best(system=first, not_significantly_different_from=level)
+
+
+def _distance(score: str, estimate: Estimate) -> Estimate:
+    """How far a score is from its best value: of two systems the smaller one is better."""
+
+    def distance(value: FloatArray) -> FloatArray:
+        return {
+            "low": value,
+            "high": -value,
+            "zero": np.abs(value),
+            "one": np.abs(np.log(np.maximum(value, 1e-9))),
+        }[SCORES[score].better]
+
+    return Estimate(float(distance(np.array(estimate.value))), distance(estimate.draws))
+
+
+def ratios_to_ideal(
+    systems: Sequence[ScoredSystem], found: Mapping[str, Estimates]
+) -> dict[str, dict[str, dict[str, Score]]]:
+    """Scores over those of the ideal ensemble, the RMSE over that of its mean; nothing without that ensemble."""
+    ideal = next((found[one.name] for one in systems if one.kind == "ideal"), None)
+    ratios: dict[str, dict[str, dict[str, Score]]] = {}
+    for name, parts in found.items() if ideal is not None else ():
+        for key, scores in parts.items():
+            for score, theirs in IDEAL_SCORES.items():
+                if ideal is not None and score in scores and theirs in ideal.get(key, {}):
+                    a, b = scores[score], ideal[key][theirs]
+                    with np.errstate(divide="ignore", invalid="ignore"):
+                        ratio = Estimate(float(np.divide(a.value, b.value)), a.draws / b.draws)
+                    ratios.setdefault(name, {}).setdefault(key, {})[score] = with_interval(ratio)
+    return ratios
+
+
+def with_interval(estimate: Estimate) -> Score:
+    """A score as it is written."""
+    low, high = estimate.interval
+    return Score(value=estimate.value, low=low, high=high)
