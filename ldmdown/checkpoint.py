@@ -156,7 +156,7 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
         raise LdmdownError(path, "its weights do not fit its configuration", found=shown)
     model.load_state_dict(tensors)
     model = model.to(device).eval().requires_grad_(False)
-    return Checkpoint(path, header, config, Grid(**config.grid.model_dump()), normalization, model)
+    return Checkpoint(path, header, config, Grid.of(config.grid), normalization, model)
 
 
 def take_fitting(path: Path, model: Downscaler) -> int:

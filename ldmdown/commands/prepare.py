@@ -97,7 +97,7 @@ def _twin(config: Config, root: Path, dry_run: bool) -> None:
         task = progress.add_task("writing the twin", total=None)
         write_twin(
             directory,
-            Grid(**config.grid.model_dump()),
+            Grid.of(config.grid),
             config.twin.periods,
             every=config.twin.every,
             seed=config.twin.seed,
@@ -139,7 +139,7 @@ def _build(
     config, files = job.config, used_files(days, job.root)
     names = {"predictors": config.predictors, "targets": config.targets}
     numbers = [day.number for day in days]
-    writer = ArchiveWriter.begin(job.archive, Grid(**config.grid.model_dump()), names, numbers, plan, files)
+    writer = ArchiveWriter.begin(job.archive, Grid.of(config.grid), names, numbers, plan, files)
     left = [day for day in days if not writer.done(day.number)]
     with _bar("days") as progress:
         task = progress.add_task("preparing", total=len(days), completed=len(days) - len(left))

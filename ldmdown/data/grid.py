@@ -14,11 +14,13 @@ import numpy as np
 import pyproj
 import scipy.sparse
 
+from ldmdown.config import GridConfig
 from ldmdown.typing import BoolArray, FloatArray, IntArray
 
 Array = FloatArray
 Window = tuple[int, int, int, int]
 
+ITALY = GridConfig()
 LONLAT = pyproj.CRS.from_epsg(4326)
 EARTH_RADIUS = 6_371_229.0  # [m], of the sphere of ERA5 and COSMO
 SLIVER = 1e-9  # of a cell's area: rounding
@@ -32,13 +34,18 @@ class Grid:
     `west` and `north` are the outer edges of the first cell [m]; the defaults are the paper's Italian domain.
     """
 
-    crs: str = "EPSG:3035"
-    west: float = 3910000
-    north: float = 2698000
-    rows: int = 672
-    cols: int = 576
-    spacing: float = 2000
-    factor: int = 8
+    crs: str = ITALY.crs
+    west: float = ITALY.west
+    north: float = ITALY.north
+    rows: int = ITALY.rows
+    cols: int = ITALY.cols
+    spacing: float = ITALY.spacing
+    factor: int = ITALY.factor
+
+    @classmethod
+    def of(cls, config: GridConfig) -> Grid:
+        """The grid of a configuration."""
+        return cls(**config.model_dump())
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -99,7 +99,7 @@ def output_dataset(template: OutputTemplate, hours: IntArray, fields: Float32Arr
     for channel, name in enumerate(template.names):
         values = fields[:, :, channel]
         height = variable(name).height
-        meaning = attributes(name, earth=template.earth_relative) | {"grid_mapping": "crs"}
+        meaning = attributes(name, earth_relative=template.earth_relative) | {"grid_mapping": "crs"}
         meaning["coordinates"] = "lat lon" + (f" height_{height:g}m" if height else "")
         dataset[name] = dims, values if template.members else values[:, 0], meaning
     dataset = dataset.assign(_coordinates(template) | {"time": ("time", hours[: len(fields)].astype(np.int32), TIME)})

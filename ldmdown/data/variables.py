@@ -203,7 +203,7 @@ VARIABLES = _table(
 
 
 def variable(name: str) -> Variable:
-    """The variable of this short name.
+    """Look up a variable by its short name.
 
     Raises
     ------
@@ -222,15 +222,15 @@ def variable(name: str) -> Variable:
 
 
 def variable_called(name: str) -> str:
-    """The short name of a variable that others call by this name; the name itself if nobody does."""
+    """The short name of the variable that has this name or alias; the name itself if none has."""
     return next((known.name for known in VARIABLES.values() if name in (known.name, *known.aliases)), name)
 
 
-def attributes(name: str, *, earth: bool = True) -> dict[str, str]:
-    """CF attributes of an output field; without `earth` no direction is claimed for a wind component."""
+def attributes(name: str, *, earth_relative: bool = True) -> dict[str, str]:
+    """CF attributes of an output field; a wind component not known to be `earth_relative` claims no direction."""
     known = variable(name)
     standard = {"standard_name": known.standard_name} if known.standard_name else {}
-    if not earth and known.standard_name in ("eastward_wind", "northward_wind"):
+    if not earth_relative and known.standard_name in ("eastward_wind", "northward_wind"):
         standard = {"comment": "it is not known whether this points along a parallel or along a rotated grid"}
     method = "time: sum" if known.accumulated else "time: point"
     scale = {"units_metadata": "temperature: on_scale"} if known.units == "K" else {}

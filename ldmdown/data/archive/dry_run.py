@@ -29,7 +29,7 @@ def rehearse(config: Config, root: Path, days: Sequence[Day], alone: Mapping[str
     LdmdownError
         as the run itself would on these days.
     """
-    grid = Grid(**config.grid.model_dump())
+    grid = Grid.of(config.grid)
     names = {"predictors": config.predictors, "targets": config.targets}
     hours = {day.number: len(set(day.hours["era5"]) & set(day.hours["reference"])) for day in days}
     total = sum(hours.values())

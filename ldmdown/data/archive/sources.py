@@ -207,7 +207,7 @@ def check_periods(config: Config, hours: Hours, held: Catalogue | None = None) -
 
 def open_day(config: Config, root: Path, files: Mapping[str, Sequence[str]]) -> dict[str, Reader]:
     """The readers of both kinds, for the files of a day."""
-    grid = Grid(**config.grid.model_dump())
+    grid = Grid.of(config.grid)
     if config.data.published is not None:
         folder = root / config.data.published
         return {

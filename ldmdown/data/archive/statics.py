@@ -49,7 +49,7 @@ def ground(config: Config, root: Path) -> Ground | None:
     LdmdownError
         if a field is asked for that is not known or whose files are not named, or files do not cover the grid.
     """
-    given, grid = config.statics.fields, Grid(**config.grid.model_dump())
+    given, grid = config.statics.fields, Grid.of(config.grid)
     if not given:
         return None
     if config.data.published is not None:
