@@ -1,19 +1,16 @@
-"""Where and how tensors are computed: device, precision, processes, and ways to trade time for memory."""
+"""Where and how tensors are computed: device, precision and processes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.utils.checkpoint import checkpoint
 
 from ldmdown.config import Precision
 from ldmdown.errors import LdmdownError
@@ -128,89 +125,3 @@ def processes() -> Iterator[Processes]:
 def first_process() -> bool:
     """Whether this is the first of those that torchrun started, or the only one."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken: of the device, or of the machine and the control group it runs in."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except OSError:
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    try:
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
-        return min(free, int(limit) - int(used))
-    except (OSError, ValueError):  # no control group, or "max"
-        return free
-
-
-def kept_bytes(compute: Callable[[], Any], module: nn.Module) -> int:
-    """Memory that automatic differentiation keeps of a computation until its gradients are taken, weights apart."""
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = compute()
-    del result
-    for parameter in module.parameters():
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    return sum(kept.values())
-
-
-@contextmanager
-def compiled(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Modules whose forward pass is compiled for as long as the context lasts."""
-    with _forwards({module: torch.compile(module.forward) for module in modules}):
-        yield
-
-
-@contextmanager
-def checkpointed(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Modules that keep their inputs only, and are computed again for the gradients (arXiv 1604.06174)."""
-
-    def again(module: nn.Module) -> Callable[..., Any]:
-        contexts = partial(_once_and_again, module)
-        return partial(checkpoint, module.forward, use_reentrant=False, context_fn=contexts)
-
-    with _forwards({module: again(module) for module in modules}):
-        yield
-
-
-def _once_and_again(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _statistics_at_rest(module)
-
-
-@contextmanager
-def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
-    """Batch normalisation that does not count its batch, which it has seen before."""
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
-    before = [count.clone() for count in counts]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for count, value in zip(counts, before, strict=True):
-            count.copy_(value)
-
-
-@contextmanager
-def _forwards(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    for module, forward in forwards.items():
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module in forwards:
-            del module.forward

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyproj
 import xarray as xr
+import yaml
 
+from ldmdown.commands.prepare import archive_plan
+from ldmdown.config import Config
+from ldmdown.data.archive.store import ArchiveWriter
 from ldmdown.data.grid import LONLAT, Grid
 from ldmdown.data.netcdf import FieldWriter, OutputTemplate
+from ldmdown.data.normalization import Normalization
 from ldmdown.drawing.map_fields import MapFields
 from ldmdown.scoring.results import ReferenceFiles, Results
 from ldmdown.scoring.scorecard import Scorecard
@@ -352,3 +358,77 @@ def write_grib(path: Path, dataset: xr.Dataset) -> Path:
                 codes_write(handle, file)
     codes_release(handle)
     return path
+
+
+# A system in training that is so small that it takes seconds
+
+SMALL_CONDITIONER = {"statics_dim": 16, "predictors_dim": 16, "out_dim": 16, "depth": 1}
+SMALL_STAGE = {"batch": 4, "crop": 4, "validate_every": 5, "ema": 0.5}
+SMALL = {
+    "name": "small",
+    "description": "Trained for a test.",
+    "grid": {"west": 4_300_000, "north": 2_500_000, "rows": 64, "cols": 64},
+    "data": {
+        "split": {
+            "train": [["2021-01-01", "2021-01-02"]],
+            "validation": [["2021-01-05", "2021-01-05"]],
+        }
+    },
+    "twin": {"periods": [["2021-01-01", "2021-01-02"], ["2021-01-05", "2021-01-05"]]},
+    "statics": {"embedding": 4},
+    "unet": {"features": [8], "bottleneck": 8},
+    "autoencoder": {"multiplier": 2, "minimum": 4},
+    "conditioner": SMALL_CONDITIONER,
+    "scale": {"conditioner": SMALL_CONDITIONER},
+    "denoiser": {"channels": 32, "multipliers": [1], "blocks": 1, "cross_levels": [0]},
+    "sampler": {"steps": 4},
+    "train": {
+        "unet": SMALL_STAGE | {"steps": 30, "learning_rate": 0.01},
+        "vae": SMALL_STAGE | {"steps": 10, "learning_rate": 0.001},
+        "scale": SMALL_STAGE | {"steps": 10, "learning_rate": 0.001},
+        "ldm": SMALL_STAGE | {"steps": 20, "learning_rate": 0.001},
+    },
+}
+
+
+def write_small(folder: Path, **changes: object) -> Path:
+    """`small.yaml` in a folder: `SMALL` with other sections."""
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL | changes))
+    return path
+
+
+def write_archive(path: Path, config: Config) -> None:
+    """An archive of made-up hours: the target is the coarse state, changed by a terrain and by noise that persists."""
+    grid, random = Grid(**config.grid.model_dump()), np.random.default_rng(0)
+    names = {"predictors": config.predictors, "targets": config.targets}
+    periods = [*config.data.split.train, *config.data.split.validation]
+    days = [int(np.datetime64(day, "D").astype(int)) for period in periods for day in np.arange(*_closed(period))]
+    writer = ArchiveWriter.begin(path, grid, names, days, archive_plan(config), [])
+    size = {"t2m": 285.0, "u10": 1.0, "v10": -1.0, "cossza": 0.2}
+    terrain = noise(grid, 2, 1)
+    eddies = np.zeros((len(config.targets), *grid.shape))
+    stored: dict[str, list[np.ndarray]] = {"predictors": [], "target": []}
+    for number in days:
+        day = writer.new_day()
+        for hour in range(24 * number, 24 * number + 24):
+            wave = np.sin(
+                hour / 4 + np.arange(len(config.predictors))[:, None, None] + np.indices(grid.coarse.shape).sum(0)
+            )
+            coarse = np.array([size[name] for name in config.predictors])[:, None, None] + 3 * wave
+            fine = coarse[: len(config.targets)].repeat(grid.factor, -2).repeat(grid.factor, -1)
+            eddies = 0.8 * eddies + 0.6 * random.normal(size=eddies.shape)
+            fields = writer.put(day, hour, coarse.astype("f4"), (fine - 2 * terrain + eddies).astype("f4"))
+            for kind, values in fields.items():
+                stored[kind].append(values)
+        writer.write(number, day, {"hours": list(range(24 * number, 24 * number + 24))})
+    normalization = {}
+    for kind, part in (("predictors", config.predictors), ("target", config.targets)):
+        values = np.stack(stored[kind][: 24 * 2]).astype(float)
+        mean, std = (dict(zip(part, one((0, 2, 3)).tolist(), strict=True)) for one in (values.mean, values.std))
+        normalization[kind] = Normalization(mean, std)
+    writer.close(normalization, {})
+
+
+def _closed(period: tuple[date, date]) -> tuple[np.datetime64, np.datetime64]:
+    return np.datetime64(period[0], "D"), np.datetime64(period[1], "D") + 1

@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from ldmdown import runtime
 from ldmdown.config import StageConfig
 from ldmdown.errors import LdmdownError
 from ldmdown.models.unet import UNet
-from ldmdown.training import heldout, loop
-from ldmdown.training.batches import corner, noise, parts, times
-from ldmdown.training.loop import Average
+from ldmdown.training import heldout, loop, memory
+from ldmdown.training.batches import micro_batches, noise, stratified_timesteps
+from ldmdown.training.loop import EMA
+from ldmdown.training.run import State
 
 
 def test_the_average_by_hand() -> None:
     """Decay min(0.5, (1 + n) / (10 + n)): 0.1 after the first step, 2/11 after the second."""
     weight = torch.zeros(1)
-    average = Average({"w": weight}, 0.5)
+    average = EMA({"w": weight}, 0.5)
     weight += 1
     average.update(0)
     assert average.tensors["w"].item() == pytest.approx(0.9)
@@ -38,14 +38,14 @@ def batch(places: range, whole: int = 8) -> dict[str, object]:
             "whole": whole, "step": 3}  # fmt: skip
 
 
-def test_noise_and_times_belong_to_a_crop() -> None:
-    """Whole, or as halves of two processes, the second in parts of three."""
+def test_noise_and_timesteps_belong_to_a_crop() -> None:
+    """Whole, or as halves of two processes, the second in micro-batches of three."""
     first, second = batch(range(4)), batch(range(4, 8))
-    pieces = [first, *(part for part, _ in parts(second, 3))]
-    for values in (times, lambda one: noise(one, (2, 3))):
+    pieces = [first, *(part for part, _ in micro_batches(second, 3))]
+    for values in (stratified_timesteps, lambda one: noise(one, (2, 3))):
         torch.testing.assert_close(values(batch(range(8))), torch.cat([values(one) for one in pieces]), rtol=0, atol=0)
-    assert [fraction for _, fraction in parts(second, 3)] == [0.75, 0.25]
-    assert (times(batch(range(8))) * 8).long().tolist() == list(range(8))
+    assert [fraction for _, fraction in micro_batches(second, 3)] == [0.75, 0.25]
+    assert (stratified_timesteps(batch(range(8))) * 8).long().tolist() == list(range(8))
     assert abs(noise(batch(range(8)), (64, 64)).std().item() - 1) < 0.01
 
 
@@ -63,56 +63,38 @@ def test_computed_again_is_the_same() -> None:
     for again in (False, True):
         unet.load_state_dict(start)
         unet.zero_grad()
-        blocks = loop._blocks(unet) if again else []
-        with runtime.checkpointed(blocks):
-            kept = runtime.kept_bytes(lambda: unet(source), unet)
-            unet.load_state_dict(start)
-            unet(source).square().mean().backward()
+        blocks = memory.blocks(unet) if again else []
+        kept: list[int] = []
+
+        def pack(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.nbytes)
+            return tensor
+
+        with memory.checkpointed(blocks), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = unet(source).square().mean()
+        bytes_kept = sum(kept)
+        with memory.checkpointed(blocks):
+            loss.backward()
         assert all("forward" not in vars(block) for block in blocks)
-        results.append((kept, [one.grad for one in unet.parameters()], dict(unet.state_dict())))
-    (kept, *expected), (less, *found) = results
+        results.append((bytes_kept, [one.grad for one in unet.parameters()], dict(unet.state_dict())))
+    (most, *expected), (least, *found) = results
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert less < kept / 2
+    assert least < most / 2
     assert found[1]["e1.conv.conv.1.num_batches_tracked"] == 1
-
-
-def test_what_is_kept_for_gradients() -> None:
-    """Of a product the input, not the weight; of a square of it the product: 5 x 7 and 5 x 3 numbers of 4 bytes."""
-    linear = nn.Linear(7, 3, bias=False)
-    assert runtime.kept_bytes(lambda: linear(torch.ones(5, 7)).square(), linear) == 4 * (5 * 7 + 5 * 3)
-
-
-def test_the_corner_of_a_crop() -> None:
-    """Of 24 x 40 coarse cells the first 8 x 16 where the networks divide by 8: an eighth and a bit of a crop."""
-    whole = batch(range(2)) | {"predictors": torch.rand(2, 3, 24, 40), "latents": torch.rand(2, 5, 24, 40),
-                               "target": torch.rand(2, 1, 192, 320)}  # fmt: skip
-    small, share = corner(whole, 8)
-    for name, factor in {"predictors": 1, "latents": 1, "target": 8}.items():
-        torch.testing.assert_close(small[name], whole[name][:1, :, : 8 * factor, : 16 * factor])
-    assert share == pytest.approx(8 * 16 / (24 * 40)) and small["seeds"] == [100]
-    assert corner(whole, 24)[1] == pytest.approx(24 * 24 / (24 * 40))
-
-
-class Hungry(nn.Module):
-    """Takes two crops, and fails at more as CUDA does."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.room, self.tried = room, list[int]()
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        self.tried.append(len(batch["predictors"]))
-        if len(batch["predictors"]) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return (self.weight * batch["predictors"]).sum()
 
 
 @pytest.mark.parametrize(("room", "tried"), [(9, [8]), (2, [8, 4, 2]), (0, [8, 4, 2, 1])])
 def test_halved_until_it_fits(room: int, tried: list[int]) -> None:
-    hungry = Hungry(room)
-    assert loop._tried(hungry, batch(range(8))) == (tried[-1] if room else 0)
-    assert hungry.tried == tried
+    """A GPU that has room for some crops, and fails at more as CUDA does."""
+    attempts: list[int] = []
+
+    def attempt(crops: int) -> None:
+        attempts.append(crops)
+        if crops > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert memory.find_micro_batch(attempt, 8) == (tried[-1] if room else 0)
+    assert attempts == tried
 
 
 def test_schedules_by_hand() -> None:
@@ -122,12 +104,14 @@ def test_schedules_by_hand() -> None:
     assert loop.schedule(0, settings.model_copy(update={"schedule": "plateau"})) == 1
 
 
-def test_a_loss_is_healthy_if_it_is_a_number_not_far_above_the_first() -> None:
-    state = {"first": float("nan")}
-    assert not loop._healthy(state, float("nan"))
-    assert loop._healthy(state, -2.0) and state["first"] == -2
-    assert loop._healthy(state, 17.9) and not loop._healthy(state, 18.1)
-    assert not loop._healthy(state, float("inf"))
+def test_a_loss_diverges_if_it_is_no_number_or_far_above_the_first() -> None:
+    state = State("", 1)
+    for loss in (-2.0, 17.9):
+        loop.check(loss, state)
+    assert state.first_loss == -2
+    for loss in (18.1, float("inf"), float("nan")):
+        with pytest.raises(loop.DivergedError):
+            loop.check(loss, state)
 
 
 def test_power_lost_by_wavelength() -> None:
@@ -135,7 +119,7 @@ def test_power_lost_by_wavelength() -> None:
     rows = np.cos(2 * np.pi * (np.arange(64) + 0.5) * 2 / 32)[:, None]
     cols = np.cos(2 * np.pi * (np.arange(64) + 0.5) * 2 / 128)
     reference = (rows + cols)[None]
-    lost = heldout.lost((0.5 * rows + cols)[None], reference, 2.0)
+    lost = heldout.power_lost((0.5 * rows + cols)[None], reference, 2.0)
     assert lost["32"] == pytest.approx(20 * np.log10(2), abs=1e-6)
     assert lost["128"] == pytest.approx(0, abs=1e-6)
 

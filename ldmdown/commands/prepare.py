@@ -54,7 +54,7 @@ def prepare(config_path: Path | None = None, *, scheduler: str | None = None, dr
     """
     config, root = load_config(config_path)
     root = root.absolute() if scheduler else root  # workers may be in another folder
-    path, plan = root / config.data.archive, _plan(config)
+    path, plan = root / config.data.archive, archive_plan(config)
     if path.exists():
         if Archive(path).plan != plan:
             raise LdmdownError(
@@ -76,7 +76,7 @@ def prepare(config_path: Path | None = None, *, scheduler: str | None = None, dr
         _build(Job(config, root, path), plan, days, alone, statics, scheduler)
 
 
-def _plan(config: Config) -> dict[str, Any]:
+def archive_plan(config: Config) -> dict[str, Any]:
     """What decides an archive's content, apart from the files."""
     content = config.model_dump(mode="json")
     data = {key: content["data"][key] for key in ("era5", "reference", "published", "split")}

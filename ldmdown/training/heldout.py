@@ -1,4 +1,4 @@
-"""What a system in training is worth on hours that it did not learn from: samples, scores, reconstruction.
+"""What a system in training is worth on hours that it did not learn from: samples, scores, coherence, reconstruction.
 
 Fields are (..., T, H, W): normalised inside, and given out in physical units less the mean of each variable.
 """
@@ -6,62 +6,69 @@ Fields are (..., T, H, W): normalised inside, and given out in physical units le
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ldmdown import metrics
-from ldmdown.config import Config
+from ldmdown.data.archive.store import Archive
 from ldmdown.models.downscaler import Downscaler
-from ldmdown.models.sampling import Sampler
-from ldmdown.training.batches import Batch, Source, Split, hour, noise
+from ldmdown.runtime import Processes
+from ldmdown.training.batches import (
+    Batch,
+    CropSource,
+    HourSet,
+    field_source,
+    latent_source,
+    load_hour,
+    micro_batches,
+    sample_batch,
+)
+from ldmdown.training.stages import Stage
+from ldmdown.typing import Float32Array
 
 MEMBERS = 8
-COMPARED = 24  # hours of reconstruction, at most
-FINEST, LOSS = 8.0, 0.5  # at longer wavelengths [km] a latent space may not lose more power than this [dB]
+SCORED_CROPS = 8
+MEASURED_HOURS = 200  # for the coherence in time, at most
+COMPARED_HOURS = 24  # for the reconstruction, at most
+FINEST, MAX_LOSS = 8.0, 0.5  # at longer wavelengths [km] a latent space may not lose more power than this [dB]
 
 FIX = (
     "train the vae longer (train.vae.steps), weigh its KL term less (autoencoder.kl_weight), or set autoencoder.kind "
     "to lapped, which loses nothing"
 )
 
-Fields = NDArray[np.float32]
-
-
-def statics_of(model: Downscaler, batch: Batch) -> Tensor:
-    """Of the windows of a batch: (B, S, H, W)."""
-    return model.statics_at(batch["corners"], *batch["predictors"].shape[-2:])
-
 
 @torch.no_grad()
-def drawn(
-    model: Downscaler, config: Config, stage: str, batch: Batch, std: Fields, members: int = MEMBERS
-) -> dict[str, Fields]:
-    """The truth and what the systems known after a stage make of a batch, by name: (member, B, T, H, W).
+def generate_samples(stage: Stage, batch: Batch, members: int = MEMBERS) -> dict[str, Float32Array]:
+    """The truth and what the systems known after a stage make of a batch, by name: (member, B, T, H, W)."""
+    made = stage.samples(batch, members)
+    values = stage.normalization["target"].std
+    std = np.array([values[name] for name in stage.config.targets], np.float32)[:, None, None]
+    fields = {"truth": batch["target"][:, None], **made} if made else {}
+    return {name: part.transpose(0, 1).cpu().numpy() * std for name, part in fields.items()}
 
-    Beside the denoiser's members stand those of scaled white noise, which they must beat.
+
+def crop_scores(stage: Stage, archive: Archive, processes: Processes) -> dict[str, Any]:
+    """Scores of a finished stage on crops of the test hours, or of the validation hours where there are none."""
+    use = "test" if len(archive.split("test")) else "validation"
+    alone = replace(processes, rank=0, size=1)
+    source = field_source(HourSet(archive, use), alone, hold=False)
+    settings = stage.settings.model_copy(update={"batch": SCORED_CROPS})
+    batch = sample_batch(source, "scores", stage.config.train.seed, settings, 0, alone)
+    crops = [generate_samples(stage, one) for one, _ in micro_batches(batch, 1)]
+    fields = {system: np.concatenate([crop[system] for crop in crops], axis=1) for system in crops[0]}
+    return {"on": f"{SCORED_CROPS} {use} crops, {MEMBERS} members"} | scores(fields, stage.config.targets)
+
+
+def scores(fields: dict[str, Float32Array], targets: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By variable, root-mean-square error and bias of the mean and CRPS of each system; and of a single member.
+
+    `fields` are those of `generate_samples`.
     """
-    statics = statics_of(model, batch)
-    mean = model.mean(batch["predictors"], statics)
-    fields = {"truth": [batch["target"]], "gan" if stage == "gan" else "unet": [mean]}
-    base = model.mean_or_zero(batch["predictors"], statics)
-    if stage == "vae":
-        assert model.autoencoder is not None
-        fields["vae"] = [base + model.autoencoder.decode(model.autoencoder.encode(batch["target"] - base))]
-    if stage == "ldm":
-        assert model.autoencoder is not None
-        condition = model.condition(batch["predictors"], statics)
-        shape = (members, model.autoencoder.latent_channels, *batch["predictors"].shape[-2:])
-        starts = noise(batch, shape)
-        for name, sampler in (("ldm", Sampler(**config.sampler.model_dump())), ("scaled_noise", None)):
-            fields[name] = list(model.ensemble(base, condition, starts, sampler, len(base)).unbind(1))
-    return {name: torch.stack(part).cpu().numpy() * std for name, part in fields.items()}
-
-
-def scores(fields: dict[str, Fields], targets: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Of what `drawn` gave, by variable: root-mean-square error and bias of the mean, CRPS; and of a single member."""
     fields = dict(fields)
     truth = fields.pop("truth")[0]
     if "ldm" in fields:
@@ -81,42 +88,58 @@ def scores(fields: dict[str, Fields], targets: Sequence[str]) -> dict[str, dict[
 
 
 @torch.no_grad()
-def coherence(model: Downscaler, source: Source, places: Sequence[int]) -> float:
-    """Correlation of latents an hour apart, in the noise's own units, from these hours to the next."""
+def coherence(model: Downscaler, hours: HourSet, latents: Tensor, processes: Processes) -> float:
+    """Correlation of latents an hour apart, in the noise's own units, over some training hours."""
+    source = latent_source(hours, latents, replace(processes, rank=0, size=1))
+    known = hours.archive.hours[hours.indices]
+    places = np.flatnonzero(np.diff(known) == 1)[:: max(1, len(known) // MEASURED_HOURS)].tolist()
     sums = torch.zeros(3, dtype=torch.float64)
-    whole = source.split.archive.grid.coarse.shape
     for place in places:
-        crops = [source.crop(one, (0, 0), whole, 0) for one in (place, place + 1)]
-        pair: Batch = {**source.batch(crops), "corners": [(0, 0), (0, 0)]}
+        pair = _consecutive(source, place)
         if model.scale is not None:
-            pair["latents"] *= (-model.scale(pair["predictors"], statics_of(model, pair))).exp()
+            statics = model.statics_at(pair["corners"], *pair["predictors"].shape[-2:])
+            pair["latents"] *= (-model.scale(pair["predictors"], statics)).exp()
         now, later = pair["latents"].double()
         sums += torch.stack([(now * later).sum(), now.square().sum(), later.square().sum()]).cpu()
     return float(sums[0] / (sums[1] * sums[2]).sqrt()) if places else 0.0
 
 
+def _consecutive(source: CropSource, place: int) -> Batch:
+    """An hour and the next one, whole."""
+    whole = source.hours.archive.grid.coarse.shape
+    crops = [source.crop(one, (0, 0), whole, seed=0) for one in (place, place + 1)]
+    return {**source.batch(crops), "corners": [(0, 0), (0, 0)]}
+
+
 @torch.no_grad()
-def reconstruction(model: Downscaler, split: Split, device: torch.device) -> dict[str, dict[str, float]]:
+def reconstruction(model: Downscaler, hours: HourSet, device: torch.device) -> dict[str, dict[str, float]]:
     """Power that fields lose on their way into the latent space and back [dB], by variable and wavelength [km].
 
     Wavelengths are half octaves from `FINEST` on, named by their shortest; positive is power lost.
     """
     assert model.autoencoder is not None
-    grid, true, again = split.archive.grid, [], []
-    for place in range(0, len(split), -(-len(split) // COMPARED)):
-        predictors, target = hour(split, place, device)
-        statics = model.statics_at([(0, 0)], *grid.coarse.shape)
-        base = model.mean_or_zero(predictors, statics)
+    grid, true, again = hours.archive.grid, [], []
+    statics = model.statics_at([(0, 0)], *grid.coarse.shape)
+    for place in range(0, len(hours), -(-len(hours) // COMPARED_HOURS)):
+        predictors, target = load_hour(hours, place, device)
+        mean = model.mean_or_zero(predictors, statics)
         true.append(target[0].cpu().numpy())
-        again.append((base + model.autoencoder.decode(model.autoencoder.encode(target - base)))[0].cpu().numpy())
+        again.append((mean + model.autoencoder.decode(model.autoencoder.encode(target - mean)))[0].cpu().numpy())
+    fields, reference = np.stack(again), np.stack(true)
     return {
-        name: lost(np.stack([field[channel] for field in again]), np.stack([field[channel] for field in true]),
-                   grid.spacing / 1000)
-        for channel, name in enumerate(split.archive.targets)
-    }  # fmt: skip
+        name: power_lost(fields[:, channel], reference[:, channel], grid.spacing / 1000)
+        for channel, name in enumerate(hours.archive.targets)
+    }
 
 
-def lost(fields: Fields, reference: Fields, spacing: float) -> dict[str, float]:
+def warning(lost: dict[str, dict[str, float]]) -> str:
+    """What to say of a latent space that loses power; empty if it does not."""
+    worst = {name: max(bands.items(), key=lambda band: band[1]) for name, bands in lost.items()}
+    losses = [f"{name} {loss:.1f} dB from {band} km" for name, (band, loss) in worst.items() if loss > MAX_LOSS]
+    return f"warning: the latent space loses power: {', '.join(losses)}\n  fix: {FIX}" if losses else ""
+
+
+def power_lost(fields: Float32Array, reference: Float32Array, spacing: float) -> dict[str, float]:
     """Power lost [dB] by half octaves of wavelength, from (hour, rows, cols) on cells of `spacing` km."""
     wavelength, power = metrics.power_spectrum(fields, (spacing, spacing))
     _, expected = metrics.power_spectrum(reference, (spacing, spacing))

@@ -1,8 +1,7 @@
-"""The loop that fits a stage: the same on the CPU and on many GPUs, stopped and gone on with at any step.
+"""The loop that fits a stage: the same on a CPU and on many GPUs, and resumed at any step.
 
-Step k draws its hours, crops and noise from (seed, stage, k) alone, so that a run that was killed repeats the
-losses of one that was not, and the noise of a crop is its own, so that processes and parts of a step add up to
-the same.
+Step k draws its hours, crops and noise from (seed, stage, k) alone, so that a run that was killed repeats the losses of
+one that was not. The noise belongs to a crop, so that processes and micro-batches add up to the same.
 """
 
 from __future__ import annotations
@@ -10,173 +9,354 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ldmdown import runtime
-from ldmdown.config import Precision, StageConfig
+from ldmdown.config import StageConfig
+from ldmdown.console import say
 from ldmdown.errors import LdmdownError
-from ldmdown.models.conditioner import Fusion
-from ldmdown.models.denoiser import CrossBlock, TimeResBlock
-from ldmdown.models.layers import DoubleConv, MixingBlock, ResBlock2D
-from ldmdown.training.batches import Batch, Source, ahead, corner, draw, parts
+from ldmdown.training import memory
+from ldmdown.training.batches import Batch, CropSource, micro_batches, prefetch, sample_batch
 from ldmdown.training.run import Losses, Run, State, load
+from ldmdown.training.stages import Stage, copy
 
 LOG_EVERY = 20  # steps between readings of the losses, each of which waits for the device
 VALIDATION_BATCHES = 8
-LEVELS = 5  # of noise, by which validation is told apart
+NOISE_BANDS = 5  # of the noise level, by which the validation loss is told apart
 SHOW_EVERY = 5  # validations between pictures
-EXPLODED = 10  # times the first losses, above them
-SETBACKS = 3  # returns to the last good state, then the stage gives up
-PLATEAU, PLATEAU_FACTOR = 4, 0.25  # validations without a better loss, after which the rate falls (section 3.4)
-CPU_MARGIN = 1.5  # of memory beside what is kept for the gradients
-BLOCKS = (DoubleConv, ResBlock2D, TimeResBlock, CrossBlock, MixingBlock, Fusion)  # computed again when memory is short
+EXPLODED = 10  # times the first loss, above it: the loss has diverged
+MAX_ROLLBACKS = 3
+PLATEAU, PLATEAU_FACTOR = 4, 0.25  # validations without a better loss after which the learning rate falls (section 3.4)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What a stage trains, on what, and by which loss."""
-
-    name: str
-    settings: StageConfig
-    modules: Mapping[str, nn.Module]
-    tensors: Mapping[str, Tensor]  # all that is trained or counted, by its name in the state
-    sources: Mapping[str, Source]  # "train" and "validation"
-    loss: Callable[[Batch], Tensor]  # () or, of each crop, (B,)
-    level: Callable[[Batch], Tensor] | None  # of noise of each crop, in [0, 1)
-    multiple: int  # coarse cells that divide the sides of what its networks take
-    show: Callable[[int], None]  # draw what it has learned after a step
-    fingerprint: str
-    seed: int
-    precision: Precision
-    compile: bool
+class DivergedError(Exception):
+    """The loss is not a number, or far above the first one."""
 
 
-class Objective(nn.Module):
-    """A stage's loss as a module that holds what it trains."""
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__()
-        self.parts = nn.ModuleDict(stage.modules)
-        self.stage = stage
-
-    def forward(self, batch: Batch) -> Tensor:
-        """() or (B,)."""
-        device = batch["predictors"].device
-        with runtime.autocast(device, self.stage.precision):
-            return self.stage.loss(batch)
-
-
-def fit(stage: Stage, run: Run, progress: Progress, *, resume: bool = False, crops: int | None = None) -> None:
+def fit(
+    stage: Stage,
+    sources: Mapping[str, CropSource],
+    run: Run,
+    progress: Progress,
+    *,
+    show: Callable[[int], None],
+    resume: bool = False,
+    micro_batch: int | None = None,
+) -> None:
     """Train a stage to its end and leave its best averaged weights in its tensors.
 
-    `crops` go through the networks at once in each process; None: as many as fit in memory.
+    Parameters
+    ----------
+    sources
+        crops for "train" and "validation".
+    show
+        draws what has been learned after a step.
+    resume
+        whether a stage that was stopped goes on.
+    micro_batch
+        crops that go through the networks at once in each process; None: all, or on CUDA as many as fit in memory.
 
     Raises
     ------
     LdmdownError
-        if the stage was stopped before and `resume` is not given, if it does not divide over the processes, if it
-        diverges again and again, or if the disk is full.
+        if the stage was stopped before and `resume` is not given, if its batch does not divide over the processes, or
+        if it diverges again and again.
     """
-    settings, processes, tensors = stage.settings, run.processes, stage.tensors
-    if settings.batch % processes.size:
-        raise LdmdownError(f"train.{stage.name}.batch", "does not divide over the processes",
-                           found=f"{settings.batch} crops, {processes.size} processes",
-                           fix=f"make it a multiple of {processes.size}, or change --nproc-per-node")  # fmt: skip
-    state = _begin(stage, run, resume)
-    objective = Objective(stage)
+    settings = stage.settings
+    state = begin(stage, sources["train"], run, progress, resume=resume)
+    learner = Learner(stage, run)
+    learner.choose_micro_batch(sources["train"], state, micro_batch)
     if not settings.steps:
-        value, _ = _validate(stage, objective, run, crops or settings.batch)
-        run.write(run.best_path(stage.name), {"tensors": dict(tensors)})
-        run.write(run.state_path(stage.name), state | {"best_loss": value, "finished": True})
-        return
-    optimizer = _optimizer(stage)
-    average = Average(tensors, settings.ema)
-    if crops is not None or state["processes"] != processes.size:
-        state |= {"crops": crops, "checkpointing": False}
-    if state["crops"] is None:
-        first = draw(stage.sources["train"], stage.name, stage.seed, settings, 0, processes)
-        state["crops"], state["checkpointing"] = fitting(objective, first, run)
-    state["processes"] = processes.size
-    _say_parts(stage, run, state)
-    if processes.size > 1 and processes.device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-    parallel = processes.parallel(objective, partly=stage.name == "gan")
-    _load(stage, state, average, optimizer)
-    losses = Losses(run, stage.name, state["step"])
-    task = progress.add_task(stage.name, total=settings.steps, completed=state["step"], note="")
-    with contextlib.ExitStack() as ways:
-        if state["checkpointing"]:
-            ways.enter_context(runtime.checkpointed(_blocks(objective)))
-        if stage.compile:
-            ways.enter_context(runtime.compiled(stage.modules.values()))
-        while not state["finished"]:
-            stream = stage.name if not state["setbacks"] else f"{stage.name}, setback {state['setbacks']}"
-            make = partial(draw, stage.sources["train"], stream, stage.seed, settings, processes=processes)
-            for step, batch in ahead(make, range(state["step"], settings.steps)):
-                rate = schedule(step, settings) * state["factor"]
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate * rate
-                optimizer.zero_grad()
-                loss = backward(parallel, batch, state["crops"])
-                nn.utils.clip_grad_norm_(objective.parameters(), settings.grad_clip)
-                optimizer.step()
-                average.update(step)
-                done = step + 1
-                losses.note(done, loss, settings.learning_rate * rate)
-                validates = done % settings.validate_every == 0 or done == settings.steps
-                if not validates and done % LOG_EVERY:
-                    continue
-                mean = losses.read(settings.batch)
-                healthy = _healthy(state, mean)
-                note = f"{losses.speed:.0f} crops/s, loss {mean:.4f}, best {state['best_loss']:.4f}"
-                progress.update(task, completed=done, note=note)
-                if healthy and validates:
-                    with average.in_place():
-                        value, levels = _validate(stage, objective, run, state["crops"])
-                    healthy = math.isfinite(value)
-                if not healthy:
-                    state = _go_back(stage, run, state, done, mean)
-                    _load(stage, state, average, optimizer)
-                    losses = Losses(run, stage.name, state["step"])
-                    break
-                if not validates:
-                    losses.write()
-                    continue
-                losses.write(value, levels)
-                _judge(stage, run, state, average, done, value)
-                run.write(run.state_path(stage.name), state | _content(stage, average, optimizer))
-                if run.processes.first and (state["finished"] or done // settings.validate_every % SHOW_EVERY == 0):
-                    with average.in_place():
-                        stage.show(done)
-                if state["finished"]:
-                    break
-    _copy(tensors, load(run.best_path(stage.name))["tensors"])
-    for tensor in tensors.values():
+        keep_start(learner, sources["validation"], state)
+    task = progress.add_task(stage.name, total=settings.steps, note="")
+    with learner.forward_passes(state):
+        while not state.finished:
+            learner.restore()
+            losses = Losses(run, stage.name, state.step)
+            try:
+                for step, loss, learning_rate in learner.steps(sources["train"], state):
+                    losses.note(step, loss, learning_rate)
+                    validates = step % settings.validate_every == 0 or step == settings.steps
+                    if not validates and step % LOG_EVERY:
+                        continue
+                    mean = losses.read(settings.batch)
+                    check(mean, state)
+                    note = f"{losses.speed:.0f} crops/s, loss {mean:.4f}, best {state.best_loss:.4f}"
+                    progress.update(task, completed=step, note=note)
+                    if validates:
+                        validate_and_save(learner, sources["validation"], state, step, losses, show)
+                    else:
+                        losses.write()
+                    if state.finished:
+                        break
+            except DivergedError as error:
+                state = roll_back(stage, run, state, f"{error} before step {step}")
+    copy(stage.tensors, load(run.best_path(stage.name))["tensors"])
+    for tensor in stage.tensors.values():
         tensor.requires_grad_(False)
-    progress.update(task, total=state["step"], completed=state["step"])
+    progress.update(task, total=state.step, completed=state.step)
 
 
-def backward(objective: nn.Module, batch: Batch, crops: int) -> Tensor:
-    """Gradients of the mean loss over a batch, `crops` at a time; with the last ones processes share them."""
-    objective.train()
+def begin(stage: Stage, source: CropSource, run: Run, progress: Progress, *, resume: bool) -> State:
+    """The state of a stage that was stopped, if it is to go on; else a fresh one, on the disk with its tensors."""
+    settings, size = stage.settings, run.processes.size
+    if settings.batch % size:
+        raise LdmdownError(
+            f"train.{stage.name}.batch",
+            "does not divide over the processes",
+            found=f"{settings.batch} crops, {size} processes",
+            fix=f"make it a multiple of {size}, or change --nproc-per-node",
+        )
+    state = run.load_state(stage.name)
+    run.processes.wait()  # all have read before the first one writes
+    if state is not None and state.step and not resume:
+        path = run.state_path(stage.name)
+        raise LdmdownError(
+            path,
+            f"the {stage.name} stage was stopped after {state.step} of {settings.steps} steps",
+            fix=f"resume with `ldmdown train --resume`, or delete {path} to train it anew",
+        )
+    if state is None:
+        stage.begin(source, progress)
+        state = State(run.fingerprints[stage.name], size)
+        run.write(run.state_path(stage.name), asdict(state) | {"tensors": stage.tensors})
+    return state
+
+
+def keep_start(learner: Learner, source: CropSource, state: State) -> None:
+    """Finish a stage without a step: the weights that it starts from are its best."""
+    assert state.micro_batch is not None
+    stage, run = learner.stage, learner.run
+    state.best_loss, _ = learner.validate(source, state.micro_batch)
+    state.finished = True
+    run.write(run.best_path(stage.name), {"tensors": stage.tensors})
+    run.write(run.state_path(stage.name), asdict(state))
+
+
+def check(loss: float, state: State) -> None:
+    """Raise `DivergedError` unless a loss is a number and not far above the first one."""
+    if math.isnan(state.first_loss):
+        state.first_loss = loss
+    if not loss < state.first_loss + EXPLODED * max(1, abs(state.first_loss)):
+        raise DivergedError(f"the loss diverged ({loss:.4g}, {state.first_loss:.4g} at first)")
+
+
+def validate_and_save(
+    learner: Learner, source: CropSource, state: State, step: int, losses: Losses, show: Callable[[int], None]
+) -> None:
+    """Validate the averaged weights and keep all that the stage resumes from; the best weights in their own file."""
+    assert state.micro_batch is not None
+    stage, run, settings = learner.stage, learner.run, learner.stage.settings
+    with learner.ema.in_place():
+        value, bands = learner.validate(source, state.micro_batch)
+    if not math.isfinite(value):
+        raise DivergedError(f"the validation loss diverged ({value:.4g})")
+    losses.write(value, bands)
+    better = value < state.best_loss or stage.keeps_last
+    if better:
+        state.best_step, state.best_loss = step, value
+        run.write(run.best_path(stage.name), {"tensors": learner.ema.tensors})
+    state.bad_validations = 0 if better else state.bad_validations + 1
+    if settings.schedule == "plateau" and state.bad_validations and state.bad_validations % PLATEAU == 0:
+        state.lr_scale *= PLATEAU_FACTOR
+    state.step = step
+    state.finished = step == settings.steps or state.bad_validations >= settings.patience
+    run.write(run.state_path(stage.name), asdict(state) | learner.content())
+    if run.processes.first and (state.finished or step // settings.validate_every % SHOW_EVERY == 0):
+        with learner.ema.in_place():
+            show(step)
+
+
+def roll_back(stage: Stage, run: Run, state: State, reason: str) -> State:
+    """The last saved state, with half the learning rate and other crops to come.
+
+    Raises
+    ------
+    LdmdownError
+        after some rollbacks.
+    """
+    if state.rollbacks == MAX_ROLLBACKS:
+        raise LdmdownError(
+            run.folder / f"{stage.name}.csv",
+            f"the {stage.name} stage diverges again after {MAX_ROLLBACKS} rollbacks",
+            found=reason,
+            fix=f"lower train.{stage.name}.learning_rate and train it anew; the state of step {state.step} is kept",
+        )
+    saved = run.load_state(stage.name)
+    assert saved is not None
+    event = f"{reason}: back to step {saved.step}, with half the learning rate"
+    say(f"{stage.name}: {event}")
+    return replace(
+        state,
+        **{key: getattr(saved, key) for key in ("step", "best_step", "best_loss", "bad_validations")},
+        lr_scale=state.lr_scale / 2,
+        rollbacks=state.rollbacks + 1,
+        events=[*state.events, event],
+    )
+
+
+class LossModule(nn.Module):
+    """The loss of a stage as a module that holds what the stage trains."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict(stage.modules)
+        self.stage = stage
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss () or (B,)."""
+        with runtime.autocast(batch["predictors"].device, self.stage.config.train.precision):
+            return self.stage.loss(batch)
+
+
+class Learner:
+    """A stage with all that changes while it learns: its tensors, their average and the optimiser."""
+
+    def __init__(self, stage: Stage, run: Run) -> None:
+        self.stage, self.run = stage, run
+        self.loss = LossModule(stage)
+        self.ema = EMA(stage.tensors, stage.settings.ema)
+        settings = stage.settings
+        trained = [tensor for tensor in stage.tensors.values() if isinstance(tensor, nn.Parameter)]
+        for tensor in trained:
+            tensor.requires_grad_()
+        self.optimizer = torch.optim.AdamW(
+            trained,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=trained[0].is_cuda,
+        )
+
+    def choose_micro_batch(self, source: CropSource, state: State, micro_batch: int | None) -> None:
+        """Decide how many crops go through the networks at once, and whether blocks are computed again; say so."""
+        processes, settings = self.run.processes, self.stage.settings
+        share = settings.batch // processes.size
+        if micro_batch is not None:
+            state.micro_batch, state.checkpointing = micro_batch, False
+        elif state.micro_batch is None or state.processes != processes.size:
+            fits = processes.least(self._fitting(source) if processes.device.type == "cuda" else share)
+            state.micro_batch, state.checkpointing = max(1, fits), fits == 0
+        state.processes = processes.size
+        assert state.micro_batch is not None
+        ways = []
+        if state.micro_batch < share:
+            ways.append(f"micro-batches of {state.micro_batch} of {share} crops, whose gradients add up")
+        if state.checkpointing:
+            ways.append("activation checkpointing")
+        if ways:
+            say(f"{self.stage.name}: {', '.join(ways)}")
+
+    def _fitting(self, source: CropSource) -> int:
+        """How many crops fit in the memory of the GPU beside the optimiser's moments."""
+        stage = self.stage
+        batch = sample_batch(source, stage.name, stage.config.train.seed, stage.settings, 0, self.run.processes)
+        kept = {name: buffer.clone() for name, buffer in self.loss.named_buffers()}
+        moments = 2 * sum(tensor.nbytes for tensor in self.optimizer.param_groups[0]["params"])
+        reserve = torch.empty(moments, dtype=torch.uint8, device=self.run.processes.device)
+
+        def attempt(crops: int) -> None:
+            self.optimizer.zero_grad()
+            backward(self.loss, next(micro_batches(batch, crops))[0], crops)
+
+        fits = memory.find_micro_batch(attempt, len(batch["seeds"]))
+        del reserve
+        self.optimizer.zero_grad()
+        copy(dict(self.loss.named_buffers()), kept)
+        return fits
+
+    @cached_property
+    def parallel(self) -> nn.Module:
+        """The loss whose gradients are averaged over the processes."""
+        processes = self.run.processes
+        if processes.size > 1 and processes.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.loss)
+        return processes.parallel(self.loss, partly=self.stage.partial_gradients)
+
+    @contextlib.contextmanager
+    def forward_passes(self, state: State) -> Iterator[None]:
+        """The ways in which the networks are computed for as long as the context lasts."""
+        with contextlib.ExitStack() as ways:
+            if state.checkpointing:
+                ways.enter_context(memory.checkpointed(memory.blocks(self.loss)))
+            if self.stage.config.train.compile:
+                ways.enter_context(memory.compiled(self.stage.modules.values()))
+            yield
+
+    def steps(self, source: CropSource, state: State) -> Iterator[tuple[int, Tensor, float]]:
+        """Take the steps that are left: after each its number, its loss on the device, and the learning rate."""
+        assert state.micro_batch is not None
+        stage, settings, processes = self.stage, self.stage.settings, self.run.processes
+        stream = stage.name if not state.rollbacks else f"{stage.name}, rollback {state.rollbacks}"
+        make = partial(sample_batch, source, stream, stage.config.train.seed, settings, processes=processes)
+        for step, batch in prefetch(make, range(state.step, settings.steps)):
+            learning_rate = settings.learning_rate * schedule(step, settings) * state.lr_scale
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.zero_grad()
+            loss = backward(self.parallel, batch, state.micro_batch)
+            nn.utils.clip_grad_norm_(self.loss.parameters(), settings.grad_clip)
+            self.optimizer.step()
+            self.ema.update(step)
+            yield step + 1, loss, learning_rate
+
+    @torch.no_grad()
+    def validate(self, source: CropSource, micro_batch: int) -> tuple[float, dict[str, float]]:
+        """Mean loss over the same crops, times and noise at every call; and by noise level, where the stage has one."""
+        stage, processes = self.stage, self.run.processes
+        stream, seed = f"validation {stage.name}", stage.config.train.seed
+        make = partial(sample_batch, source, stream, seed, stage.settings, processes=processes)
+        self.loss.eval()
+        sums = torch.zeros(2, NOISE_BANDS, device=processes.device)
+        mean = torch.zeros((), device=processes.device)
+        for _, batch in prefetch(make, range(VALIDATION_BATCHES)):
+            for part, fraction in micro_batches(batch, micro_batch):
+                values = self.loss(part).float()
+                mean += values.mean() * fraction / VALIDATION_BATCHES
+                level = stage.noise_level(part)
+                if level is not None:
+                    band = (level * NOISE_BANDS).long()
+                    sums += torch.stack([torch.bincount(band, weights, NOISE_BANDS) for weights in (values, None)])
+        total, count = processes.mean(sums)
+        names = [f"{band / NOISE_BANDS:g}-{(band + 1) / NOISE_BANDS:g}" for band in range(NOISE_BANDS)]
+        bands = dict(zip(names, (total / count).tolist(), strict=True)) if count.any() else {}
+        return float(processes.mean(mean)), bands
+
+    def content(self) -> dict[str, object]:
+        """All that is kept beside the state for the next step."""
+        return {"tensors": self.stage.tensors, "ema": self.ema.tensors, "optimizer": self.optimizer.state_dict()}
+
+    def restore(self) -> None:
+        """Take tensors, average and moments from the disk."""
+        saved = load(self.run.state_path(self.stage.name))
+        copy(self.stage.tensors, saved["tensors"])
+        copy(self.ema.tensors, saved.get("ema", saved["tensors"]))
+        fresh = {"state": {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        self.optimizer.load_state_dict(saved.get("optimizer", fresh))
+
+
+def backward(loss: nn.Module, batch: Batch, micro_batch: int) -> Tensor:
+    """Gradients of the mean loss over a batch, a micro-batch at a time; with the last one processes share them."""
+    loss.train()
     total = torch.zeros((), device=batch["predictors"].device)
-    pieces = list(parts(batch, crops))
-    for place, (part, fraction) in enumerate(pieces, 1):
-        alone = place < len(pieces) and isinstance(objective, nn.parallel.DistributedDataParallel)
-        with objective.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
-            loss = objective(part).mean() * fraction
-            loss.backward()
-        total += loss.detach()
+    pieces = list(micro_batches(batch, micro_batch))
+    for number, (piece, fraction) in enumerate(pieces, 1):
+        alone = number < len(pieces) and isinstance(loss, nn.parallel.DistributedDataParallel)
+        with loss.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+            value = loss(piece).mean() * fraction
+            value.backward()
+        total += value.detach()
     return total
 
 
 def schedule(step: int, settings: StageConfig) -> float:
-    """Fraction of the rate: a linear warm-up, then a cosine to zero; or 1, where plateaus lower it."""
+    """Fraction of the learning rate: a linear warm-up, then a cosine to zero; or 1, where plateaus lower it."""
     if settings.schedule == "plateau":
         return 1.0
     warmup = max(1, round(settings.warmup * settings.steps))
@@ -185,62 +365,20 @@ def schedule(step: int, settings: StageConfig) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (settings.steps - warmup))
 
 
-def fitting(objective: Objective, batch: Batch, run: Run) -> tuple[int, bool]:
-    """How many crops of a batch fit in memory at once, and whether blocks must be computed again for that.
-
-    On CUDA by trying; on the CPU, which has no second try, by what the corner of a crop keeps for its gradients.
-    """
-    processes, counted = run.processes, dict(objective.named_buffers())
-    kept = _clone(counted)
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    moments = 2 * sum(parameter.nbytes for parameter in trained)
-    objective.train()
-    if processes.device.type == "cuda":
-        reserve = torch.empty(moments, dtype=torch.uint8, device=processes.device)
-        crops = _tried(objective, batch)
-        del reserve
-    else:
-        small, share = corner(batch, objective.stage.multiple)
-        need = CPU_MARGIN * runtime.kept_bytes(lambda: objective(small), objective) / share
-        free = runtime.free_memory(processes.device) // processes.on_machine - moments * 3 // 2
-        crops = len(batch["seeds"])
-        while crops and crops * need > free:
-            crops //= 2
-    objective.zero_grad()
-    _copy(counted, kept)
-    crops = processes.least(crops)
-    return max(1, crops), crops == 0
-
-
-def _tried(objective: Objective, batch: Batch) -> int:
-    """The largest half, quarter... of the batch that goes through; 0 if not even one crop does."""
-    crops = len(batch["seeds"])
-    while crops:
-        try:
-            backward(objective, next(parts(batch, crops))[0], crops)
-        except torch.OutOfMemoryError:
-            objective.zero_grad()
-            torch.cuda.empty_cache()
-            crops //= 2
-        else:
-            break
-    return crops
-
-
-class Average:
+class EMA:
     """Exponential moving average of tensors, with the paper's warm-up: decay at most (1 + n) / (10 + n)."""
 
     def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay
-        self.tensors = _clone(tensors)
-        self._followed = [(self.tensors[name], tensor) for name, tensor in tensors.items()]
+        self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._pairs = [(self.tensors[name], tensor) for name, tensor in tensors.items()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the tensors after a step (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        floats = [pair for pair in self._followed if pair[0].is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - decay)
+        floats = [pair for pair in self._pairs if pair[0].is_floating_point()]
+        get_ema_multi_avg_fn(decay)([average for average, _ in floats], [tensor for _, tensor in floats], step)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -253,153 +391,7 @@ class Average:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for mine, theirs in self._followed:
-            kept = theirs.clone()
-            theirs.copy_(mine)
-            mine.copy_(kept)
-
-
-def _begin(stage: Stage, run: Run, resume: bool) -> State:
-    """The state of a stopped stage, if it is to be gone on with; else a fresh one, kept for the first setback."""
-    state = run.load_state(stage.name, stage.fingerprint)
-    run.processes.wait()  # all have read before the first one writes
-    if state is not None and state["step"] and not resume:
-        path = run.state_path(stage.name)
-        raise LdmdownError(
-            path,
-            f"the {stage.name} stage was stopped after {state['step']} of {stage.settings.steps} steps",
-            fix=f"go on with `ldmdown train --resume`, or delete {path} to train it anew",
-        )
-    if state is None:
-        state = {"step": 0, "best_step": 0, "best_loss": math.inf, "stale": 0, "finished": False, "factor": 1.0,
-                 "setbacks": 0, "events": [], "first": math.nan, "crops": None, "checkpointing": False,
-                 "processes": run.processes.size, "fingerprint": stage.fingerprint}  # fmt: skip
-        if stage.settings.steps:
-            run.write(run.state_path(stage.name), state | {"tensors": dict(stage.tensors)})
-    return state
-
-
-def _content(stage: Stage, average: Average, optimizer: torch.optim.Optimizer) -> State:
-    return {"tensors": dict(stage.tensors), "average": average.tensors, "optimizer": optimizer.state_dict()}
-
-
-def _load(stage: Stage, state: State, average: Average, optimizer: torch.optim.Optimizer) -> None:
-    """Take tensors, average and moments out of a state, which keeps the rest."""
-    if "tensors" not in state:
-        return
-    _copy(stage.tensors, state.pop("tensors"))
-    _copy(average.tensors, state.pop("average", stage.tensors))
-    fresh = {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
-    optimizer.load_state_dict(state.pop("optimizer", fresh))
-
-
-def _judge(stage: Stage, run: Run, state: State, average: Average, done: int, value: float) -> None:
-    """Take a validation into the state: the best weights so far, a lower rate on a plateau, the end."""
-    settings = stage.settings
-    better = value < state["best_loss"] or stage.name == "gan"  # whose error grows as its fields sharpen
-    if better:
-        state |= {"best_step": done, "best_loss": value}
-        run.write(run.best_path(stage.name), {"tensors": average.tensors})
-    state["stale"] = 0 if better else state["stale"] + 1
-    if settings.schedule == "plateau" and state["stale"] and state["stale"] % PLATEAU == 0:
-        state["factor"] *= PLATEAU_FACTOR
-    state |= {"step": done, "finished": done == settings.steps or state["stale"] >= settings.patience}
-
-
-def _healthy(state: State, mean: float) -> bool:
-    """Whether the loss is a number and not far above the first ones."""
-    if math.isnan(state["first"]):
-        state["first"] = mean
-    return mean < state["first"] + EXPLODED * max(1, abs(state["first"]))
-
-
-def _go_back(stage: Stage, run: Run, state: State, done: int, mean: float) -> State:
-    """The last good state, with half the rate and other crops to come.
-
-    Raises
-    ------
-    LdmdownError
-        after some such setbacks.
-    """
-    setbacks = state["setbacks"] + 1
-    if setbacks > SETBACKS:
-        raise LdmdownError(
-            run.folder / f"{stage.name}.csv",
-            f"the loss of the {stage.name} stage went astray before step {done}, for the {setbacks}th time",
-            found=f"a loss of {mean:.4g}, of {state['first']:.4g} at first",
-            fix=f"lower train.{stage.name}.learning_rate and train it anew; the state of step {state['step']} is kept",
-        )
-    again = run.load_state(stage.name, stage.fingerprint)
-    assert again is not None
-    event = f"the loss went astray ({mean:.4g}) before step {done}: back to step {again['step']}, at half the rate"
-    run.say(f"{stage.name}: {event}")
-    kept = {key: state[key] for key in ("crops", "checkpointing", "processes", "first")}
-    return again | kept | {
-        "factor": state["factor"] / 2, "setbacks": setbacks, "events": [*state["events"], event]
-    }  # fmt: skip
-
-
-@torch.no_grad()
-def _validate(stage: Stage, loss: Callable[[Batch], Tensor], run: Run, crops: int) -> tuple[float, dict[str, float]]:
-    """Mean loss over the same crops, times and noise at every call; and by level of noise, where a stage has that."""
-    processes = run.processes
-    stream = f"validation {stage.name}"
-    make = partial(draw, stage.sources["validation"], stream, stage.seed, stage.settings, processes=processes)
-    for module in stage.modules.values():
-        module.eval()
-    sums = torch.zeros(2, LEVELS, device=processes.device)
-    means = []
-    for _, batch in ahead(make, range(VALIDATION_BATCHES)):
-        for part, fraction in parts(batch, crops):
-            values = loss(part).float()
-            means.append(values.mean() * fraction)
-            if stage.level is not None:
-                level = (stage.level(part) * LEVELS).long()
-                sums[0] += torch.bincount(level, values, LEVELS)
-                sums[1] += torch.bincount(level, minlength=LEVELS)
-    total, count = processes.mean(sums)
-    bounds = [f"{level / LEVELS:g}-{(level + 1) / LEVELS:g}" for level in range(LEVELS)]
-    levels = dict(zip(bounds, (total / count).tolist(), strict=True)) if stage.level is not None else {}
-    return float(processes.mean(torch.stack(means).sum()) / VALIDATION_BATCHES), levels
-
-
-def _optimizer(stage: Stage) -> torch.optim.Optimizer:
-    settings = stage.settings
-    trained = [tensor for tensor in stage.tensors.values() if isinstance(tensor, nn.Parameter)]
-    for tensor in trained:
-        tensor.requires_grad_()
-    return torch.optim.AdamW(
-        trained,
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        fused=trained[0].is_cuda,
-    )
-
-
-def _blocks(objective: nn.Module) -> list[nn.Module]:
-    """The outermost blocks of the networks."""
-    found: list[nn.Module] = []
-    for child in objective.children():
-        found += [child] if isinstance(child, BLOCKS) else _blocks(child)
-    return found
-
-
-def _say_parts(stage: Stage, run: Run, state: State) -> None:
-    share, ways = stage.settings.batch // run.processes.size, []
-    if state["crops"] < share:
-        ways.append(f"{state['crops']} of {share} crops at a time, whose gradients add up")
-    if state["checkpointing"]:
-        ways.append("activation checkpointing")
-    if ways:
-        run.say(f"{stage.name}: {', '.join(ways)}")
-
-
-def _clone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
-@torch.no_grad()
-def _copy(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        tensor.copy_(values[name])
+        for average, tensor in self._pairs:
+            kept = tensor.clone()
+            tensor.copy_(average)
+            average.copy_(kept)

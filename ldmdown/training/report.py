@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ldmdown.data.variables import variable
 from ldmdown.drawing import html
-from ldmdown.training.heldout import FINEST, FIX, LOSS
+from ldmdown.training.heldout import FINEST, FIX, MAX_LOSS
 from ldmdown.training.run import State, read_losses
 from ldmdown.typing import Float32Array
 
@@ -29,7 +29,7 @@ SMOOTHED = 50  # points of a loss curve
 
 
 def picture(path: Path, fields: Mapping[str, Float32Array], targets: Sequence[str], title: str) -> None:
-    """A PNG: a row a variable, a column a system and member, of the first field of `heldout.drawn`; one scale a row."""
+    """Draw the first field of `heldout.generate_samples`: a row for each variable, a column for each member."""
     shown = {name: part for name, part in fields.items() if name != "scaled_noise"}
     panels = [(name, member[0]) for name, part in shown.items() for member in part]
     figure = Figure((2.6 * len(panels), 2.5 * len(targets)), layout="constrained")
@@ -48,15 +48,15 @@ def picture(path: Path, fields: Mapping[str, Float32Array], targets: Sequence[st
 
 
 def write(folder: Path, name: str, states: Mapping[str, State | None], measured: Mapping[str, Path]) -> None:
-    """Write `report.html` of a run: its stages that have begun, and what was measured after those that are done."""
+    """Write `report.html` of a run: its stages that have begun, and what was measured of those that are finished."""
     begun = {stage: state for stage, state in states.items() if state is not None}
     notes = {stage: json.loads(path.read_text()) for stage, path in measured.items() if path.exists()}
-    lost = notes.pop("vae", None)
-    scored = {stage: note["scores"] for stage, note in notes.items()}
+    lost = next((note["reconstruction"] for note in notes.values() if "reconstruction" in note), None)
+    scored = {stage: note["scores"] for stage, note in notes.items() if "scores" in note}
     parts = {
         "Stages": [_stages(folder, begun), *_events(begun)],
-        "Losses": [_curves(folder, stage, state) for stage, state in begun.items() if state["step"]],
-        "Validation by noise": _levels(folder),
+        "Losses": [_curves(folder, stage, state) for stage, state in begun.items() if state.step],
+        "Validation by noise": _noise_levels(folder),
         "Held-out scores": [_scores(scored)] if scored else [],
         "Reconstruction": _reconstruction(lost) if lost else [],
         "Samples": [_sample(folder, stage) for stage in begun if _pictures(folder, stage)],
@@ -67,19 +67,19 @@ def write(folder: Path, name: str, states: Mapping[str, State | None], measured:
 
 
 def _stages(folder: Path, states: Mapping[str, State]) -> Markup:
-    rows = []
+    rows: list[list[html.Cell | str | float]] = []
     for stage, state in states.items():
         path = folder / f"{stage}.csv"
-        speeds = read_losses(path)["crops_per_second"] if path.exists() and state["step"] else np.array([np.nan])
-        steps, best = (html.Cell(str(state[key]), state[key]) for key in ("step", "best_step"))
-        finished = "yes" if state["finished"] else "no"
-        rows.append([stage, finished, steps, best, state["best_loss"], float(np.median(speeds))])
+        speeds = read_losses(path)["crops_per_second"] if path.exists() and state.step else np.array([np.nan])
+        steps, best = (html.Cell(str(value), value) for value in (state.step, state.best_step))
+        finished = "yes" if state.finished else "no"
+        rows.append([stage, finished, steps, best, state.best_loss, float(np.median(speeds))])
     header = ["stage", "finished", "steps", "best after", "best validation loss", "crops a second"]
     return html.table("Stages of the run", header, rows)
 
 
 def _events(states: Mapping[str, State]) -> list[Markup]:
-    events = [f"{stage}: {event}" for stage, state in states.items() for event in state["events"]]
+    events = [f"{stage}: {event}" for stage, state in states.items() for event in state.events]
     return [html.bullets(events)] if events else []
 
 
@@ -96,15 +96,15 @@ def _curves(folder: Path, stage: str, state: State) -> Markup:
     axis.plot(
         step[known], validation[known], "o-", color="tab:blue", markersize=3, label="validation, averaged weights"
     )
-    axis.axvline(state["best_step"], color="tab:blue", linestyle=":", linewidth=1)
+    axis.axvline(state.best_step, color="tab:blue", linestyle=":", linewidth=1)
     axis.set(xlabel="step", ylabel="loss", title=stage)
     axis.legend()
     caption = f"{stage}: loss in training (means of {width} steps) and of averaged weights in validation; dotted: kept."
     return html.figure(figure, caption, f"Line chart of the losses of the stage {stage} by step")
 
 
-def _levels(folder: Path) -> list[Markup]:
-    path = folder / "ldm-levels.csv"
+def _noise_levels(folder: Path) -> list[Markup]:
+    path = folder / "ldm-noise.csv"
     if not path.exists():
         return []
     levels = read_losses(path)
@@ -138,8 +138,8 @@ def _reconstruction(lost: dict[str, dict[str, float]]) -> list[Markup]:
     pieces = [
         html.table("Power lost in the latent space [dB], by half octaves", ["", *(f"from {b} km" for b in bands)], rows)
     ]
-    if any(loss > LOSS for values in lost.values() for loss in values.values()):
-        text = f"More than {LOSS} dB is lost at a scale above {FINEST:g} km; members will lack it. Fix: {FIX}."
+    if any(loss > MAX_LOSS for values in lost.values() for loss in values.values()):
+        text = f"More than {MAX_LOSS} dB is lost at a scale above {FINEST:g} km; members will lack it. Fix: {FIX}."
         pieces.append(html.warning(text))
     return pieces
 

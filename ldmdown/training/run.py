@@ -1,7 +1,6 @@
-"""The folder of a training run: configuration, environment, losses, states to go on from, best weights, pictures.
+"""The folder of a training run: configuration, environment, losses, states to resume from, best weights, pictures.
 
-Only the first process writes. Whatever is replaced is written beside and renamed, so that a kill or a full disk
-leaves the last complete one.
+Only the first process writes.
 """
 
 from __future__ import annotations
@@ -18,9 +17,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -29,48 +30,74 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ldmdown.atomic import replacing
 from ldmdown.config import Config
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import Processes
 
+FULL_DISK = (os.strerror(errno.ENOSPC), "unexpected pos")  # as the system says it, and torch.save
 VERSIONS = ("ldmdown", "torch", "numpy", "zarr", "pydantic")
-State = dict[str, Any]
+
+
+@dataclass
+class State:
+    """How far a stage has come; its tensors are kept in the same file."""
+
+    fingerprint: str
+    processes: int
+    step: int = 0
+    finished: bool = False
+    best_step: int = 0
+    best_loss: float = math.inf
+    bad_validations: int = 0  # in a row
+    lr_scale: float = 1.0
+    first_loss: float = math.nan
+    rollbacks: int = 0
+    events: list[str] = field(default_factory=list)
+    micro_batch: int | None = None  # crops that go through the networks at once in each process
+    checkpointing: bool = False
 
 
 class Run:
-    """A run's folder, in the hands of one of its processes."""
+    """The folder of a run, as seen by one of its processes.
 
-    def __init__(self, folder: Path, config: Config, processes: Processes) -> None:
+    Parameters
+    ----------
+    fingerprints
+        by stage, the hash of all that its weights depend on: a state with another one is of another configuration.
+    """
+
+    def __init__(self, folder: Path, config: Config, processes: Processes, fingerprints: Mapping[str, str]) -> None:
         self.folder = folder
         self.processes = processes
+        self.fingerprints = fingerprints
         if processes.first:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
             (folder / "environment.json").write_text(json.dumps(environment(processes), indent=2))
         processes.wait()
 
-    def say(self, text: str) -> None:
-        """On stderr, once for all processes."""
-        if self.processes.first:
-            print(text, file=sys.stderr)
-
     def state_path(self, stage: str) -> Path:
-        """What a stage goes on from, with its last weights."""
+        """The state that a stage resumes from, with its last weights."""
         return self.folder / f"{stage}.state.pt"
 
     def best_path(self, stage: str) -> Path:
-        """A stage's averaged weights of the best validation."""
+        """The averaged weights of a stage's best validation."""
         return self.folder / f"{stage}.best.pt"
 
-    def load_state(self, stage: str, fingerprint: str) -> State | None:
-        """What a stage last wrote, its tensors still on the disk; None if it has not begun.
+    def measured_path(self, stage: str) -> Path:
+        """What was measured of a finished stage."""
+        return self.folder / f"{stage}-{self.fingerprints[stage][:8]}.json"
+
+    def load_state(self, stage: str) -> State | None:
+        """The last state of a stage; None if it has not begun.
 
         Raises
         ------
         LdmdownError
-            if it is of another configuration.
+            if it is of another configuration, or damaged.
         """
-        state = self.known_state(stage, fingerprint)
+        state = self.known_state(stage)
         if state is None and self.state_path(stage).exists():
             raise LdmdownError(
                 self.state_path(stage),
@@ -79,55 +106,62 @@ class Run:
             )
         return state
 
-    def known_state(self, stage: str, fingerprint: str) -> State | None:
-        """The same, and None too if it is of another configuration."""
+    def known_state(self, stage: str) -> State | None:
+        """The last state of a stage; None if it has not begun or is of another configuration."""
         path = self.state_path(stage)
-        state = load(path) if path.exists() else None
-        return state if state and state["fingerprint"] == fingerprint else None
+        content = load(path) if path.exists() else {}
+        if content.get("fingerprint") != self.fingerprints[stage]:
+            return None
+        return State(**{part.name: content[part.name] for part in fields(State)})
 
-    def write(self, path: Path, content: State) -> None:
-        """Beside and renamed; all processes wait for it."""
+    def write(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write a file of tensors and plain values; all processes wait until it is there."""
         if self.processes.first:
-            beside = path.with_suffix(".tmp")
-            try:
-                with beside.open("wb") as file:
-                    torch.save(content, file)
-            except OSError:
-                beside.unlink()
-                raise
-            beside.replace(path)
+            with replacing(path) as new, new.open("wb") as file:
+                torch.save(dict(content), file)
         self.processes.wait()
 
 
 @contextlib.contextmanager
 def on_disk(folder: Path) -> Iterator[None]:
-    """Say so where the disk is full, whatever was being written.
+    """Turn the failure of any write to a full disk into a message.
 
     Raises
     ------
     LdmdownError
-        if it is.
+        if the disk is full.
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        if os.strerror(errno.ENOSPC) not in str(error):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not any(text in str(error) for text in FULL_DISK):
             raise
         raise LdmdownError(
             getattr(error, "filename", None) or folder,
             "the disk is full; what was written before is intact",
             found=f"{shutil.disk_usage(folder).free / 1e9:.1f} GB free",
-            fix="make room, then go on with `ldmdown train --resume`",
+            fix="make room, then resume with `ldmdown train --resume`",
         ) from None
 
 
-def load(path: Path) -> State:
-    """A file of `Run.write`; tensors stay on the disk until they are used."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+def load(path: Path) -> dict[str, Any]:
+    """A file of `Run.write`; tensors stay on the disk until they are used.
+
+    Raises
+    ------
+    LdmdownError
+        if it is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise LdmdownError(
+            path, "is damaged", found=str(error).splitlines()[0], fix="delete it to train this stage anew"
+        ) from None
 
 
 def environment(processes: Processes) -> dict[str, Any]:
-    """What a run was made with."""
+    """Versions, device, command and time of a run."""
     device = processes.device
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS},
@@ -148,62 +182,57 @@ def _version(name: str) -> str:
 
 
 class Losses:
-    """A stage's CSV, a row a step, cut back to the step from which it goes on; and TensorBoard where installed."""
+    """The losses of a stage as CSV, a row for each step, cut back to the step it resumes from; and in TensorBoard."""
 
     def __init__(self, run: Run, stage: str, step: int) -> None:
-        self.path, self.speed, self.last = run.folder / f"{stage}.csv", 0.0, math.nan
-        self._levels = run.folder / f"{stage}-levels.csv"
+        self.path, self.speed = run.folder / f"{stage}.csv", 0.0
+        self._bands = run.folder / f"{stage}-noise.csv"
         self._processes, self._stage = run.processes, stage
         self._noted: list[tuple[int, Tensor, float]] = []
         self._started = time.perf_counter()
         self._board = _board(run, step) if run.processes.first else None
         if run.processes.first:
-            _cut_back(self.path, "step,loss,validation,rate,crops_per_second", step)
-            if self._levels.exists():
-                _cut_back(self._levels, self._levels.read_text().split("\n", 1)[0], step)
+            _cut_back(self.path, "step,loss,validation,learning_rate,crops_per_second", step)
+            if self._bands.exists():
+                _cut_back(self._bands, self._bands.read_text().split("\n", 1)[0], step)
 
-    def note(self, step: int, loss: Tensor, rate: float) -> None:
+    def note(self, step: int, loss: Tensor, learning_rate: float) -> None:
         """Keep the loss of a step, which stays on the device."""
-        self._noted.append((step, loss, rate))
+        self._noted.append((step, loss, learning_rate))
 
     def read(self, batch: int) -> float:
         """Wait for the device; the mean of what was noted, over all processes."""
-        values = self._processes.mean(torch.stack([loss for _, loss, _ in self._noted]))
-        self._noted = [
-            (step, value, rate) for (step, _, rate), value in zip(self._noted, values.cpu().unbind(), strict=True)
-        ]
-        self.last = float(values.mean())
-        self.speed = batch * len(self._noted) / (time.perf_counter() - self._started)
-        return self.last
+        steps, losses, rates = zip(*self._noted, strict=True)
+        values = self._processes.mean(torch.stack(losses)).cpu()
+        self._noted = list(zip(steps, values.unbind(), rates, strict=True))
+        self.speed = batch * len(steps) / (time.perf_counter() - self._started)
+        return float(values.mean())
 
-    def write(self, validation: float | None = None, levels: Mapping[str, float] | None = None) -> None:
-        """Append what was read, with the validation loss of the last step, also by level of noise."""
+    def write(self, validation: float | None = None, bands: Mapping[str, float] | None = None) -> None:
+        """Append what was read, with the validation loss of the last step, also by bands of noise level."""
         if self._processes.first:
             last = self._noted[-1][0]
-            rows = [
-                (step, f"{float(loss):.8g}", "" if validation is None or step < last else f"{validation:.8g}",
-                 f"{rate:.4g}", f"{self.speed:.4g}")
-                for step, loss, rate in self._noted
-            ]  # fmt: skip
-            _append(self.path, rows)
-            if levels:
-                if not self._levels.exists():
-                    _append(self._levels, [("step", *levels)])
-                _append(self._levels, [(last, *(f"{value:.6g}" for value in levels.values()))])
-            self._show(last, validation, levels or {})
+            for step, loss, rate in self._noted:
+                shown = "" if validation is None or step < last else f"{validation:.8g}"
+                _append(self.path, (step, f"{float(loss):.8g}", shown, f"{rate:.4g}", f"{self.speed:.4g}"))
+            if bands:
+                if not self._bands.exists():
+                    _append(self._bands, ("step", *bands))
+                _append(self._bands, (last, *(f"{value:.6g}" for value in bands.values())))
+            self._show(last, validation, bands or {})
         self._noted.clear()
         self._started = time.perf_counter()
 
-    def _show(self, last: int, validation: float | None, levels: Mapping[str, float]) -> None:
+    def _show(self, last: int, validation: float | None, bands: Mapping[str, float]) -> None:
         if self._board is None:
             return
         for step, loss, rate in self._noted:
             self._board.add_scalar(f"{self._stage}/loss", float(loss), step)
-            self._board.add_scalar(f"{self._stage}/rate", rate, step)
+            self._board.add_scalar(f"{self._stage}/learning rate", rate, step)
         if validation is not None:
             self._board.add_scalar(f"{self._stage}/validation", validation, last)
-        for name, value in levels.items():
-            self._board.add_scalar(f"{self._stage}/validation at times {name}", value, last)
+        for name, value in bands.items():
+            self._board.add_scalar(f"{self._stage}/validation at noise levels {name}", value, last)
         self._board.flush()
 
 
@@ -221,9 +250,9 @@ def _cut_back(path: Path, header: str, step: int) -> None:
     path.write_text("".join([header + "\n", *kept]))
 
 
-def _append(path: Path, rows: list[tuple[Any, ...]]) -> None:
+def _append(path: Path, row: tuple[Any, ...]) -> None:
     with path.open("a", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        csv.writer(file, lineterminator="\n").writerow(row)
 
 
 def read_losses(path: Path) -> dict[str, np.ndarray]:

@@ -31,12 +31,15 @@ from torch import Tensor
 from ldmdown import runtime
 from ldmdown.commands import train as verb
 from ldmdown.commands.prepare import prepare
-from ldmdown.commands.train import Training, _progress
+from ldmdown.commands.train import Training
 from ldmdown.config import BUNDLED, Config, Precision, load_config, parse_config
+from ldmdown.console import progress_bar
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.training import loop
-from ldmdown.training.batches import Batch, Source, draw, field_source
+from ldmdown.training import memory as ways_of_memory
+from ldmdown.training.batches import Batch, CropSource, field_source, sample_batch
+from ldmdown.training.stages import Stage
 
 SMALLER = ("unet", "conditioner", "scale", "denoiser")  # in the bundled twin than by default
 SIDE = 512
@@ -66,15 +69,16 @@ def speed(folder: Path, latent_space: str, steps: int) -> None:
         "+ torch.compile": {"channels_last": True, "compiled": True},
         "channels last, bfloat16": {"channels_last": True, **bf16},
     }
-    with runtime.processes() as processes, _progress(processes) as progress, ExitStack() as stack:
+    with runtime.processes() as processes, progress_bar("steps") as progress, ExitStack() as stack:
         runs = {}
         clock = time.perf_counter if processes.device.type == "cuda" else time.process_time
         for label, options in ways.items():
-            training = Training(*load_config(path), path, processes)
-            for stage in training.before("ldm"):
+            training = Training(*load_config(path), path, processes, progress)
+            *before, ldm = training.stages
+            for stage in before:
                 if not training.load_finished(stage):
-                    loop.fit(training.stage(stage, progress), training.run, progress)
-            runs[label] = stack.enter_context(_Way(training, progress, **options))
+                    training.fit(stage, resume=True, micro_batch=None)
+            runs[label] = stack.enter_context(_Way(training, ldm, **options))
         seconds: dict[str, list[float]] = {label: [] for label in ways}
         losses: dict[str, list[float]] = {label: [] for label in ways}
         for step in range(steps):
@@ -98,33 +102,36 @@ class _Way(ExitStack):
     """Steps of the denoiser's stage, taken in one way."""
 
     def __init__(
-        self, training: Training, progress: Any, plain: bool = False, channels_last: bool = False,
-        compiled: bool = False, precision: Precision = "fp32",
-    ) -> None:  # fmt: skip
+        self,
+        training: Training,
+        stage: Stage,
+        plain: bool = False,
+        channels_last: bool = False,
+        compiled: bool = False,
+        precision: Precision = "fp32",
+    ) -> None:
         super().__init__()
-        memory = torch.channels_last if channels_last else torch.contiguous_format
-        training.model.to(memory_format=memory)  # type: ignore[call-overload]
-        self.training, self.precision = training, precision
-        self.stage = training.stage("ldm", progress)
-        self.source: Source = self.stage.sources["train"]
-        self.loss: Callable[[Batch], Tensor] = self.stage.loss
+        format_ = torch.channels_last if channels_last else torch.contiguous_format
+        training.model.to(memory_format=format_)  # type: ignore[call-overload]
+        self.training, self.stage, self.precision = training, stage, precision
+        self.source: CropSource = training.sources(stage)["train"]
+        self.loss: Callable[[Batch], Tensor] = stage.loss
         if plain:
-            self.source, self.loss = field_source(training.splits["train"], training.processes), self._plain
-        self.optimizer = loop._optimizer(self.stage)
+            self.source, self.loss = field_source(training.hours["train"], training.processes), self._plain
+        self.optimizer = loop.Learner(stage, training.run).optimizer
         if compiled:
-            self.enter_context(runtime.compiled(self.stage.modules.values()))
+            self.enter_context(ways_of_memory.compiled(stage.modules.values()))
 
     def _plain(self, batch: Batch) -> Tensor:
         model = self.training.model
         with torch.no_grad():
-            base = model.mean_or_zero(batch["predictors"], self.training._statics(batch))
             assert model.autoencoder is not None
-            latents = model.autoencoder.encode(batch["target"] - base)
+            latents = model.autoencoder.encode(batch["target"] - self.stage.mean_or_zero(batch))
         return self.stage.loss(batch | {"latents": latents})
 
     def __call__(self, step: int) -> float:
-        stage, device = self.stage, self.training.device
-        batch = draw(self.source, stage.name, 0, stage.settings, step, self.training.processes)
+        stage, device = self.stage, self.training.processes.device
+        batch = sample_batch(self.source, stage.name, 0, stage.settings, step, self.training.processes)
         self.optimizer.zero_grad()
         with runtime.autocast(device, self.precision):
             loss = self.loss(batch).mean()
@@ -149,14 +156,16 @@ def memory(folder: Path, again: bool) -> None:
     path = folder / "paper.yaml"
     path.write_text(yaml.safe_dump(settings))
     config = parse_config(path)
-    if again:
-        runtime.free_memory = lambda device: 0
     loop.VALIDATION_BATCHES = 1
     verb.Archive = partial(MadeUp, config)  # type: ignore[misc,assignment]
-    with runtime.processes() as processes, _progress(processes) as progress:
-        training = Training(config, folder, path, processes)
-        for stage in training.up_to(["ldm"]):
-            loop.fit(training.stage(stage, progress), training.run, progress, crops=None if again else 1)
+    with runtime.processes() as processes, progress_bar("steps") as progress:
+        training = Training(config, folder, path, processes, progress)
+        (ldm,) = (stage for stage in training.stages if stage.name == "ldm")
+        for stage in ldm.before:
+            training.fit(stage, resume=False, micro_batch=1)
+        computed = ways_of_memory.blocks(ldm.modules["denoiser"]) if again else []
+        with ways_of_memory.checkpointed(computed):
+            training.fit(ldm, resume=False, micro_batch=1)
     sizes = {name: sum(part.numel() for part in network.parameters()) / 1e6
              for name, network in training.model.named_children()}  # fmt: skip
     trained = sizes["conditioner"] + sizes["denoiser"]

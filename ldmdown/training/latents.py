@@ -1,0 +1,75 @@
+"""Latents of all hours for a trained mean and autoencoder: computed once, and kept on the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldmdown import runtime
+from ldmdown.atomic import replacing
+from ldmdown.config import Precision
+from ldmdown.models.downscaler import Downscaler
+from ldmdown.runtime import Processes
+from ldmdown.training.batches import READ_ERRORS, HourSet, load_hour
+
+
+def load(path: Path, hours: Mapping[str, HourSet]) -> dict[str, Tensor]:
+    """Latents (N, L, h, w) of the hours of each set, float16, before any scaling, as `write` wrote them."""
+    latents = torch.from_numpy(np.load(path, mmap_mode="c"))
+    return dict(zip(hours, latents.split([len(one) for one in hours.values()]), strict=True))
+
+
+@torch.no_grad()
+def write(
+    path: Path,
+    hours: Mapping[str, HourSet],
+    model: Downscaler,
+    precision: Precision,
+    processes: Processes,
+    advance: Callable[[], object],
+) -> None:
+    """Write the latents of all hours, one set after the other, whole domain, float16, as a NumPy file.
+
+    The processes share the hours. A run that was killed resumes where it was; an hour that cannot be read is NaN.
+    """
+    assert model.autoencoder is not None
+    part = path.with_suffix(".part")
+    everything = [(one, place) for one in hours.values() for place in range(len(one))]
+    grid = everything[0][0].archive.grid.coarse
+    if processes.first and not part.exists():
+        _allocate(part, (len(everything), model.autoencoder.latent_channels, *grid.shape))
+    processes.wait()
+    latents = np.lib.format.open_memmap(part, "r+")
+    statics = model.statics_at([(0, 0)], *grid.shape)
+    mine = range(len(everything))[processes.rank :: processes.size]
+    done = sum(bool(latents[index, 0, 0].any()) for index in mine)
+    for count, index in enumerate(mine):
+        if count >= done - 1:  # the last one may be half written
+            one, place = everything[index]
+            try:
+                predictors, target = load_hour(one, place, processes.device)
+                with runtime.autocast(processes.device, precision):
+                    encoded = model.autoencoder.encode(target - model.mean_or_zero(predictors, statics))
+                latents[index] = encoded[0].float().cpu().numpy()
+            except READ_ERRORS as error:
+                one.leave_out(place, error)
+                latents[index] = np.nan
+        advance()
+    latents.flush()
+    processes.wait()
+    if processes.first:
+        part.rename(path)
+    processes.wait()
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> None:
+    """Make a NumPy file of zeros that has its place on the disk: a process whose memory map finds none is killed."""
+    with replacing(path) as new:
+        np.lib.format.open_memmap(new, "w+", np.float16, shape)
+        with new.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, new.stat().st_size)

@@ -1,0 +1,361 @@
+"""The five stages of training as objects: what each trains, on what, from which start and by which loss.
+
+A stage is compared by name nowhere else. Fields are normalised: predictors (B, P, h, w), statics (B, S, H, W), target
+(B, T, H, W), latents (B, L, h, w).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ldmdown import checkpoint
+from ldmdown.checkpoint import Normalizations
+from ldmdown.config import Config, StageConfig
+from ldmdown.data.variables import variable
+from ldmdown.errors import LdmdownError
+from ldmdown.models.downscaler import Downscaler
+from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
+from ldmdown.models.ground import CellRegression
+from ldmdown.models.sampling import Sampler
+from ldmdown.models.vae import VAE
+from ldmdown.training.batches import Batch, CropSource, noise, stratified_timesteps
+
+Command = Literal["all", "unet", "vae", "ldm", "gan"]
+GROUND_HOURS = 1000  # about so many training hours are taken to estimate the static fields
+
+
+class Stage:
+    """A part of a system in training. The subclasses below say what is their own.
+
+    Parameters
+    ----------
+    config, normalization
+        of the system, whose section `train.NAME` has the stage's settings.
+    model
+        the whole system, as far as it is trained.
+    before
+        the stages that this one builds on, in their order.
+    """
+
+    name: ClassVar[str]
+    command: ClassVar[str]  # the --stage that trains it
+    trains: ClassVar[tuple[str, ...]]  # parts of the model
+    depends_on: ClassVar[tuple[str, ...]] = ()  # stages that come before it, where the configuration has them
+    sections: ClassVar[tuple[str, ...]]  # of the configuration that its weights depend on, beside those of these stages
+    learns_from: ClassVar[Literal["target", "latents"]] = "target"
+    checkpoint: ClassVar[checkpoint.Stage | None] = (
+        None  # what the checkpoint written after it holds; None: no checkpoint
+    )
+    suffix: ClassVar[str] = ""  # of this checkpoint's name
+    measures: ClassVar[tuple[str, ...]] = ("scores",)  # what is measured of it when it is finished
+    keeps_last: ClassVar[bool] = False  # the weights of the last validation are kept, not those of the best
+    partial_gradients: ClassVar[bool] = False  # at some steps some parameters have none
+    to_have_it: ClassVar[str] = ""  # how a configuration gets this stage
+
+    def __init__(
+        self, config: Config, normalization: Normalizations, model: Downscaler, before: Sequence[Stage]
+    ) -> None:
+        self.config, self.normalization, self.model = config, normalization, model
+        self.before = [stage for stage in before if stage.name in self.depends_on]
+        self.settings: StageConfig = getattr(config.train, self.name)
+
+    @staticmethod
+    def belongs_to(config: Config) -> bool:
+        """Whether a configuration has this stage."""
+        return True
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks that learn by gradients."""
+        return {part: module for part, module in self.model.named_children() if part in self.trains}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is trained, counted or estimated, by its name in the state."""
+        held = self.model.state_dict(keep_vars=True)
+        return {name: tensor for name, tensor in held.items() if name.split(".")[0] in self.trains}
+
+    def begin(self, source: CropSource, progress: Progress) -> None:
+        """Give the tensors their start before the first step."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss (), or that of each crop (B,)."""
+        raise NotImplementedError
+
+    def noise_level(self, batch: Batch) -> Tensor | None:
+        """The noise of each crop, in [0, 1), by which the validation loss is told apart."""
+        return None
+
+    def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
+        """What the systems known after this stage make of a batch: (B, M, T, H, W)."""
+        return {}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the tensors of this stage when it was finished.
+
+        Raises
+        ------
+        ValueError
+            if one is missing or not the stage's.
+        """
+        own = self.tensors
+        if own.keys() != tensors.keys():
+            raise ValueError(f"{self.name}: tensors differ: {', '.join(sorted(own.keys() ^ tensors.keys()))}")
+        copy(own, tensors)
+
+    def statics(self, batch: Batch) -> Tensor:
+        """The static fields of the windows of a batch: (B, S, H, W)."""
+        return self.model.statics_at(batch["corners"], *batch["predictors"].shape[-2:])
+
+    def mean(self, batch: Batch) -> Tensor:
+        """The conditional mean (B, T, H, W)."""
+        return self.model.mean(batch["predictors"], self.statics(batch))
+
+    def mean_or_zero(self, batch: Batch) -> Tensor:
+        """The field that decoded latents are added to: (B, T, H, W)."""
+        return self.model.mean_or_zero(batch["predictors"], self.statics(batch))
+
+
+class UNetStage(Stage):
+    """The conditional mean; before it the static fields, if they are estimated."""
+
+    name = command = checkpoint = "unet"
+    trains = ("unet", "statics")
+    sections = ("statics", "unet")
+
+    @torch.no_grad()
+    def begin(self, source: CropSource, progress: Progress) -> None:
+        """Estimate the static fields from the training hours, unless they are given or come from a checkpoint."""
+        model, config, grid = self.model, self.config, source.hours.archive.grid
+        if config.statics.fields or model.statics.any():
+            return
+        names = [name for name in config.predictors if name in config.targets or variable(name).derived]
+        channels = [config.predictors.index(name) for name in names]
+        cells = CellRegression(1 + len(names), len(config.targets), *grid.shape)
+        places = range(0, len(source.hours), max(1, len(source.hours) // GROUND_HOURS))
+        for place in progress.track(places, description="static fields"):
+            batch = source.batch([source.crop(place, (0, 0), grid.coarse.shape, seed=place)])
+            fine = model.interpolate(batch["predictors"])
+            residual = (batch["target"] - model.interpolated_targets(fine))[0]
+            cells.add(torch.cat([torch.ones_like(fine[0, :1]), fine[0, channels]]).cpu(), residual.cpu())
+        model.statics.copy_(cells.ground(len(model.statics)))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean squared error."""
+        return functional.mse_loss(self.mean(batch), batch["target"])
+
+    def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
+        """The mean."""
+        return {"unet": self.mean(batch)[:, None]}
+
+
+class VaeStage(Stage):
+    """The paper's latent space."""
+
+    name = command = "vae"
+    trains = ("autoencoder",)
+    depends_on = ("unet",)
+    sections = ("autoencoder", "residual")
+    measures = ("reconstruction",)
+    to_have_it = "set autoencoder.kind to kl; the lapped transform needs no training"
+
+    @staticmethod
+    def belongs_to(config: Config) -> bool:
+        """Whether the latent space is learned."""
+        return config.autoencoder.kind == "kl"
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Absolute error of the reconstruction and KL divergence."""
+        vae = self.model.autoencoder
+        assert isinstance(vae, VAE)
+        with torch.no_grad():
+            residual = batch["target"] - self.mean_or_zero(batch)
+        shape = (vae.latent_channels, *batch["predictors"].shape[-2:])
+        return vae.loss(residual, noise(batch, shape), self.config.autoencoder.kl_weight)
+
+    def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
+        """The mean, and the target through the latent space and back."""
+        assert self.model.autoencoder is not None
+        mean = self.mean_or_zero(batch)
+        again = mean + self.model.autoencoder.decode(self.model.autoencoder.encode(batch["target"] - mean))
+        return {"unet": self.mean(batch)[:, None], "vae": again[:, None]}
+
+
+class ScaleStage(Stage):
+    """The std of each latent channel, as the coarse state and the static fields tell it."""
+
+    name = "scale"
+    command = "ldm"
+    trains = ("scale",)
+    depends_on = ("unet", "vae")
+    sections = ("autoencoder", "residual", "scale")
+    learns_from = "latents"
+    measures = ()
+
+    @staticmethod
+    def belongs_to(config: Config) -> bool:
+        """Whether latents are scaled."""
+        return config.scale is not None
+
+    def begin(self, source: CropSource, progress: Progress) -> None:
+        """Each channel's std over the training hours, unless it comes from a checkpoint."""
+        assert self.model.scale is not None
+        if self.model.scale.log_std.any():
+            return
+        places = range(len(source.hours))
+        means = [source.whole(place)[1].float().square().mean((-2, -1)).nan_to_num() for place in places]
+        self.model.scale.log_std.copy_(0.5 * (sum(means, start=torch.zeros(())) / len(means)).log())
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Negative log-likelihood of independent Gaussians, without its constant."""
+        assert self.model.scale is not None
+        log_std = self.model.scale(batch["predictors"], self.statics(batch))
+        return (0.5 * (batch["latents"] * (-log_std).exp()).square() + log_std).mean()
+
+
+class LdmStage(Stage):
+    """The denoiser of the latents and its conditioner."""
+
+    name = command = checkpoint = "ldm"
+    trains = ("conditioner", "denoiser")
+    depends_on = ("unet", "vae", "scale")
+    sections = ("autoencoder", "residual", "conditioner", "denoiser", "diffusion")
+    learns_from = "latents"
+    measures = ("temporal_correlation", "scores")
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Weighted squared error of v at a random time of the diffusion, of each crop."""
+        condition = self.model.condition(batch["predictors"], self.statics(batch))
+        z0 = batch["latents"] * (-condition.log_scale).exp()
+        steps = self.config.diffusion.steps
+        t = (stratified_timesteps(batch) * steps).long().clamp(max=steps - 1)
+        return self.model.denoiser_loss(z0, condition.context, t, noise(batch, z0.shape[1:]))
+
+    def noise_level(self, batch: Batch) -> Tensor:
+        """The time of the diffusion."""
+        return stratified_timesteps(batch)
+
+    def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
+        """The mean, members, and scaled white noise, which the members must beat."""
+        assert self.model.autoencoder is not None
+        mean = self.mean_or_zero(batch)
+        condition = self.model.condition(batch["predictors"], self.statics(batch))
+        start = noise(batch, (members, self.model.autoencoder.latent_channels, *batch["predictors"].shape[-2:]))
+        samplers = {"ldm": Sampler(**self.config.sampler.model_dump()), "scaled_noise": None}
+        fields = {name: self.model.ensemble(mean, condition, start, one, len(mean)) for name, one in samplers.items()}
+        return {"unet": self.mean(batch)[:, None], **fields}
+
+
+class GanStage(Stage):
+    """A U-Net of its own, and a discriminator that is trained against it."""
+
+    name = command = checkpoint = "gan"
+    trains = ("unet",)
+    depends_on = ("unet",)  # for the static fields
+    sections = ("gan",)
+    suffix = "-gan"
+    keeps_last = True  # the absolute error grows as fields sharpen
+    partial_gradients = True
+    to_have_it = "add `gan: {}` to it"
+
+    def __init__(
+        self, config: Config, normalization: Normalizations, model: Downscaler, before: Sequence[Stage]
+    ) -> None:
+        super().__init__(config, normalization, model, before)
+        self.discriminator = self._discriminator()
+
+    @staticmethod
+    def belongs_to(config: Config) -> bool:
+        """Whether there is a GAN."""
+        return config.gan is not None
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Both networks."""
+        return super().modules | {"discriminator": self.discriminator}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of both networks."""
+        judge = self.discriminator.state_dict(keep_vars=True)
+        return super().tensors | {f"discriminator.{name}": tensor for name, tensor in judge.items()}
+
+    def begin(self, source: CropSource, progress: Progress) -> None:
+        """A U-Net and a discriminator that have learned nothing."""
+        torch.manual_seed(self.config.train.seed + 1)
+        fresh = checkpoint.build(self.config, self.normalization, "gan").unet
+        self.model.unet.load_state_dict(fresh.state_dict())
+        self.discriminator.load_state_dict(self._discriminator().state_dict())
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The absolute error, and from `gan.start` on the adversarial loss."""
+        assert self.config.gan is not None
+        field = self.mean(batch)
+        begun = batch["step"] >= self.config.gan.start * self.settings.steps
+        if not begun or not torch.is_grad_enabled():
+            return (field - batch["target"]).abs().mean()
+        last = self.model.unet.outputs.weight
+        return adversarial_loss(self.discriminator, field, batch["target"], last, self.config.gan.weight)
+
+    def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
+        """The one sharp field."""
+        return {"gan": self.mean(batch)[:, None]}
+
+    def _discriminator(self) -> PatchDiscriminator:
+        assert self.config.gan is not None
+        discriminator = PatchDiscriminator(len(self.config.targets), self.config.gan.widths)
+        discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return discriminator.to(self.model.statics.device)
+
+
+STAGES: tuple[type[Stage], ...] = (UNetStage, VaeStage, ScaleStage, LdmStage, GanStage)  # in their order
+
+
+def stages_of(config: Config, normalization: Normalizations, model: Downscaler) -> list[Stage]:
+    """The stages of a configuration, in their order."""
+    stages: list[Stage] = []
+    for kind in STAGES:
+        if kind.belongs_to(config):
+            stages.append(kind(config, normalization, model, stages))
+    return stages
+
+
+def trained_by(stages: Sequence[Stage], command: Command) -> list[Stage]:
+    """The stages that a --stage asks for.
+
+    Raises
+    ------
+    LdmdownError
+        if there is none.
+    """
+    wanted = [stage for stage in stages if command in ("all", stage.command)]
+    if not wanted:
+        fix = next(kind.to_have_it for kind in STAGES if kind.command == command)
+        raise LdmdownError("--stage", "the configuration has no such stage", found=command,
+                           expected=", ".join(dict.fromkeys(["all", *(stage.command for stage in stages)])),
+                           fix=f"leave --stage out, or {fix}")  # fmt: skip
+    return wanted
+
+
+def fingerprint(stage: Stage, basis: Sequence[Any]) -> str:
+    """Hash of all that a stage's weights depend on: the basis, its own settings, and the stages before."""
+    content = stage.config.model_dump(mode="json")
+    parts = list(basis)
+    for one in (*stage.before, stage):
+        parts += [{key: content[key] for key in one.sections}, content["train"][one.name]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@torch.no_grad()
+def copy(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    """Give tensors the values of the same names, in place."""
+    for name, tensor in tensors.items():
+        tensor.copy_(values[name])
