@@ -17,8 +17,10 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 
+from ldmdown.atomic import replacing
 from ldmdown.config import ConditionerConfig, Config
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
@@ -32,7 +34,7 @@ from ldmdown.models.transform import LappedTransform
 from ldmdown.models.unet import UNet
 from ldmdown.models.vae import VAE
 
-SHOWN = 3  # tensors that an error names
+MAX_NAMES = 3  # of tensors in an error
 
 Stage = Literal["unet", "gan", "ldm"]
 Normalizations = Mapping[Literal["predictors", "target"], Normalization]
@@ -118,19 +120,16 @@ def header_of(config: Config, normalization: Normalizations, stage: Stage, **car
 
 
 def save(path: Path, model: Downscaler, header: Mapping[str, Any], *, half: bool = True) -> None:
-    """Write a checkpoint, beside and renamed; without `half` every weight keeps its 32 bits."""
+    """Write a checkpoint; without `half` every weight keeps its 32 bits."""
     tensors = {
         name: tensor.half() if half and tensor.ndim > 1 and tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    beside = path.with_name(path.name + ".tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
-        beside,
-        {KEY: json.dumps(header)},
+    content = serialize(
+        {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, {KEY: json.dumps(header)}
     )
-    beside.rename(path)
+    with replacing(path) as beside:
+        beside.write_bytes(content)  # with the mode that the umask gives, where safetensors' own writer gives 0600
 
 
 def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -152,7 +151,9 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     tensors = _tensors(path)
     wrong = misfits(tensors, model.state_dict())
     if wrong:
-        shown = "; ".join(wrong[:SHOWN]) + (f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
+        shown = "; ".join(wrong[:MAX_NAMES]) + (
+            f"; and {len(wrong) - MAX_NAMES} more" if len(wrong) > MAX_NAMES else ""
+        )
         raise LdmdownError(path, "its weights do not fit its configuration", found=shown)
     model.load_state_dict(tensors)
     model = model.to(device).eval().requires_grad_(False)
@@ -172,7 +173,7 @@ def take_fitting(path: Path, model: Downscaler) -> int:
     fitting = {
         name: tensor for name, tensor in _tensors(path).items() if name in own and own[name].shape == tensor.shape
     }
-    model.load_state_dict(fitting, strict=False)
+    model.load_state_dict(own | fitting)
     return len(fitting)
 
 

@@ -1,9 +1,9 @@
-"""The command line: options and their help. What a command does is in the file of its name."""
+"""The command line: options and their help. What a command does is in the file of its name in commands/."""
 
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,9 +24,10 @@ app = typer.Typer(
 
 Config = Annotated[
     Path | None,
-    typer.Argument(help="A YAML configuration; default ./ldmdown.yaml, or else a small bundled twin."),
+    typer.Argument(help="YAML configuration; without it ./ldmdown.yaml, or else the small bundled twin."),
 ]
-Moment = Annotated[str | None, typer.Option(metavar="TIME", help="Such as 2020-01-31 or 2020-01-31T12.")]
+Device = Annotated[str, typer.Option(help="Device that computes: auto, cpu, cuda or cuda:1.")]
+Box = tuple[float, float, float, float]
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
         show()
         code = getattr(error, "exit_code", 1)
     if code == INTERRUPTED:
-        print("stopped; finished work is kept (downscale and train go on with it under --resume)", file=sys.stderr)
+        print("stopped; finished work is kept (continue downscale or train with --resume)", file=sys.stderr)
     sys.exit(code)
 
 
@@ -57,53 +58,70 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None: ...
 
 
 @app.command()
 def downscale(
     files: Annotated[
-        list[str], typer.Argument(help="ERA5: NetCDF, GRIB, zip, Zarr (also gs:// and the like), folders, globs.")
+        list[str], typer.Argument(help="ERA5 files: NetCDF, GRIB, zip, Zarr (also gs://...), folders, globs.")
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="out.nc, out.zarr, or 'out_{time:%Y%m}.nc' for a file a month.")
+        Path,
+        typer.Option("-o", "--output", help="out.nc, out.zarr, or 'out_{time:%Y%m}.nc' for one file per month."),
     ],
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="A file, or a name in ./checkpoints or bundled; a comma joins two. [default: italy]"),
+        typer.Option(
+            help="Checkpoint, by file or name; a comma joins two of different variables.", show_default="italy"
+        ),
     ] = None,
     members: Annotated[
-        int | None, typer.Option(min=1, help="Members of an ensemble; without it one field, no dimension.")
+        int | None,
+        typer.Option(min=1, help="Number of ensemble members; without it one field and no realization dimension."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise: the same seed, the same fields.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of the sampler. [default: the checkpoint's]")] = None,
-    sampler: Annotated[Literal["dpmpp", "ddim"] | None, typer.Option(help="[default: the checkpoint's]")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the initial noise.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of sampler steps.", show_default="the checkpoint's")
+    ] = None,
+    sampler: Annotated[
+        Literal["dpmpp", "ddim"] | None, typer.Option(help="Sampler.", show_default="the checkpoint's")
+    ] = None,
     temporal_correlation: Annotated[
         str,
-        typer.Option(help="Of the noise of successive hours: auto (as measured in training) or 0 to 0.95."),
+        typer.Option(help="Correlation of the noise of successive hours: auto (as in training) or 0 to 0.95."),
     ] = "auto",
-    start: Moment = None,
-    end: Moment = None,
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="First hour, such as 2020-01-31T06.", show_default="that of the files"),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Last hour, or last day.", show_default="that of the files")
+    ] = None,
     bbox: Annotated[
-        tuple[float, float, float, float] | None,
-        typer.Option(metavar="W S E N", help="A box in degrees, grown to whole cells of the coarse grid."),
+        Box | None, typer.Option(metavar="W S E N", help="Box in degrees, enlarged to whole cells of 16 km.")
     ] = None,
     region: Annotated[
-        Literal["covered"] | None, typer.Option(help="covered: the part of the domain that the files hold.")
+        Literal["covered"] | None, typer.Option(help="Part of the domain: the part that the files cover.")
     ] = None,
     variables: Annotated[
-        str | None, typer.Option(help="A choice of t2m,u10,v10,ws10. [default: what the checkpoint makes]")
+        str | None, typer.Option(help="Variables, such as t2m,u10,v10,ws10.", show_default="all of the checkpoint")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    device: Device = "auto",
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"], typer.Option(help="auto: bf16 on CUDA, fp32 on the CPU.")
+        Literal["auto", "fp32", "bf16"], typer.Option(help="Precision; auto means bf16 on CUDA and fp32 on the CPU.")
     ] = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Members of hours computed at once.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output, drop finished hours.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run ended.")] = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of fields computed at once.", show_default="1 on the CPU, 16 on CUDA"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Complete an interrupted run.")] = False,
 ) -> None:
-    """Turn ERA5 files into hourly 2 km fields: the main job.
+    """Downscale ERA5 files to hourly 2 km fields.
 
     ldmdown downscale era5.nc -o out.nc
 
@@ -143,15 +161,16 @@ def _correlation(text: str) -> float | None:
 def prepare(
     config: Config = None,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A Dask cluster, whose workers see the same files.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Address of a Dask scheduler whose workers see the same files."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be made, how large and in what time; keep nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be made, its size and the time it takes; write nothing.")
     ] = False,
 ) -> None:
     """Make the training archive: ERA5 and reference files on one grid, with their statistics.
 
-    Without a configuration the bundled twin is written first. A stopped run goes on where it was.
+    Without a configuration the bundled twin is written first. An interrupted run resumes.
 
     ldmdown prepare own_data.yaml --dry-run
     """
@@ -164,14 +183,15 @@ def prepare(
 def train(
     config: Config = None,
     stage: Annotated[
-        Literal["all", "unet", "vae", "ldm", "gan"], typer.Option(help="all: those that are not finished, in order.")
+        Literal["all", "unet", "vae", "ldm", "gan"],
+        typer.Option(help="Stage to train; all means those that are not finished, in order."),
     ] = "all",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run ended.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     batch_size: Annotated[
-        str, typer.Option(metavar="auto|N", help="Crops computed at once on each device; gradients of parts add up.")
+        str, typer.Option(metavar="auto|N", help="Number of crops computed at once on each device.")
     ] = "auto",
 ) -> None:
-    """Train a system on an archive, and write its checkpoint after each stage.
+    """Train a system on an archive and write its checkpoint after each stage.
 
     ldmdown train own_data.yaml --resume
 
@@ -186,94 +206,81 @@ def _crops(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdigit() or not int(text):
-        raise LdmdownError("--batch-size", "is no number of crops", found=text, expected="auto, or 1 or more")
+        raise LdmdownError("--batch-size", "is not a positive integer", found=text, expected="auto, or 1 or more")
     return int(text)
 
 
 @app.command()
 def twin(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write to.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
     start: Annotated[str, typer.Option(metavar="TIME", help="First day or hour.")] = "2021-01-01",
     end: Annotated[str, typer.Option(metavar="TIME", help="Last day or hour, included.")] = "2021-01-02",
-    members: Annotated[int, typer.Option(min=1, help="Draws of the truth; the first is the reference.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the synthetic weather.")] = 0,
+    members: Annotated[int, typer.Option(min=1, help="Number of draws of the truth; the first is the reference.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the synthetic weather.")] = 0,
     orography: Annotated[
-        Path | None, typer.Option(help="Fine terrain, GRIB or NetCDF. [default: a made-up one]")
+        Path | None, typer.Option(help="Fine terrain, GRIB or NetCDF.", show_default="synthetic")
     ] = None,
     coarse_orography: Annotated[
-        Path | None, typer.Option(help="ERA5's terrain. [default: the fine one, smoothed]")
+        Path | None, typer.Option(help="Terrain of ERA5, GRIB or NetCDF.", show_default="the fine one, smoothed")
     ] = None,
 ) -> None:
     """Write synthetic ERA5 and reference files of Italy, laid out as real downloads are.
 
     ldmdown twin -o twin --start 2021-07-20 --end 2021-07-22
     """
-    import os
+    from ldmdown.commands.twin import twin as run
 
-    from ldmdown.data.grid import Grid
-    from ldmdown.twin.files import write_twin
+    _period(start, end)
+    run(output, start, end, members=members, seed=seed, orography=orography, coarse_orography=coarse_orography)
 
-    first, last = (_moment(name, text) for name, text in (("--start", start), ("--end", end)))
+
+def _period(start: str, end: str) -> tuple[date, date]:
+    """First and last day."""
+    try:
+        first, last = datetime.fromisoformat(start), datetime.fromisoformat(end)
+    except ValueError as error:
+        raise LdmdownError(
+            "--start/--end", "is not a time", found=str(error), expected="2020-01-31 or 2020-01-31T12"
+        ) from None
     if last < first:
         raise LdmdownError("--end", "is before --start", found=f"{start} to {end}")
-    write_twin(
-        output,
-        Grid(),
-        [(start, end)],
-        members=members,
-        seed=seed,
-        orography=orography,
-        coarse_orography=coarse_orography,
-        processes=os.cpu_count() or 1,
-        progress=lambda done, total: print(f"{done} of {total} days", file=sys.stderr),
-    )
-
-
-def _moment(name: str, text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise LdmdownError(name, "is not a time", found=text, expected="2020-01-31 or 2020-01-31T12") from None
+    return first.date(), last.date()
 
 
 @app.command()
 def request(
     start: Annotated[str, typer.Option(metavar="DAY", help="First day, such as 2020-01-31.")],
     end: Annotated[str, typer.Option(metavar="DAY", help="Last day, included.")],
-    checkpoint: Annotated[str, typer.Option(help="The one to be fed; a comma joins two.")] = "italy",
+    checkpoint: Annotated[
+        str, typer.Option(help="Checkpoint that the data are for, by file or name; a comma joins two.")
+    ] = "italy",
 ) -> None:
-    """Print a script that downloads the ERA5 that a checkpoint needs: its variables, levels and area.
+    """Print a script that downloads the ERA5 data that a checkpoint needs: variables, levels and area.
 
     ldmdown request --start 2020-01-01 --end 2020-03-31 > download.py
     """
-    from ldmdown.commands.request import cds_script
-    from ldmdown.data.grid import Grid
-    from ldmdown.header import find, read_header
+    from ldmdown.commands.request import request as run
 
-    first, last = (_moment(name, text).date() for name, text in (("--start", start), ("--end", end)))
-    if last < first:
-        raise LdmdownError("--end", "is before --start", found=f"{start} to {end}")
-    configs = [read_header(find(name))["config"] for name in checkpoint.split(",")]
-    names = tuple(dict.fromkeys(name for config in configs for name in config["predictors"]))
-    print(cds_script(names, Grid(**configs[0]["grid"]), first, last), end="")
+    print(run(checkpoint, *_period(start, end)), end="")
 
 
 @app.command()
 def convert(
-    files: Annotated[list[Path], typer.Argument(help="UNET_*.ckpt, VAE_*.ckpt and LDM_*.ckpt, or GAN_*.ckpt alone.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")],
-    statistics: Annotated[Path, typer.Option(help="normalization_data.pkl, or its numbers as JSON.")],
-    statics: Annotated[Path, typer.Option(help="The folder static_var.")],
+    files: Annotated[list[Path], typer.Argument(help="UNET_*.ckpt, VAE_*.ckpt and LDM_*.ckpt, or GAN_*.ckpt.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.")],
+    statistics: Annotated[Path, typer.Option(help="Statistics: normalization_data.pkl, or its numbers as JSON.")],
+    statics: Annotated[Path, typer.Option(help="Folder static_var of the published data.")],
     wind: Annotated[
         Literal["unknown", "earth", "rotated-168", "rotated-170"],
-        typer.Option(help="Which way their wind points: not known, true north, a rotated grid with its pole there."),
+        typer.Option(help="Wind direction: unknown, earth-relative, or along a grid with its pole at this longitude."),
     ] = "unknown",
     regridding: Annotated[
-        Literal["bilinear", "nearest"], typer.Option(help="Of ERA5 to their coarse grid, which is not published.")
+        Literal["bilinear", "nearest"],
+        typer.Option(help="Regridding of ERA5 to the coarse grid; the authors do not describe theirs."),
     ] = "bilinear",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
 ) -> None:
-    """Turn the weights that the paper's authors published into a checkpoint; nothing in them is executed.
+    """Convert the weights that the paper's authors published to a checkpoint; no code in them is executed.
 
     ldmdown convert UNET_2mT.ckpt VAE_residual_2mT.ckpt LDM_residual_2mT.ckpt --statistics normalization_data.pkl
     --statics static_var -o checkpoints/paper-t2m.safetensors
@@ -285,51 +292,51 @@ def convert(
 
 @app.command()
 def evaluate(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for report.html, scores and figures.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for report.html, scores and figures.")],
     predictions: Annotated[
-        list[Path] | None, typer.Argument(help="Outputs of downscale, other fields, or ERA5; a quoted glob is one.")
+        list[Path] | None,
+        typer.Argument(help="Outputs of downscale, other fields, or ERA5; a quoted glob is one prediction."),
     ] = None,
     reference: Annotated[
-        list[Path] | None,
-        typer.Option(help="File, or quoted glob, of fields that count as true; repeat for more."),
+        list[Path] | None, typer.Option(help="Reference: a file or a quoted glob; may be repeated.")
     ] = None,
     checkpoint: Annotated[
-        list[str] | None, typer.Option(help="Checkpoint to score instead of files; repeat to compare several.")
+        list[str] | None, typer.Option(help="Checkpoint to score on an archive; may be repeated.")
     ] = None,
     archive: Annotated[
-        Path | None, typer.Option(help="Archive, made by `prepare`, that checkpoints are scored on.")
+        Path | None, typer.Option(help="Archive of `ldmdown prepare` on which checkpoints are scored.")
     ] = None,
     period: Annotated[
         Literal["test", "validation", "train"], typer.Option(help="Split of the archive to score.")
     ] = "test",
     members: Annotated[int, typer.Option(min=1, help="Ensemble members per checkpoint.")] = 8,
     every: Annotated[int, typer.Option(min=1, help="Score every n-th hour of the archive.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the checkpoints' initial noise.")] = 0,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:1.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the initial noise.")] = 0,
+    device: Device = "auto",
     terrain: Annotated[
         Path | None,
-        typer.Option(help="File of heights on regular lat/lon, GRIB or NetCDF; an archive of the twin has its own."),
+        typer.Option(help="Terrain heights, GRIB or NetCDF.", show_default="that of the archive, if it has one"),
     ] = None,
     stations: Annotated[
         Path | None,
-        typer.Option(help="CSV of hourly measurements to score against; its columns are described above."),
+        typer.Option(help="CSV of hourly station measurements; its columns are described above."),
     ] = None,
     nearest: Annotated[
-        bool, typer.Option("--nearest", help="Compare stations with the nearest cell, not bilinearly.")
+        bool, typer.Option("--nearest", help="Take the nearest cell at a station instead of interpolating.")
     ] = False,
     height_correction: Annotated[
-        bool, typer.Option("--height-correction", help="Bring temperatures to the stations' heights by 6.5 K/km.")
+        bool, typer.Option("--height-correction", help="Correct temperatures to the stations' heights by 6.5 K/km.")
     ] = False,
 ) -> None:
-    """Score predictions against a reference, or checkpoints on an archive beside what needs no network.
+    """Score predictions against a reference, or checkpoints against baselines on an archive.
 
     ldmdown evaluate out.nc era5.nc --reference reference/VHR-REA_IT_20210105.nc -o scores
 
     ldmdown evaluate --checkpoint twin --checkpoint twin-gan --archive archive.zarr -o scores
 
     Columns of a CSV of stations, separated by comma, semicolon or tab: time or date (UTC); name or id; lat, lon; alt
-    or height (m); t or t2m (degrees C or K); ws, wg, ff or ws10 (m/s, at 10 m); wr or dd (degrees, whence it blows).
-    A second line may hold units in brackets.
+    or height (m); t or t2m (degrees C or K); ws, wg, ff or ws10 (m/s, at 10 m); wr or dd (direction that the wind
+    comes from, degrees). A second line may hold units in brackets.
     """
     from ldmdown.commands.evaluate import CheckpointOptions, StationOptions, evaluate_checkpoints
     from ldmdown.commands.evaluate import evaluate as evaluate_files
@@ -350,17 +357,19 @@ def evaluate(
 
 @app.command()
 def plot(
-    files: Annotated[list[Path], typer.Argument(help="Outputs of downscale, or ERA5; drawn side by side.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The picture: .png, .pdf or .svg.")],
-    variables: Annotated[str, typer.Option(help="Rows of the picture.")] = "t2m,ws10",
-    time: Annotated[str | None, typer.Option(metavar="TIME", help="Such as 2020-01-31T12. [default: first]")] = None,
-    member: Annotated[int, typer.Option(min=0, help="Of an ensemble.")] = 0,
-    arrows: Annotated[bool, typer.Option("--arrows", help="Draw the wind.")] = False,
+    files: Annotated[list[Path], typer.Argument(help="Outputs of downscale, or ERA5 files, drawn side by side.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write: .png, .pdf or .svg.")],
+    variables: Annotated[str, typer.Option(help="Variables, one in each row of the picture.")] = "t2m,ws10",
+    time: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Hour to draw, such as 2020-01-31T12.", show_default="the first")
+    ] = None,
+    member: Annotated[int, typer.Option(min=0, help="Number of the ensemble member to draw.")] = 0,
+    arrows: Annotated[bool, typer.Option("--arrows", help="Draw arrows of wind.")] = False,
     extent: Annotated[
-        tuple[float, float, float, float] | None, typer.Option(metavar="W S E N", help="A box in degrees.")
+        Box | None, typer.Option(metavar="W S E N", help="Box to draw, in degrees.", show_default="all")
     ] = None,
 ) -> None:
-    """Draw an hour on a map, for a quick look.
+    """Draw maps of one hour, for a quick look.
 
     ldmdown plot era5.nc out.nc -o map.png --time 2020-01-31T12
 
@@ -373,12 +382,12 @@ def plot(
 
 @app.command()
 def info(
-    file: Annotated[str, typer.Argument(help="A checkpoint, by file or name, or an output of downscale.")],
+    file: Annotated[str, typer.Argument(help="Checkpoint, by file or name, or output of downscale.")],
 ) -> None:
-    """Print the card of a checkpoint or of an output; no weight is read.
+    """Print what a checkpoint or an output says of itself; no weights are read.
 
     ldmdown info italy
     """
-    from ldmdown.header import card
+    from ldmdown.commands.info import card
 
     print(card(file))

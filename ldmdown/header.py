@@ -1,14 +1,12 @@
-"""What a checkpoint or an output says of itself: found, read and printed without the weights, and without torch."""
+"""What a checkpoint says of itself: found and read without the weights, and without torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import netCDF4
 from safetensors import SafetensorError, safe_open
 
 from ldmdown.config import upgrade
@@ -16,13 +14,13 @@ from ldmdown.errors import LdmdownError
 
 FORMAT = 2
 KEY = "ldmdown"
+REQUIRED = {"format", "name", "stage", "config", "normalization", "wind", "regridding"}
 SUFFIX = ".safetensors"
 FOLDERS = (
     Path("checkpoints"),
     Path(__file__).with_name("checkpoints"),  # in a wheel
     Path(__file__).parents[1] / "checkpoints",  # in a checkout
 )
-COLUMN = 24  # where values begin
 
 
 def find(name: str | Path) -> Path:
@@ -54,7 +52,7 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises
     ------
     LdmdownError
-        if the file is no checkpoint of ldmdown, or of a later format.
+        if the file is no checkpoint of ldmdown, has an incomplete header, or is of a later format.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -69,7 +67,19 @@ def read_header(path: Path) -> dict[str, Any]:
             "holds weights, but no ldmdown header",
             expected="a checkpoint that `ldmdown train` wrote",
         )
-    header = json.loads(content)
+    try:
+        header = json.loads(content)
+    except ValueError as error:
+        raise LdmdownError(path, "has a header that is not JSON", found=str(error)) from None
+    missing = REQUIRED - set(header if isinstance(header, dict) else ())
+    if missing:
+        raise LdmdownError(
+            path,
+            "has an incomplete header",
+            found=f"no {', no '.join(sorted(missing))}",
+            expected=", ".join(sorted(REQUIRED)),
+            fix="copy or download the file again",
+        )
     if header["format"] > FORMAT:
         raise LdmdownError(
             path,
@@ -93,62 +103,3 @@ def sha256(path: Path) -> str:
     """Hexadecimal hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def card(name: str) -> str:
-    """The card of a checkpoint (by path or name) or of an output of `downscale`, as text.
-
-    Raises
-    ------
-    LdmdownError
-        if it is neither.
-    """
-    if Path(name).suffix == ".nc":
-        return _table(_output(name))
-    path = find(name)
-    header = read_header(path)
-    config = header.pop("config")
-    grid = config["grid"]
-    return _table(
-        {
-            "checkpoint": f"{path}, {path.stat().st_size / 1e6:.1f} MB",
-            "sha256": sha256(path),
-            "name": header.pop("name"),
-            "description": config["description"] or "none given",
-            "license": config["license"],
-            "provenance": config["provenance"] or "none given",
-            "predictors": ", ".join(config["predictors"]),
-            "targets": ", ".join(config["targets"]),
-            "grid": f"{grid['rows']} x {grid['cols']} cells of {grid['spacing']:g} m, {grid['crs']}",
-            "latents": config["autoencoder"]["kind"],
-            "sampler": ", ".join(f"{key} {value}" for key, value in config["sampler"].items()),
-            **header,
-        }
-    )
-
-
-def _output(name: str) -> dict[str, Any]:
-    try:
-        with netCDF4.Dataset(name) as dataset:
-            attributes = {key: dataset.getncattr(key) for key in dataset.ncattrs()}
-            sizes = {key: len(size) for key, size in dataset.dimensions.items() if key != "bnds"}
-            fields = [key for key, one in dataset.variables.items() if "grid_mapping" in one.ncattrs()]
-    except OSError as error:
-        raise LdmdownError(name, "cannot be read", found=str(error), expected="an output of ldmdown") from None
-    return {"file": name, "fields": ", ".join(fields), "dimensions": sizes, **attributes}
-
-
-def _table(values: Mapping[str, Any], indent: str = "") -> str:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{key}", _table(value, indent + "  ")]
-        else:
-            lines.append(f"{indent + key:<{COLUMN}}{_text(value)}")
-    return "\n".join(lines)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_text(one) if not isinstance(one, list) else " to ".join(map(_text, one)) for one in value)
-    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -13,6 +13,7 @@ from conftest import CONFIG, NORMALIZATION, untrained
 from safetensors.torch import load_file, save_file
 
 from ldmdown import checkpoint, header
+from ldmdown.commands.info import card
 from ldmdown.errors import LdmdownError
 
 
@@ -32,7 +33,7 @@ def test_weights_come_back_as_half_precision_holds_them(tiny: dict[str, Path], s
 
 
 def test_the_card_names_what_matters(tiny: dict[str, Path]) -> None:
-    text = header.card(str(tiny["ldm"]))
+    text = card(str(tiny["ldm"]))
     for part in ("tiny", "Untrained, for tests.", "64 x 64 cells of 2000 m, EPSG:3035", "lapped", "dpmpp"):
         assert part in text
     assert header.sha256(tiny["ldm"]) in text
@@ -119,3 +120,38 @@ def test_the_bundled_checkpoint_makes_plausible_air() -> None:
     field = loaded.normalization["target"].denormalize(mean.numpy(), loaded.config.targets)[0, 0]
     expected = loaded.normalization["predictors"].mean["t2m"]
     assert abs(field.mean() - expected) < 6 and field.std() > 0.5
+
+
+def test_a_header_that_lacks_a_field(tiny: dict[str, Path], tmp_path: Path) -> None:
+    content = header.read_header(tiny["unet"])
+    del content["wind"], content["normalization"]
+    file = tmp_path / "x.safetensors"
+    save_file(load_file(tiny["unet"]), file, {header.KEY: json.dumps(content)})
+    with pytest.raises(LdmdownError, match="has an incomplete header\n  found: no normalization, no wind\n"):
+        checkpoint.load(file)
+    save_file(load_file(tiny["unet"]), file, {header.KEY: "{"})
+    with pytest.raises(LdmdownError, match="has a header that is not JSON"):
+        header.read_header(file)
+
+
+def test_others_may_read_a_checkpoint_as_the_umask_says(tiny: dict[str, Path], tmp_path: Path) -> None:
+    loaded, usual = checkpoint.load(tiny["unet"]), os.umask(0o027)
+    try:
+        checkpoint.save(tmp_path / "x.safetensors", loaded.model, loaded.header)
+    finally:
+        os.umask(usual)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_weights_that_fit_are_taken_and_counted(tiny: dict[str, Path]) -> None:
+    """The mean of a system of stage ldm starts from a system of stage unet; its denoiser stays as it was."""
+    model = untrained("ldm")
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    expected = checkpoint.load(tiny["unet"]).model.state_dict()
+    assert checkpoint.take_fitting(tiny["unet"], model) == len(expected)
+    for name, tensor in model.state_dict().items():
+        if name in expected:
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+        elif name.startswith("denoiser.") and tensor.is_floating_point():
+            assert not tensor.any()

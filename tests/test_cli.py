@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import made_up
 from conftest import ldmdown
 
 VERBS = ("downscale", "prepare", "train", "twin", "request", "convert", "evaluate", "plot", "info")
@@ -61,3 +62,28 @@ def test_the_bundled_card() -> None:
     assert done.returncode == 0, done.stderr
     for part in ("not an emulator of COSMO", "672 x 576 cells of 2000 m", "EPSG:3035", "t2m, u10, v10", "MIT", "CC BY"):
         assert part in done.stdout
+
+
+def test_defaults_that_depend_on_the_checkpoint_are_shown() -> None:
+    """rich takes text in brackets for markup and drops it."""
+    shown = " ".join(ldmdown("downscale", "--help").stdout.replace("│", " ").split())
+    assert "[default: (italy)]" in shown and "[default: (the checkpoint's)]" in shown
+
+
+def test_the_card_of_an_output(tmp_path: Path) -> None:
+    for name in ("out.nc", "out.zarr"):
+        made_up.write_output(tmp_path / name, made_up.OUTPUT_FIELDS)
+        done = ldmdown("info", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        for part in ("t2m, u10, v10", "realization", "numbers", "CF-1.11", "ldmdown_run"):
+            assert part in done.stdout
+    (tmp_path / "text.nc").write_text("no data")
+    done = ldmdown("info", str(tmp_path / "text.nc"))
+    assert done.returncode == 1 and "text.nc: cannot be read" in done.stderr
+
+
+def test_a_twin_that_ends_before_it_starts(tmp_path: Path) -> None:
+    done = ldmdown("twin", "-o", str(tmp_path), "--start", "2021-02-01", "--end", "2021-01-01")
+    assert done.returncode == 1 and done.stderr.startswith("--end: is before --start\n")
+    done = ldmdown("request", "--start", "2021-02-30", "--end", "2021-03-01")
+    assert done.returncode == 1 and done.stderr.startswith("--start/--end: is not a time\n")

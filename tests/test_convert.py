@@ -13,8 +13,9 @@ import torch
 from conftest import OURS, Attack, ldmdown, statistics
 from safetensors.torch import load_file
 
-from ldmdown import checkpoint, header
+from ldmdown import checkpoint
 from ldmdown.commands.convert import convert
+from ldmdown.commands.info import card
 from ldmdown.errors import LdmdownError
 from ldmdown.models.sampling import Sampler
 
@@ -61,7 +62,7 @@ def test_statistics_and_statics_find_their_places(archive: Path) -> None:
     assert abs(float(statics[0].mean())) < 1e-5 and float(statics[0].std(correction=0)) == pytest.approx(1, abs=1e-4)
     torch.testing.assert_close(statics[1:17].sum(dim=0), torch.ones(128, 64))
     assert (loaded.grid.rows, loaded.grid.cols, loaded.grid.west) == (128, 64, 3_910_000)
-    text = header.card(str(loaded.path))
+    text = card(str(loaded.path))
     assert "rotated-168" in text and "bilinear" in text and "UNET_UV.ckpt" in text
 
 

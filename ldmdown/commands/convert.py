@@ -1,12 +1,11 @@
 """`ldmdown convert`: the weights that the paper's authors published become one safe checkpoint.
 
-Their files are PyTorch-Lightning checkpoints, that is pickles, of which tensors alone are read (data/foreign).
-What the networks' sizes are is read off the tensors; every tensor of theirs must find its place.
+Their files are PyTorch-Lightning checkpoints, that is pickles, of which only tensors are read (data/reading/pickles).
+The sizes of the networks are those of the tensors; every tensor must find its place.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from ldmdown import checkpoint
 from ldmdown.config import Config, preset
+from ldmdown.console import say
 from ldmdown.data.archive.statics import read_published
 from ldmdown.data.reading import pickles
 from ldmdown.data.reading.published import read_statistics
@@ -29,8 +29,8 @@ Wind = Literal["unknown", "earth", "rotated-168", "rotated-170"]
 Regridding = Literal["bilinear", "nearest"]
 Tensors = dict[str, pickles.Tensor]
 
-SCHEDULE = 5e-6  # how far their noise schedule may lie from the configuration's
-SHOWN = 5  # tensors that an error names
+SCHEDULE_TOLERANCE = 5e-6  # between their noise schedule and the configuration's
+MAX_NAMES = 5  # of tensors in an error
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,21 @@ def convert(
 
     Parameters
     ----------
+    files
+        UNET_*.ckpt, VAE_*.ckpt and LDM_*.ckpt, or GAN_*.ckpt alone.
+    output
+        the checkpoint to write.
     statistics
         normalization_data.pkl, or the same as JSON.
     statics
-        their folder static_var.
+        the folder static_var.
     wind
-        which way their wind components point: not known; to true east and north; along VHR-REA_IT's rotated
+        direction of the wind components: not known; to true east and north; along VHR-REA_IT's rotated
         grid, whose pole lies at this longitude by product, in which case `downscale` turns them.
     regridding
-        of ERA5 to the coarse grid, which they do not describe.
+        method by which ERA5 is brought to the coarse grid, which the authors do not describe.
+    overwrite
+        whether an output that exists is replaced.
 
     Raises
     ------
@@ -104,7 +110,7 @@ def convert(
         config, normalization, stage, wind=wind, regridding=regridding, converted_from=sources, temporal_correlation=0.0
     )
     checkpoint.save(output, model, header, half=False)
-    print(f"wrote {output}: {', '.join(config.targets)}, stage {stage}", file=sys.stderr)
+    say(f"wrote {output}: {', '.join(config.targets)}, stage {stage}")
 
 
 def _published(path: Path) -> Published:
@@ -123,7 +129,7 @@ def _published(path: Path) -> Published:
     raise LdmdownError(
         path,
         "is none of the published models",
-        found=", ".join(list(tensors)[:SHOWN]) or "no tensors",
+        found=", ".join(list(tensors)[:MAX_NAMES]) or "no tensors",
         expected="UNET_*.ckpt, GAN_*.ckpt, VAE_residual_*.ckpt or LDM_residual_*.ckpt",
     )
 
@@ -221,5 +227,5 @@ def _normalization(path: Path, config: Config) -> checkpoint.Normalizations:
 def _check_schedule(ldm: Published, config: Config) -> None:
     theirs = ldm.tensors["alphas_cumprod"].array()
     ours = Diffusion(**config.diffusion.model_dump()).alphas_cumprod.numpy()
-    if theirs.shape != ours.shape or np.abs(theirs - ours).max() > SCHEDULE:
+    if theirs.shape != ours.shape or np.abs(theirs - ours).max() > SCHEDULE_TOLERANCE:
         raise LdmdownError(ldm.path, "has another noise schedule than the paper's", found=f"{theirs.shape[0]} steps")

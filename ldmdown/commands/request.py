@@ -1,4 +1,4 @@
-"""The script that downloads ERA5 from the Climate Data Store."""
+"""`ldmdown request`: a script that downloads ERA5 from the Climate Data Store."""
 
 from __future__ import annotations
 
@@ -7,11 +7,26 @@ from datetime import date
 
 import numpy as np
 
+from ldmdown.config import GridConfig
 from ldmdown.data.grid import Grid
+from ldmdown.data.reading.regridded import NATIVE_SPACING
 from ldmdown.data.variables import variable
+from ldmdown.header import find, read_header
 
-SPACING = 0.25  # of ERA5 [degrees]
 MARGIN = 0.25  # around the grid [degrees]
+
+
+def request(checkpoint: str, first: date, last: date) -> str:
+    """A Python program that downloads what a checkpoint (several joined by a comma) needs of these days.
+
+    Raises
+    ------
+    LdmdownError
+        if there is no such checkpoint.
+    """
+    configs = [read_header(find(name))["config"] for name in checkpoint.split(",")]
+    names = tuple(dict.fromkeys(name for config in configs for name in config["predictors"]))
+    return cds_script(names, Grid.of(GridConfig.model_validate(configs[0]["grid"])), first, last)
 
 
 def cds_script(names: Sequence[str], grid: Grid, first: date, last: date) -> str:
@@ -19,12 +34,8 @@ def cds_script(names: Sequence[str], grid: Grid, first: date, last: date) -> str
     known = [variable(name) for name in names if not variable(name).derived]
     lat, lon = grid.coarse.lat, grid.coarse.lon
     north, west, south, east = lat.max(), lon.min(), lat.min(), lon.max()
-    area = [
-        float(outward(edge / SPACING)) * SPACING + margin
-        for edge, outward, margin in (
-            (north, np.ceil, MARGIN), (west, np.floor, -MARGIN), (south, np.floor, -MARGIN), (east, np.ceil, MARGIN)
-        )
-    ]  # fmt: skip
+    north, east = (float(np.ceil(edge / NATIVE_SPACING) * NATIVE_SPACING + MARGIN) for edge in (north, east))
+    south, west = (float(np.floor(edge / NATIVE_SPACING) * NATIVE_SPACING - MARGIN) for edge in (south, west))
     kinds = {
         "single": ("reanalysis-era5-single-levels", [one for one in known if one.level is None], {}),
         "pressure": (
@@ -57,7 +68,7 @@ def cds_script(names: Sequence[str], grid: Grid, first: date, last: date) -> str
                 "month": [str(month)[5:7]],
                 "day": [str(day)[8:10] for day in days],
                 "time": [f"{hour:02}:00" for hour in range(24)],
-                "area": area,
+                "area": [north, west, south, east],
                 "data_format": "netcdf",
             }
             body = "".join(f"        {key!r}: {value!r},\n" for key, value in request.items())

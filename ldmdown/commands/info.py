@@ -1,0 +1,72 @@
+"""`ldmdown info`: the card of a checkpoint or of an output, without torch and without reading a weight or a field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldmdown.errors import LdmdownError
+from ldmdown.header import SUFFIX, find, read_header, sha256
+
+COLUMN = 24  # where values begin
+
+
+def card(name: str) -> str:
+    """The card of a checkpoint (by path or name) or of an output of `downscale`, as text.
+
+    Raises
+    ------
+    LdmdownError
+        if it is neither.
+    """
+    path = Path(name)
+    return _table(_output(path) if path.exists() and path.suffix != SUFFIX else _checkpoint(find(name)))
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    header = read_header(path)
+    config = header.pop("config")
+    grid = config["grid"]
+    return {
+        "checkpoint": f"{path}, {path.stat().st_size / 1e6:.1f} MB",
+        "sha256": sha256(path),
+        "name": header.pop("name"),
+        "description": config["description"] or "none given",
+        "license": config["license"],
+        "provenance": config["provenance"] or "none given",
+        "predictors": ", ".join(config["predictors"]),
+        "targets": ", ".join(config["targets"]),
+        "grid": f"{grid['rows']} x {grid['cols']} cells of {grid['spacing']:g} m, {grid['crs']}",
+        "latents": config["autoencoder"]["kind"],
+        "sampler": ", ".join(f"{key} {value}" for key, value in config["sampler"].items()),
+        **header,
+    }
+
+
+def _output(path: Path) -> dict[str, Any]:
+    import xarray as xr
+
+    try:
+        with xr.open_dataset(path, engine="zarr" if path.is_dir() else "netcdf4", decode_cf=False) as dataset:
+            fields = [str(name) for name, one in dataset.data_vars.items() if "grid_mapping" in one.attrs]
+            sizes = {str(name): size for name, size in dataset.sizes.items() if name != "bnds"}
+            return {"file": path, "fields": ", ".join(fields), "dimensions": sizes, **dataset.attrs}
+    except (OSError, ValueError) as error:
+        raise LdmdownError(path, "cannot be read", found=str(error), expected="an output of ldmdown") from None
+
+
+def _table(values: Mapping[str, Any], indent: str = "") -> str:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}", _table(value, indent + "  ")]
+        else:
+            lines.append(f"{indent + key:<{COLUMN}}{_text(value)}")
+    return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_text(one) if not isinstance(one, list) else " to ".join(map(_text, one)) for one in value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

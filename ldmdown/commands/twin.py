@@ -1,0 +1,42 @@
+"""`ldmdown twin`: synthetic ERA5 and reference files of Italy, to try everything without a download."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ldmdown.console import progress_bar
+from ldmdown.data.grid import Grid
+from ldmdown.twin.files import write_twin
+
+
+def twin(
+    output: Path,
+    start: str,
+    end: str,
+    *,
+    members: int = 1,
+    seed: int = 0,
+    orography: Path | None = None,
+    coarse_orography: Path | None = None,
+) -> None:
+    """Write the files of all days from start to end, both included; those that exist are left.
+
+    Raises
+    ------
+    LdmdownError
+        if a terrain file cannot be used.
+    """
+    with progress_bar("days") as progress:
+        task = progress.add_task("writing")
+        write_twin(
+            output,
+            Grid(),
+            [(start, end)],
+            members=members,
+            seed=seed,
+            orography=orography,
+            coarse_orography=coarse_orography,
+            processes=os.cpu_count() or 1,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
