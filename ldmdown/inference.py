@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldmdown.checkpoint import Checkpoint
 from ldmdown.config import Precision
-from ldmdown.data.grid import LONLAT, Window, grid_north, rotate_to_earth, rotated_pole
+from ldmdown.data.grid import LONLAT, POLE_LATITUDE, Window, grid_north, rotate_to_earth, rotated_pole
 from ldmdown.data.reading.fields import Fields
 from ldmdown.data.reading.regridded import Regridded
 from ldmdown.models.downscaler import Condition
@@ -20,7 +20,6 @@ from ldmdown.models.sampling import CoherentNoise, Sampler
 from ldmdown.runtime import autocast
 from ldmdown.typing import Float32Array, FloatArray
 
-POLE_LATITUDE = 47.0  # of VHR-REA_IT's rotated grid [degrees]
 MAX_CORRELATION = 0.95
 
 

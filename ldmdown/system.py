@@ -23,11 +23,11 @@ import xarray as xr
 from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.config import Precision
 from ldmdown.console import say
-from ldmdown.data.grid import Grid, Window
+from ldmdown.data.grid import ERA5_SPACING, Grid, Window
 from ldmdown.data.netcdf import OutputTemplate, output_dataset
 from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
-from ldmdown.data.reading.regridded import NATIVE_SPACING, check_coverage, covered_window, spacing_degrees
+from ldmdown.data.reading.regridded import check_coverage, covered_window, spacing_degrees
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import MAX_CORRELATION, Predictor, SamplingOptions, default_sampler, measured_correlation
 from ldmdown.models.sampling import Sampler
@@ -274,8 +274,8 @@ def choose_window(era5: Fields, grid: Grid, options: DownscaleOptions) -> Window
         if there are none, or the input does not cover them.
     """
     spacing = spacing_degrees(era5.grid)
-    if spacing > 2 * NATIVE_SPACING:
-        say(f"warning: the input's cells are {spacing:g} degrees wide; the checkpoint knows ERA5's {NATIVE_SPACING}")
+    if spacing > 2 * ERA5_SPACING:
+        say(f"warning: the input's cells are {spacing:g} degrees wide; the checkpoint knows ERA5's {ERA5_SPACING}")
     window = grid.whole
     if options.bbox is not None:
         inside = grid.containing(*options.bbox)

@@ -1,4 +1,4 @@
-"""Foreign files are read as tensors and plain values; nothing in them is ever executed."""
+"""Pickles are read safely, as tensors and plain values; nothing in them is ever executed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_tensors_come_back_with_their_strides_types_and_sharing(tmp_path: Path) 
 def test_objects_of_missing_classes_are_inert(tmp_path: Path) -> None:
     torch.save({"net": torch.nn.Conv2d(1, 2, 3), "state_dict": {"w": torch.ones(1)}}, tmp_path / "a.pt")
     read = pickles.read_torch(tmp_path / "a.pt")
-    assert isinstance(read["net"], pickles.Foreign)
+    assert isinstance(read["net"], pickles.Placeholder)
     assert_array_equal(read["state_dict"]["w"].array(), [1])
 
 
@@ -110,7 +110,7 @@ def test_not_a_torch_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["UNET_2mT", "GAN_2mT", "UNET_UV"])
-def test_published_form_with_foreign_objects(name: str) -> None:
+def test_published_form_with_unknown_objects(name: str) -> None:
     data = os.environ.get("LDMDOWN_TEST_DATA")
     if not data:
         pytest.skip("LDMDOWN_TEST_DATA is not set")

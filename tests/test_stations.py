@@ -50,8 +50,8 @@ def test_units_in_the_second_line(tmp_path: Path) -> None:
     [
         (PLAIN.replace("lat", "y"), "has no column lat"),
         (PLAIN.replace("temperature", "rain").replace("wind_speed", "gust"), "has no column t2m or ws10"),
-        (PLAIN.replace("11.0", "warm"), "holds what is no time or no number"),
-        ("time;name;lat;lon;t\n[CET];;;;\n2021-03-01;a;42;15;1\n", "its times are not UTC\n  found: cet"),
+        (PLAIN.replace("11.0", "warm"), "has a value that is not a time or not a number"),
+        ("time;name;lat;lon;t\n[CET];;;;\n2021-03-01;a;42;15;1\n", "its times are not UTC\n  found: CET"),
         ("time;name;lat;lon;t\n[UTC];;;;[F]\n2021-03-01;a;42;15;1\n", "t2m has units that are not understood"),
         ("time,name,lat,lon,t\n2021-03-01T00:30,a,42,15,1\n", "holds no measurement at a full hour"),
         ("", "cannot be read as CSV"),

@@ -8,8 +8,7 @@ from datetime import date
 import numpy as np
 
 from ldmdown.config import GridConfig
-from ldmdown.data.grid import Grid
-from ldmdown.data.reading.regridded import NATIVE_SPACING
+from ldmdown.data.grid import ERA5_SPACING, Grid
 from ldmdown.data.variables import variable
 from ldmdown.header import find, read_header
 
@@ -34,8 +33,8 @@ def cds_script(names: Sequence[str], grid: Grid, first: date, last: date) -> str
     known = [variable(name) for name in names if not variable(name).derived]
     lat, lon = grid.coarse.lat, grid.coarse.lon
     north, west, south, east = lat.max(), lon.min(), lat.min(), lon.max()
-    north, east = (float(np.ceil(edge / NATIVE_SPACING) * NATIVE_SPACING + MARGIN) for edge in (north, east))
-    south, west = (float(np.floor(edge / NATIVE_SPACING) * NATIVE_SPACING - MARGIN) for edge in (south, west))
+    north, east = (float(np.ceil(edge / ERA5_SPACING) * ERA5_SPACING + MARGIN) for edge in (north, east))
+    south, west = (float(np.floor(edge / ERA5_SPACING) * ERA5_SPACING - MARGIN) for edge in (south, west))
     kinds = {
         "single": ("reanalysis-era5-single-levels", [one for one in known if one.level is None], {}),
         "pressure": (

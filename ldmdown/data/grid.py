@@ -21,6 +21,8 @@ Array = FloatArray
 Window = tuple[int, int, int, int]
 
 ITALY = GridConfig()
+ERA5_SPACING = 0.25  # [degrees]
+POLE_LATITUDE = 47.0  # of the rotated grids of COSMO over Italy [degrees]
 LONLAT = pyproj.CRS.from_epsg(4326)
 EARTH_RADIUS = 6_371_229.0  # [m], of the sphere of ERA5 and COSMO
 SLIVER = 1e-9  # of a cell's area: rounding
@@ -307,10 +309,8 @@ class SourceGrid:
         pair = np.repeat(np.arange(len(cells)), count)
         place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         row, col = row[pair] + place // width[pair], col[pair] + place % width[pair]
-        area = np.abs(sum(
-            _clipped_area(x[pair, i - 1] - col, y[pair, i - 1] - row, x[pair, i] - col, y[pair, i] - row)
-            for i in range(x.shape[1])
-        ))  # fmt: skip
+        x, y = x[pair] - col[:, None], y[pair] - row[:, None]
+        area = np.abs(sum(_clipped_area(x[:, i - 1], y[:, i - 1], x[:, i], y[:, i]) for i in range(x.shape[1])))
         matrix = scipy.sparse.coo_array(
             (area, ((row * grid.cols + col).astype(np.int64), cells[pair])),
             shape=(grid.rows * grid.cols, len(self.y) * len(self.x)),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+from ldmdown.typing import FloatArray
 
 SPELLINGS = {
-    **dict.fromkeys(("kelvin", "degk"), "K"),
-    **dict.fromkeys(("c", "celsius", "degc", "deg_c", "°c", "degreec", "degree_celsius", "degrees_celsius"), "degC"),
+    **dict.fromkeys(("kelvin", "degk", "k"), "K"),
+    **dict.fromkeys(
+        ("c", "celsius", "degc", "deg_c", "°c", "degreec", "degree_c", "degree_celsius", "degrees_celsius"), "degC"
+    ),
     **dict.fromkeys(("degf", "fahrenheit", "degree_fahrenheit", "degrees_fahrenheit"), "degF"),
     **dict.fromkeys(("pascal", "pascals"), "Pa"),
     **dict.fromkeys(("mbar", "mb", "millibar", "millibars", "hpa"), "hPa"),
@@ -22,6 +23,7 @@ SPELLINGS = {
     **dict.fromkeys(("joule", "joules"), "J"),
     **dict.fromkeys(("watt", "watts"), "W"),
     **dict.fromkeys(("percent",), "%"),
+    **dict.fromkeys(("degree", "degrees", "deg", "°"), "degree"),
 }
 DIMENSIONLESS = ("", "1", "(0 - 1)", "(0-1)", "dimensionless", "fraction", "none", "-", "~", "proportion")
 GRAVITY = 9.80665  # [m s-2]
@@ -86,13 +88,13 @@ class Conversion:
     offset: float = 0
     rate: bool = False
 
-    def __call__(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+    def __call__(self, values: FloatArray) -> FloatArray:
         """The values, converted."""
         return values if (self.factor, self.offset) == (1, 0) else values * self.factor + self.offset
 
 
 def conversion(found: str, wanted: str) -> Conversion | None:
-    """From canonical units to others; None: unknown."""
+    """The conversion from canonical units to others; None if it is not known."""
     if found == wanted:
         return Conversion()
     if (found, wanted) in RATES:
@@ -103,7 +105,7 @@ def conversion(found: str, wanted: str) -> Conversion | None:
 
 
 def likely(low: float, high: float, wanted: str, bounds: tuple[float, float]) -> str | None:
-    """Units in which values from `low` to `high` would be physical, within `bounds` of the wanted units."""
+    """Guess the units in which values from `low` to `high` would be physical, within `bounds` of the wanted units."""
     for (found, to), (factor, offset) in CONVERSIONS.items():
         if to == wanted and bounds[0] <= low * factor + offset and high * factor + offset <= bounds[1]:
             return found

@@ -1,8 +1,8 @@
-"""Read other people's PyTorch and pickle files as tensors and plain values, executing nothing.
+"""Unpickle safely: PyTorch and pickle files of others as tensors and plain values, executing nothing.
 
 A pickle is a program that names functions to call. This reader knows a handful of names, rebuilds what
 they stand for by itself, and imports none of them. Classes of a model's own package (modules, optimisers)
-become inert `Foreign` placeholders that no caller looks at. Any other name, and so any way to run code,
+become inert `Placeholder` objects that no caller looks at. Any other name, and so any way to run code,
 is refused before a single object of the file is used.
 """
 
@@ -49,8 +49,10 @@ PLAIN: dict[tuple[str, str], Any] = {
         }.items()
     },
 }
-INERT_PACKAGES = ("src", "torch.nn", "torch.optim", "functools", "omegaconf", "pathlib", "typing",
-                  "lightning", "pytorch_lightning", "lightning_fabric")  # fmt: skip
+INERT_PACKAGES = (
+    *("src", "torch.nn", "torch.optim", "functools", "omegaconf", "pathlib", "typing"),
+    *("lightning", "pytorch_lightning", "lightning_fabric"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,12 @@ class Tensor:
         return np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides).copy()
 
 
-class Foreign:
+class Placeholder:
     """Stands for an object of a class that is not read; takes whatever a pickle gives it and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
-    def __call__(self, *_: Any, **__: Any) -> Foreign:
+    def __call__(self, *_: Any, **__: Any) -> Placeholder:
         """Stand for the result, too."""
         return self
 
@@ -101,7 +103,7 @@ class Foreign:
 
 
 def read_torch(file: str | Path | BinaryIO, name: str | Path | None = None) -> Any:
-    """The object that `torch.save` wrote, with every tensor as `Tensor` and strange objects as `Foreign`.
+    """The object that `torch.save` wrote, with every tensor as `Tensor` and all other objects as `Placeholder`.
 
     `name` is what errors call a stream.
 
@@ -119,7 +121,7 @@ def read_torch(file: str | Path | BinaryIO, name: str | Path | None = None) -> A
             name,
             "is not a file that torch.save wrote",
             expected="a zip archive with data.pkl (PyTorch 1.6 or newer)",
-            fix="check the download; an older file must be saved anew with a recent PyTorch",
+            fix="check the download; an older file must be saved again with a recent PyTorch",
         ) from None
     root = program.removesuffix("data.pkl")
 
@@ -147,7 +149,13 @@ def read_pickle(path: Path) -> Any:
 
 
 def read_statistics(path: Path) -> Any:
-    """The numbers of a pickle, or of a JSON file in its stead."""
+    """The numbers of a pickle, or of a JSON file that was made from it.
+
+    Raises
+    ------
+    LdmdownError
+        as `read_pickle`, or if there is no such file.
+    """
     if not path.is_file():
         raise LdmdownError(path, "no such file")
     return json.loads(path.read_text()) if path.suffix == ".json" else read_pickle(path)
@@ -188,14 +196,14 @@ class _Reader(pickle.Unpickler):
             if (module, name) == ("torch._utils", "_rebuild_parameter"):
                 return _rebuild_parameter
             if module.startswith(tuple(f"{package}." for package in INERT_PACKAGES)) or module in INERT_PACKAGES:
-                return type(name.rpartition(".")[2], (Foreign,), {})
+                return type(name.rpartition(".")[2], (Placeholder,), {})
         elif module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in NUMPY:
             return NUMPY[name]
         raise LdmdownError(
             self.name,
             f"its pickle asks for {module}.{name}; refused, nothing was executed",
             expected="tensors, numbers, strings, lists and dicts",
-            fix=_cure(module, self.storage is not None),
+            fix=_fix(module, self.storage is not None),
         )
 
     def persistent_load(self, pid: Any) -> Any:
@@ -204,7 +212,7 @@ class _Reader(pickle.Unpickler):
         return self.storage(pid)
 
 
-def _cure(module: str, torch_file: bool) -> str:
+def _fix(module: str, torch_file: bool) -> str:
     if torch_file:
         return "get the file from its authors' own page; a genuine checkpoint holds no such thing"
     if module.startswith("pandas"):

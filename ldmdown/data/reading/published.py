@@ -2,7 +2,7 @@
 
 A day is a file for predictors and one for each group of targets, `YYYY/YYYY-MM-DD_{low,high_2mT,high_UV}.pt.zst`:
 a zstandard-compressed `torch.save` of a list of 24 dicts {variable: 2-D tensor}, normalised with
-`normalization_data.pkl`. Tensors alone are read, nothing is executed (data/foreign).
+`normalization_data.pkl`. Tensors alone are read, nothing is executed (data/reading/pickles).
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from typing import Any, Literal
 
 import numpy as np
 import zstandard
-from numpy.typing import NDArray
 
 from ldmdown.data.normalization import Normalization
 from ldmdown.data.reading import pickles
 from ldmdown.data.variables import variable, variable_called
 from ldmdown.errors import LdmdownError
+from ldmdown.typing import Float32Array, IntArray
 
-Field = NDArray[np.float32]
-Source = Literal["ERA5", "CMCC"]  # of the statistics: predictors and targets
+StatisticsOf = Literal["ERA5", "CMCC"]  # of predictors and of targets
 
 STATISTICS = "normalization_data.pkl"
 METADATA = "metadata.csv"
 STATICS = "static_var"
 GROUPS = {("t2m",): "high_2mT", ("u10", "v10"): "high_UV"}
-ABSENT = -10 + 1e-3  # normalised values below mark a missing sea surface temperature
+FILL_VALUE = -10 + 1e-3  # normalised values below mark a missing sea surface temperature
 
 
-def read_statistics(path: Path, source: Source, names: Sequence[str]) -> Normalization:
-    """Means and deviations by our names, of normalization_data.pkl or of the same numbers as JSON.
+def read_statistics(path: Path, source: StatisticsOf, names: Sequence[str]) -> Normalization:
+    """Mean and std by our names, of normalization_data.pkl or of the same numbers as JSON.
 
     Raises
     ------
@@ -75,7 +74,7 @@ class PublishedDay:
     """
 
     def __init__(
-        self, folder: Path, files: Sequence[str], names: Sequence[str], source: Source, shape: tuple[int, int]
+        self, folder: Path, files: Sequence[str], names: Sequence[str], source: StatisticsOf, shape: tuple[int, int]
     ) -> None:
         self.names, self.source, self.shape = tuple(names), source, shape
         self.notes: Sequence[str] = ()
@@ -86,7 +85,7 @@ class PublishedDay:
     def close(self) -> None:
         """Nothing stays open."""
 
-    def read(self, index: int) -> Field:
+    def read(self, index: int) -> Float32Array:
         """(variable, rows, cols) of one hour; NaN where a variable may be missing and is.
 
         Raises
@@ -104,23 +103,30 @@ class PublishedDay:
             raise LdmdownError(file, f"{', '.join(missing)} missing", found=", ".join(day[hour]))
         fields = np.stack([held[name].array().astype(np.float32) for name in self.names])
         if fields.shape[1:] != self.shape:
-            raise LdmdownError(file, "is on another grid than the configuration's",
-                               found=" x ".join(map(str, fields.shape[1:])),
-                               expected=" x ".join(map(str, self.shape)))  # fmt: skip
+            raise LdmdownError(
+                file,
+                "is on another grid than the configuration's",
+                found=" x ".join(map(str, fields.shape[1:])),
+                expected=" x ".join(map(str, self.shape)),
+            )
         for channel, name in enumerate(self.names):
             if variable(name).fill is not None:
-                fields[channel][fields[channel] < ABSENT] = np.nan
+                fields[channel][fields[channel] < FILL_VALUE] = np.nan
         fields = self.normalization.denormalize(fields, self.names)
         for name, field in zip(self.names, fields, strict=True):
             low, high = variable(name).bounds if self.source == "CMCC" else (-np.inf, np.inf)  # ERA5's were regridded
             wrong = (field < low) | (field > high) | (np.isnan(field) if variable(name).fill is None else False)
             if np.any(wrong):
-                raise LdmdownError(file, f"{name} is missing or not physical in hour {hour}",
-                                   found=f"{field[wrong][0]:g}", expected=f"{low:g} to {high:g}")  # fmt: skip
+                raise LdmdownError(
+                    file,
+                    f"{name} is missing or not physical in hour {hour}",
+                    found=f"{field[wrong][0]:g}",
+                    expected=f"{low:g} to {high:g} {variable(name).units}",
+                )
         return fields
 
 
-def catalogue(folder: Path, targets: Sequence[str]) -> dict[str, dict[str, NDArray[np.int64]]]:
+def catalogue(folder: Path, targets: Sequence[str]) -> dict[str, dict[str, IntArray]]:
     """The files of predictors ("era5") and of a group of targets ("reference"), and the hours of each.
 
     Hours that metadata.csv does not list, where there is one, are left out.
@@ -139,8 +145,12 @@ def catalogue(folder: Path, targets: Sequence[str]) -> dict[str, dict[str, NDArr
     for kind, ending in (("era5", "low"), ("reference", group)):
         files = sorted(folder.glob(f"*/*_{ending}.pt.zst"))
         if not files:
-            raise LdmdownError(folder, "no such files", found=f"no YYYY/YYYY-MM-DD_{ending}.pt.zst",
-                               fix="mend data.published, or download them")  # fmt: skip
+            raise LdmdownError(
+                folder,
+                "no such files",
+                found=f"no YYYY/YYYY-MM-DD_{ending}.pt.zst",
+                fix="correct data.published, or download them",
+            )
         hours = {str(file): _hour(file) + np.arange(24) for file in files}
         found[kind] = {file: held if listed is None else held[np.isin(held, listed)] for file, held in hours.items()}
     return found
@@ -154,11 +164,11 @@ def _read_day(file: Path) -> Any:
 
 
 def _hour(file: Path) -> int:
-    """The first of a file, since 1970-01-01T00."""
+    """The first hour of a file, since 1970-01-01T00."""
     return int(np.datetime64(file.name[:10], "h").astype(np.int64))
 
 
-def _listed(path: Path) -> NDArray[np.int64] | None:
+def _listed(path: Path) -> IntArray | None:
     """The hours that metadata.csv lists; None if there is none."""
     if not path.exists():
         return None

@@ -17,7 +17,6 @@ from ldmdown.data.variables import Variable, variable
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, Float32Array
 
-NATIVE_SPACING = 0.25  # of ERA5 [degrees]
 Beyond = Literal["refuse", "edge", "missing"]
 Method = Literal["bilinear", "nearest", "conservative"]
 

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from ldmdown.data.units import canonical, conversion
 from ldmdown.errors import LdmdownError
-
-Array = NDArray[np.floating]
+from ldmdown.typing import BoolArray, FloatArray
 
 COLUMNS = {
     "time": ("time", "date", "datetime", "valid_time"),
@@ -35,13 +34,9 @@ COLUMNS = {
     "direction": ("wr", "dd", "wind_direction"),
 }
 NEEDED = ("time", "name", "lat", "lon")
-UNITS: dict[str, dict[str, tuple[float, float]]] = {  # factor and offset to the units of ldmdown
-    "t2m": {"degree c": (1, 273.15), "degc": (1, 273.15), "°c": (1, 273.15), "c": (1, 273.15), "k": (1, 0)},
-    "ws10": {"m/s": (1, 0), "m s-1": (1, 0), "km/h": (1 / 3.6, 0), "kt": (1852 / 3600, 0)},
-    "direction": {"degree": (1, 0), "degrees": (1, 0), "°": (1, 0)},
-    "height": {"m": (1, 0)},
-}
-COLDEST = 150.0  # temperatures above it, without units, are kelvins
+UNITS = {"t2m": ("degC", "K"), "ws10": ("m s-1", "m s-1"), "direction": ("degree", "degree"), "height": ("m", "m")}
+"""What values without units are in, and what they become."""
+COLDEST = 150.0  # temperatures above it, without units, are taken for kelvins
 
 
 @dataclass(frozen=True)
@@ -58,13 +53,13 @@ class Stations:
 
     file: Path
     names: tuple[str, ...]
-    lat: Array
-    lon: Array
-    height: Array
-    values: Mapping[int, Mapping[str, Array]]
+    lat: FloatArray
+    lon: FloatArray
+    height: FloatArray
+    values: Mapping[int, Mapping[str, FloatArray]]
 
-    def only(self, chosen: NDArray[np.bool_]) -> Stations:
-        """Some of them."""
+    def only(self, chosen: BoolArray) -> Stations:
+        """Those stations that are chosen."""
         values = {hour: {name: part[chosen] for name, part in held.items()} for hour, held in self.values.items()}
         names = tuple(name for name, taken in zip(self.names, chosen, strict=True) if taken)
         return Stations(self.file, names, self.lat[chosen], self.lon[chosen], self.height[chosen], values)
@@ -91,9 +86,13 @@ def read_stations(file: Path) -> Stations:
     if not any(columns[key] for key in ("t2m", "ws10")):
         missing.append("t2m or ws10")
     if missing:
-        raise LdmdownError(file, f"has no column {', '.join(missing)}", found=", ".join(table.columns),
-                           expected="; ".join(", ".join(COLUMNS[key]) for key in missing if key in COLUMNS) or None,
-                           fix="name the columns as `ldmdown evaluate --help` says")  # fmt: skip
+        raise LdmdownError(
+            file,
+            f"has no column {', '.join(missing)}",
+            found=", ".join(table.columns),
+            expected="; ".join(", ".join(COLUMNS[key]) for key in missing if key in COLUMNS) or None,
+            fix="name the columns as `ldmdown evaluate --help` says",
+        )
     table = table[[str(column) for column in columns.values() if column is not None]]
     table.columns = pd.Index([key for key, column in columns.items() if column is not None])
     units = _units(table)
@@ -102,33 +101,33 @@ def read_stations(file: Path) -> Stations:
 
 
 def _units(table: pd.DataFrame) -> dict[str, str]:
-    """Of a second line that holds them, else none."""
+    """The units in the second line, if it holds them."""
     first = {str(key): str(value).strip() for key, value in table.iloc[0].items()} if len(table) else {}
     if not first.get("time", "").startswith("["):
         return {}
-    return {key: value.strip("[]").strip().lower() for key, value in first.items()}
+    return {key: value.strip("[]").strip() for key, value in first.items()}
 
 
 def _converted(file: Path, table: pd.DataFrame, units: Mapping[str, str]) -> pd.DataFrame:
     """Numbers in the units of ldmdown, and times in UTC."""
-    zone = units.get("time", "utc")
-    if zone not in ("utc", "gmt", "z", ""):
+    zone = units.get("time", "")
+    if zone.lower() not in ("utc", "gmt", "z", ""):
         raise LdmdownError(file, "its times are not UTC", found=zone, expected="UTC")
     try:
         table["time"] = pd.to_datetime(table["time"], utc=True)
         for key in (key for key in ("lat", "lon", "height", "t2m", "ws10", "direction") if key in table):
             table[key] = pd.to_numeric(table[key])
     except (ValueError, TypeError) as error:
-        raise LdmdownError(file, "holds what is no time or no number", found=str(error)) from None
+        raise LdmdownError(file, "has a value that is not a time or not a number", found=str(error)) from None
     for key in (key for key in UNITS if key in table):
-        unit = units.get(key)
-        if unit is None:
-            unit = "k" if key == "t2m" and table[key].median() > COLDEST else next(iter(UNITS[key]))
-        if unit not in UNITS[key]:
-            raise LdmdownError(file, f"{key} has units that are not understood", found=unit,
-                               expected=", ".join(UNITS[key]))  # fmt: skip
-        factor, offset = UNITS[key][unit]
-        table[key] = table[key] * factor + offset
+        usual, wanted = UNITS[key]
+        unit = units.get(key) or ("K" if key == "t2m" and table[key].median() > COLDEST else usual)
+        convert = conversion(canonical(unit), wanted)
+        if convert is None or convert.rate:
+            raise LdmdownError(
+                file, f"{key} has units that are not understood", found=unit, expected=f"{wanted} or {usual}"
+            )
+        table[key] = convert(table[key].to_numpy(float))
     if {"ws10", "direction"} <= set(table.columns):
         angle = np.radians(table["direction"])
         table["u10"], table["v10"] = -table["ws10"] * np.sin(angle), -table["ws10"] * np.cos(angle)
@@ -144,8 +143,7 @@ def _by_hour(file: Path, table: pd.DataFrame) -> Stations:
     kinds = [key for key in ("t2m", "u10", "v10", "ws10") if key in table]
     for time, hour in table.groupby("time"):
         here = hour.set_index("name").reindex(places.index)
-        since = int(pd.Timestamp(str(time)).timestamp()) // 3600
-        values[since] = {key: here[key].to_numpy(float) for key in kinds}
+        values[int(pd.Timestamp(str(time)).timestamp()) // 3600] = {key: here[key].to_numpy(float) for key in kinds}
     height = places["height"].to_numpy(float) if "height" in places else np.full(len(places), np.nan)
     names = tuple(str(name) for name in places.index)
     return Stations(file, names, places["lat"].to_numpy(float), places["lon"].to_numpy(float), height, values)
