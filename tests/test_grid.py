@@ -225,6 +225,7 @@ def test_a_window_grows_to_what_the_networks_divide_and_stays_inside() -> None:
     assert grown == (80, 44, 4, 28)
     assert ITALY.window(grown).shape == (32, 224)
     assert ITALY.window((1, 2, 3, 4)).x[0] == ITALY.x[16]
+    assert ITALY.fine((1, 2, 3, 4)) == (slice(8, 32), slice(16, 48))
 
 
 def test_a_box_in_degrees() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import shutil
+import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from eccodes import codes_grib_new_from_samples as new_message
 
 from ldmdown.data.grid import Grid
 from ldmdown.data.reading.fields import Fields, open_fields
+from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.data.reading.orography import read_heights
 from ldmdown.data.reading.regridded import Regridded
 from ldmdown.errors import LdmdownError
@@ -391,6 +393,56 @@ def test_zarr_on_the_web(expected: dict[str, np.ndarray], tmp_path: Path, server
     np.testing.assert_array_equal(found.read(4), [expected["t2m"][4], expected["t850"][4]])
     with pytest.raises(LdmdownError, match=f"{server}/nothing: cannot be opened as Zarr"):
         open_fields([f"{server}/nothing"], ("t2m",))
+
+
+# Files
+
+
+def test_a_zip_is_unpacked_once_and_its_copy_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    (zipped,) = as_zip_named_nc(tmp_path)
+    with open_fields([zipped], ("t2m", "tp")) as fields:
+        fields.read(0)
+        assert len([*(tmp_path / "temporary").rglob("*.nc")]) == 4
+    assert not [*(tmp_path / "temporary").iterdir()]
+    kept = tmp_path / "kept"
+    for _ in range(3):
+        with open_fields([zipped], ("t2m", "tp"), unpack_to=kept) as fields:
+            fields.read(0)
+    (folder,) = kept.iterdir()
+    unpacked = [path.stat().st_mtime_ns for path in sorted(folder.iterdir())]
+    with GriddedFiles([zipped], kept) as files:
+        assert files.labels[0] == f"{zipped}/data_stream-oper_stepType-accum.nc"
+        np.testing.assert_array_equal(files.hours(), HOURS.astype(int))
+    assert [path.stat().st_mtime_ns for path in sorted(folder.iterdir())] == unpacked and len(unpacked) == 4
+
+
+def test_folders_zips_and_brackets(tmp_path: Path, expected: dict[str, np.ndarray]) -> None:
+    """What is no data is passed over in a folder and in a zip; a folder's own brackets are no pattern."""
+    folder = tmp_path / "run [1]"
+    (folder / "below").mkdir(parents=True)
+    for name in (".DS_Store", "README.md", "below/SHA256SUMS"):
+        (folder / name).write_text("not data")
+    arco().to_zarr(folder / "below" / "store.zarr", zarr_format=2, consolidated=True)
+    with zipfile.ZipFile(folder / "mac.zip", "w") as archive:
+        archive.write(written(new_cds(["d2m"]), tmp_path / "d2m.nc"), "d2m.nc")
+        archive.writestr("__MACOSX/._d2m.nc", b"resource fork")
+        archive.writestr("README", "about")
+    for paths in ([folder], [folder / "*" / "store.zarr", folder / "ma*.zip"], [folder / "**" / "*.z*"]):
+        with open_fields(paths, ("t2m", "d2m")) as fields:
+            np.testing.assert_array_equal(fields.read(4), [expected["t2m"][4], expected["d2m"][4]])
+    with pytest.raises(LdmdownError, match="no such file"):
+        open_fields([folder / "*.grib"], ["t2m"])
+
+
+def test_files_are_closed(tmp_path: Path) -> None:
+    """A file can be written anew while the process lives, and a closed one is not read again."""
+    path = written(new_cds(["t2m"]), tmp_path / "t.nc")
+    with open_fields([path], ["t2m"]) as fields:
+        fields.read(0)
+    held = {str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.exists()}
+    assert str(path) not in held
 
 
 # Sums
