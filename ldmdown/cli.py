@@ -357,13 +357,13 @@ def evaluate(
 
 @app.command()
 def plot(
-    files: Annotated[list[Path], typer.Argument(help="Outputs of downscale, or ERA5 files, drawn side by side.")],
+    files: Annotated[list[Path], typer.Argument(help="Outputs of downscale, ERA5, or other fields, drawn side by side.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write: .png, .pdf or .svg.")],
     variables: Annotated[str, typer.Option(help="Variables, one in each row of the picture.")] = "t2m,ws10",
     time: Annotated[
         str | None, typer.Option(metavar="TIME", help="Hour to draw, such as 2020-01-31T12.", show_default="the first")
     ] = None,
-    member: Annotated[int, typer.Option(min=0, help="Number of the ensemble member to draw.")] = 0,
+    member: Annotated[int, typer.Option(min=0, help="Number of the ensemble member to draw, from 0.")] = 0,
     arrows: Annotated[bool, typer.Option("--arrows", help="Draw arrows of wind.")] = False,
     extent: Annotated[
         Box | None, typer.Option(metavar="W S E N", help="Box to draw, in degrees.", show_default="all")
@@ -375,9 +375,10 @@ def plot(
 
     ldmdown plot out.nc -o alps.png --variables t2m --extent 6 45 11 47 --arrows
     """
+    from ldmdown.commands.plot import PlotOptions
     from ldmdown.commands.plot import plot as run
 
-    run(files, output, variables=variables.split(","), time=time, member=member, arrows=arrows, extent=extent)
+    run(files, output, PlotOptions(variables.split(","), time, member, arrows, extent))
 
 
 @app.command()
