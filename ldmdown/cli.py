@@ -357,7 +357,7 @@ def evaluate(
 
 @app.command()
 def plot(
-    files: Annotated[list[Path], typer.Argument(help="Outputs of downscale, ERA5, or other fields, drawn side by side.")],
+    files: Annotated[list[Path], typer.Argument(help="Outputs of downscale, ERA5 or other fields, side by side.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write: .png, .pdf or .svg.")],
     variables: Annotated[str, typer.Option(help="Variables, one in each row of the picture.")] = "t2m,ws10",
     time: Annotated[

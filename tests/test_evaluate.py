@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
@@ -18,16 +19,23 @@ from made_up import REFERENCE_TIMES, as_written, rotated_reference, write_grib, 
 
 from ldmdown.commands.evaluate import StationOptions, evaluate, score
 from ldmdown.data.reading import files
+from ldmdown.drawing.map_fields import MapFields
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.predictions import Predictions
+
+
+def scored(predictions: Predictions) -> tuple[dict[str, Any], MapFields]:
+    """The content of scores.json, and the fields to look at; the files are closed."""
+    with predictions as data:
+        results, maps = score(data, StationOptions())
+    return as_written(results), maps
 
 
 def test_a_prediction_against_itself_and_shifted(tmp_path: Path) -> None:
     """Winds of an output are earth-relative: they are not turned again."""
     truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     shifted = write_output(tmp_path / "shifted.nc", FIELDS[:, :1] + np.array([1, 0, 0], np.float32)[:, None, None])
-    results, maps = score(Predictions([truth, shifted], [truth]), StationOptions())
-    content = as_written(results)
+    content, maps = scored(Predictions([truth, shifted], [truth]))
     same, other = (content["scores"][name] for name in ("truth.nc", "shifted.nc"))
     assert {same[name]["rmse"]["value"] for name in ("t2m", "u10", "v10", "ws10", "wind")} == {0}
     assert other["t2m"]["bias"]["value"] == pytest.approx(1, abs=1e-5) and other["u10"]["rmse"]["value"] == 0
@@ -45,8 +53,7 @@ def test_a_prediction_against_itself_and_shifted(tmp_path: Path) -> None:
 def test_members_and_another_grid(tmp_path: Path, era5: Callable[..., Path]) -> None:
     ensemble = write_output(tmp_path / "ensemble.nc", FIELDS, np.arange(448_488, 448_491))  # as era5: 2021-03-01
     smooth = era5(range(24))
-    results, _ = score(Predictions([ensemble, smooth], [ensemble]), StationOptions())
-    content = as_written(results)
+    content, _ = scored(Predictions([ensemble, smooth], [ensemble]))
     mine, theirs = (content["scores"][path.name]["t2m"] for path in (ensemble, smooth))
     distance = 2 * 5 / np.sqrt(np.pi)  # of two members; the first of three is the truth: (2/3 - 1/2) of it
     assert mine["crps"]["value"] == pytest.approx(distance / 6, rel=0.05)
@@ -65,8 +72,7 @@ def test_predictions_of_every_format(tmp_path: Path, era5: Callable[..., Path]) 
         dataset.drop_encoding().to_zarr(tmp_path / "era5.zarr", zarr_format=2)
         write_grib(tmp_path / "era5.grib", dataset)
     names = [tmp_path / "zip.nc", tmp_path / "era5.zarr", tmp_path / "era5.grib"]
-    results, _ = score(Predictions([*names, truth], [truth]), StationOptions())
-    content = as_written(results)
+    content, _ = scored(Predictions([*names, truth], [truth]))
     assert content["title"] == f"4 systems against {truth.name}"
     errors = [content["scores"][path.name]["wind"]["rmse"]["value"] for path in names]
     assert errors[:2] == [0, 0] and errors[2] < 1e-3
@@ -78,13 +84,13 @@ def test_what_does_not_meet(tmp_path: Path, era5: Callable[..., Path]) -> None:
     with pytest.raises(LdmdownError) as caught:
         evaluate([truth], [era5(range(24))], tmp_path / "scores")
     assert str(caught.value) == (
-        f"{truth}: and the reference have no hour in common\n"
+        f"{truth}: no common hours with the reference\n"
         "  found: 2021-03-06T00 to 2021-03-06T02, reference 2021-03-01T00 to 2021-03-01T23\n"
         "  fix: give files of the same hours"
     )
     with xr.open_dataset(truth, engine="netcdf4") as dataset:
         dataset[["lat"]].drop_encoding().to_netcdf(tmp_path / "empty.nc", engine="netcdf4")
-    with pytest.raises(LdmdownError, match="and the other files have no variable in common\n  found: .*empty.nc: none"):
+    with pytest.raises(LdmdownError, match="no common variables with the other files\n  found: .*empty.nc: none"):
         evaluate([truth], [tmp_path / "empty.nc"], tmp_path / "scores")
     (tmp_path / "text.nc").write_text("no")
     with pytest.raises(LdmdownError, match="text.nc: is no NetCDF, GRIB or zip file"):
@@ -143,8 +149,7 @@ def test_a_rotated_reference_comes_to_the_grid_of_the_prediction(tmp_path: Path)
     )
     prediction = write_output(tmp_path / "out.nc", field.astype(np.float32), hours)
     rotated_reference(3, -4).to_netcdf(tmp_path / "reference.nc", engine="netcdf4")
-    results, _ = score(Predictions([prediction], [tmp_path / "reference.nc"]), StationOptions())
-    content = as_written(results)
+    content, _ = scored(Predictions([prediction], [tmp_path / "reference.nc"]))
     scores = content["scores"]["out.nc"]
     assert scores["wind"]["rmse"]["value"] < 1e-3 and scores["t2m"]["rmse"]["value"] < 1e-3
     assert "reference.nc was regridded bilinearly to the grid of out.nc" in content["notes"]
@@ -153,8 +158,8 @@ def test_a_rotated_reference_comes_to_the_grid_of_the_prediction(tmp_path: Path)
 def test_units_that_clash(tmp_path: Path) -> None:
     truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     everything = slice(None)
-    with pytest.raises(LdmdownError, match=r"t2m is not physical at .*\n  found: 5\d\d"):
-        Predictions([fields_of(truth, everything, everything, t2m="degC")], [truth])
+    with pytest.raises(LdmdownError, match=r"t2m is not physical\n  found: 5\d\d"):
+        scored(Predictions([fields_of(truth, everything, everything, t2m="degC")], [truth]))
     with pytest.raises(LdmdownError, match="u10 has units that are not understood\n  found: furlong"):
         Predictions([truth], [fields_of(truth, everything, everything, u10="furlong")])
 

@@ -53,7 +53,7 @@ def test_a_globe_of_one_hour_in_the_other_convention(tmp_path: Path) -> None:
     assert row[width // 4] == pytest.approx(np.array(cold), abs=0.01)
     assert row[width // 2 + 20] == pytest.approx(np.array(warm), abs=0.01)
     with pytest.raises(LdmdownError, match="does not hold this hour\n  found: 2021-03-01T06 to 2021-03-01T06"):
-        plot([tmp_path / "globe.nc"], tmp_path / "no.png", PlotOptions(time="2021-03-01T07"))
+        plot([tmp_path / "globe.nc"], tmp_path / "no.png", PlotOptions(("t2m",), time="2021-03-01T07"))
 
 
 def test_every_form_of_a_file_is_the_same_map(tmp_path: Path, era5: Callable[..., Path]) -> None:

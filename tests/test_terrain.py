@@ -8,7 +8,7 @@ import xarray as xr
 
 from ldmdown.data.grid import Grid, SourceGrid
 from ldmdown.errors import LdmdownError
-from ldmdown.scoring.terrain import Terrain, read_heights
+from ldmdown.scoring.terrain import Terrain, heights_on
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
 
@@ -36,7 +36,12 @@ def test_heights_of_a_file(tmp_path: Path) -> None:
     height = 10 * lat[:, None] + lon
     xr.Dataset({"z": (("lat", "lon"), height)}, {"lat": lat, "lon": lon}).to_netcdf(tmp_path / "z.nc", engine="netcdf4")
     grid = SourceGrid(GRID.y, GRID.x, GRID.projection)
-    np.testing.assert_allclose(read_heights(tmp_path / "z.nc", grid), 10 * GRID.lat + GRID.lon, rtol=1e-5)
+    np.testing.assert_allclose(heights_on(grid, tmp_path / "z.nc"), 10 * GRID.lat + GRID.lon, rtol=1e-5)
+    attributes = {"units": "m**2 s**-2", "standard_name": "geopotential"}
+    xr.Dataset({"z": (("lat", "lon"), 9.80665 * height, attributes)}, {"lat": lat, "lon": lon}).to_netcdf(
+        tmp_path / "geopotential.nc", engine="netcdf4"
+    )
+    np.testing.assert_allclose(heights_on(grid, tmp_path / "geopotential.nc"), 10 * GRID.lat + GRID.lon, rtol=1e-5)
     far = SourceGrid(GRID.y + 300_000, GRID.x, GRID.projection)
     with pytest.raises(LdmdownError, match="does not cover the grid of the scores\n  found: 13.00 to 17.90 E"):
-        read_heights(tmp_path / "z.nc", far)
+        heights_on(far, tmp_path / "z.nc")

@@ -7,6 +7,7 @@ prediction's before the reference's. What lies on another one is interpolated bi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +19,7 @@ from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.results import ReferenceFiles, ScoredSystem
-from ldmdown.scoring.terrain import Terrain, read_heights
+from ldmdown.scoring.terrain import Terrain, heights_on
 from ldmdown.typing import BoolArray, Float32Array, FloatArray
 
 SCORED = ("t2m", "u10", "v10")
@@ -53,49 +54,53 @@ class Predictions:
     """
 
     def __init__(self, predictions: Sequence[Path], reference: Sequence[Path], terrain: Path | None = None) -> None:
-        groups = [GriddedFiles([path]) for path in predictions]
-        held = GriddedFiles(reference)
-        self._files = [*groups, held]
-        self.names = tuple(_common_names(self._files))
-        opened = [fields_of(files, self.names) for files in self._files]
-        labels = _labels(predictions)
-        self.reference = ReferenceFiles(name=Path(reference[0]).name, files=held.labels)
-        self.notes = _notes(self._files)
-        chosen = _finest(opened)
-        self.grid, rows, cols = _common_area(opened, chosen)
-        lon, lat = self.grid.lonlat()
-        *parts, self._truth = (_on_grid(one, opened[chosen].grid, (rows, cols), lat, lon) for one in opened)
-        self._parts = dict(zip(labels, parts, strict=True))
-        self.hours = sorted(set(self._truth.index).intersection(*(part.index for part in self._parts.values())))
-        if not self.hours:
-            raise LdmdownError(
-                predictions[0],
-                "no common hours with the reference",
-                found=f"{_span(opened[0])}, reference {_span(opened[-1])}",
-                fix="give files of the same hours",
-            )
-        self.terrain = None if terrain is None else Terrain(read_heights(terrain, self.grid))
-        if terrain is None:
-            self.notes.append("no terrain is known (--terrain): no scores by kind of ground")
+        with ExitStack() as stack:
+            files = [stack.enter_context(GriddedFiles(paths)) for paths in (*([one] for one in predictions), reference)]
+            self.names = tuple(_common_names(files))
+            opened = [fields_of(one, self.names) for one in files]
+            labels = _labels(predictions)
+            self.reference = ReferenceFiles(name=Path(reference[0]).name, files=files[-1].labels)
+            self.notes = _notes(files)
+            self.terrain = self._open_grid(opened, [*labels, self.reference.name], terrain)
+            self.hours = sorted(set(self._truth.index).intersection(*(part.index for part in self._parts)))
+            if not self.hours:
+                raise LdmdownError(
+                    predictions[0],
+                    "no common hours with the reference",
+                    found=f"{_span(opened[0])}, reference {_span(opened[-1])}",
+                    fix="give files of the same hours",
+                )
+            self._files = stack.pop_all()
         self.systems = [
             ScoredSystem(name=label, kind="prediction", members=part.fields.members, regridded=part.weights is not None)
-            for label, part in self._parts.items()
+            for label, part in zip(labels, self._parts, strict=True)
         ]
-        names = [*labels, self.reference.name]
-        for label, part in zip(names, [*parts, self._truth], strict=True):
+
+    def _open_grid(self, opened: Sequence[Fields], labels: Sequence[str], terrain: Path | None) -> Terrain | None:
+        """Choose the grid of the scores, and find the way of every file to it."""
+        chosen = _finest(opened)
+        self.grid, *cut = _common_area(opened, chosen)
+        lon, lat = self.grid.lonlat()
+        *self._parts, self._truth = (_on_grid(one, opened[chosen].grid, (cut[0], cut[1]), lat, lon) for one in opened)
+        for label, part in zip(labels, [*self._parts, self._truth], strict=True):
             if part.weights is not None:
-                self.notes.append(f"{label} was regridded bilinearly to the grid of {names[chosen]}")
+                self.notes.append(f"{label} was regridded bilinearly to the grid of {labels[chosen]}")
+        if terrain is None:
+            self.notes.append("no terrain is known (--terrain): no scores by kind of ground")
+            return None
+        return Terrain(heights_on(self.grid, terrain))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for files in self._files:
-            files.close()
+        self._files.close()
 
     def read(self, hour: int) -> tuple[Float32Array, dict[str, Float32Array]]:
         """Read the reference (variable, rows, cols) and each system (member, variable, rows, cols)."""
-        return self._truth.read(hour)[0], {label: part.read(hour) for label, part in self._parts.items()}
+        return self._truth.read(hour)[0], {
+            one.name: part.read(hour) for one, part in zip(self.systems, self._parts, strict=True)
+        }
 
 
 @dataclass(frozen=True)

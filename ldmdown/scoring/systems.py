@@ -16,7 +16,7 @@ from ldmdown.scoring.baselines import Baselines, interpolate
 from ldmdown.scoring.evaluator import CheckpointGroup
 from ldmdown.scoring.ideal import Ideal
 from ldmdown.scoring.results import ReferenceFiles, ScoredSystem, SystemKind
-from ldmdown.scoring.terrain import Terrain, read_heights
+from ldmdown.scoring.terrain import Terrain, heights_on
 from ldmdown.twin.files import RECIPE
 from ldmdown.typing import Float32Array
 
@@ -150,7 +150,7 @@ class Systems:
     def _terrain(self, file: Path | None) -> Terrain | None:
         factor = self._archive.grid.factor
         if file is not None:
-            fine = read_heights(file, self.grid)
+            fine = heights_on(self.grid, file)
             rows, cols = fine.shape
             coarse = fine.reshape(rows // factor, factor, cols // factor, factor).mean(axis=(1, 3))
             self.notes.append("the coarse terrain is the mean of the fine one")
