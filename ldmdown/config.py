@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime, timedelta
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -52,8 +52,24 @@ def _whole_years(value: Any) -> Any:
     return value
 
 
-Period = Annotated[tuple[date, date], BeforeValidator(_whole_years)]
-"""First and last day, or year, both included."""
+def _day_or_hour(value: Any) -> Any:
+    if isinstance(value, str):
+        return (datetime if "T" in value or " " in value else date).fromisoformat(value)
+    return value
+
+
+Moment = Annotated[datetime | date, BeforeValidator(_day_or_hour)]
+Period = Annotated[tuple[Moment, Moment], BeforeValidator(_whole_years)]
+"""First and last day, hour or year, both included."""
+
+
+def _start(moment: date) -> datetime:
+    return moment if isinstance(moment, datetime) else datetime(moment.year, moment.month, moment.day)
+
+
+def _end(moment: date) -> datetime:
+    """The hour after a period's last."""
+    return _start(moment) + (timedelta(hours=1) if isinstance(moment, datetime) else timedelta(days=1))
 
 
 class Section(BaseModel):
@@ -91,26 +107,27 @@ class TwinConfig(Section):
 
 
 class Split(Section):
-    """Whole days, or years, for each use; days in none of them are left out."""
+    """Days, hours or years for each use; hours in none of them are left out."""
 
     train: tuple[Period, ...]
     validation: tuple[Period, ...]
     test: tuple[Period, ...] = ()
-    gap: NonNegativeInt = 1  # least number of days between two uses, so that they do not share their weather
+    gap: NonNegativeFloat = 1  # least number of days between two uses, so that they do not share their weather
 
     @model_validator(mode="after")
     def _disjoint(self) -> Split:
-        named = sorted(
-            (first, last, use) for use in ("train", "validation", "test") for first, last in getattr(self, use)
-        )
+        uses = ("train", "validation", "test")
+        named = [(first, last, use) for use in uses for first, last in getattr(self, use)]
         for first, last, use in named:
-            if last < first:
+            if _end(last) <= _start(first):
                 raise ValueError(f"{use}: {last} is before {first}")
-        for (_, last, use), (first, _, other) in itertools.pairwise(named):
-            if first <= last:
+        in_order = sorted(named, key=lambda one: _start(one[0]))
+        for (_, last, use), (first, _, other) in itertools.pairwise(in_order):
+            between = _start(first) - _end(last)
+            if between < timedelta(0):
                 raise ValueError(f"{other} from {first} overlaps {use} to {last}")
-            if use != other and (first - last).days <= self.gap:
-                raise ValueError(f"{other} from {first} leaves no gap of {self.gap} days after {use} to {last}")
+            if use != other and between < timedelta(days=self.gap):
+                raise ValueError(f"{other} from {first} leaves no gap of {self.gap:g} days after {use} to {last}")
         return self
 
 
@@ -130,15 +147,75 @@ class StaticFiles(Section):
     land_cover: Files = ()  # numbers of classes: land_cover_NUMBER, the share of a cell
 
 
-class DataConfig(Section):
-    """Where the raw files are and the archive goes: globs allowed, relative to the configuration file."""
+class BoxMeansConfig(Section):
+    """How coarse fields are made of a reference whose hours no analysis covers: means over boxes, as ERA5's cells."""
 
-    era5: Files = ("era5/*.nc",)
+    spacing: PositiveFloat = 0.25  # of the boxes, whose centres are its multiples [degrees]
+    smoothing: NonNegativeFloat = 0  # std of a Gaussian over them [boxes]
+    reference_heights: str | None = None  # a file of the reference's terrain, from whose box means
+    era5_heights: str | None = None  # t2m is moved to the heights of this file, ERA5's terrain
+    lapse_rate: float = 0.0065  # by this rate [K m-1]
+
+    @model_validator(mode="after")
+    def _both_heights(self) -> BoxMeansConfig:
+        if (self.reference_heights is None) != (self.era5_heights is None):
+            raise ValueError("t2m is moved from reference_heights to era5_heights: name both, or none")
+        return self
+
+
+FROM_REFERENCE = "from_reference"
+
+
+class PairConfig(Section):
+    """Where the files of coarse and fine data are: globs allowed, relative to the configuration file."""
+
+    era5: Files = ("era5/*.nc",)  # `from_reference`: means of the reference over boxes, a perfect-model pair
     reference: Files = ("reference/*.nc",)
     published: str | None = None  # instead of both: the folder of the archive that the paper published
+    forecast_runs: bool = False  # each reference file is a run: an hour that several have is a sample of each
+    box_means: BoxMeansConfig = BoxMeansConfig()
+    weight: PositiveFloat = 1  # how many training crops come from it, relative to other sources
+
+    @property
+    def is_perfect_model(self) -> bool:
+        """Whether the coarse fields are made of the reference."""
+        return self.published is None and self.era5 == (FROM_REFERENCE,)
+
+
+class SourceConfig(PairConfig):
+    """One of several pairs of coarse and fine data in an archive."""
+
+    name: str
+    split: Split
+
+
+class DataConfig(PairConfig):
+    """The data of an archive: one pair, named here, or several `sources`."""
+
     statics: StaticFiles = StaticFiles()
     archive: str = "archive.zarr"
-    split: Split
+    split: Split | None = None  # of the one pair
+    sources: tuple[SourceConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> DataConfig:
+        if self.split is None and not self.sources:
+            raise ValueError("split: Field required, for the days of training, validation and test")
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources: two have one name: {', '.join(names)}")
+        named = [key for key in PairConfig.model_fields if getattr(self, key) != PairConfig.model_fields[key].default]
+        if self.sources and (named or self.split):
+            raise ValueError(f"{', '.join(named or ['split'])}: name it in each of the `sources` instead")
+        return self
+
+    @property
+    def pairs(self) -> tuple[SourceConfig, ...]:
+        """All pairs of coarse and fine data, in their order."""
+        if self.sources or self.split is None:
+            return self.sources
+        pair = {key: getattr(self, key) for key in PairConfig.model_fields}
+        return (SourceConfig(name="data", split=self.split, **pair),)
 
 
 class StaticsConfig(Section):

@@ -12,9 +12,10 @@ import pyproj
 import xarray as xr
 import yaml
 
-from ldmdown.commands.prepare import archive_plan
 from ldmdown.config import Config
-from ldmdown.data.archive.store import ArchiveWriter
+from ldmdown.data.archive.manifest import fingerprint
+from ldmdown.data.archive.store import ArchiveSource
+from ldmdown.data.archive.writer import ArchiveWriter, DayKey
 from ldmdown.data.grid import LONLAT, Grid
 from ldmdown.data.netcdf import FieldWriter, OutputTemplate
 from ldmdown.data.normalization import Normalization
@@ -400,18 +401,22 @@ def write_small(folder: Path, **changes: object) -> Path:
 
 def write_archive(path: Path, config: Config) -> None:
     """An archive of made-up hours: the target is the coarse state, changed by a terrain and by noise that persists."""
-    grid, random = Grid(**config.grid.model_dump()), np.random.default_rng(0)
+    grid, random = Grid.of(config.grid), np.random.default_rng(0)
     names = {"predictors": config.predictors, "targets": config.targets}
     periods = [*config.data.split.train, *config.data.split.validation]
-    days = [int(np.datetime64(day, "D").astype(int)) for period in periods for day in np.arange(*_closed(period))]
-    writer = ArchiveWriter.begin(path, grid, names, days, archive_plan(config), [])
+    dates = [int(np.datetime64(day, "D").astype(int)) for period in periods for day in np.arange(*_closed(period))]
+    days = [DayKey(0, 0, date) for date in dates]
+    decided = fingerprint(config)
+    source = ArchiveSource("data", "made up", decided["split"]["data"], np.ones(grid.coarse.shape, bool))
+    writer = ArchiveWriter.begin(path, grid, names, [source], days, decided, [])
     size = {"t2m": 285.0, "u10": 1.0, "v10": -1.0, "cossza": 0.2}
     terrain = noise(grid, 2, 1)
     eddies = np.zeros((len(config.targets), *grid.shape))
     stored: dict[str, list[np.ndarray]] = {"predictors": [], "target": []}
-    for number in days:
+    for key in days:
         day = writer.new_day()
-        for hour in range(24 * number, 24 * number + 24):
+        hours = range(24 * key.day, 24 * key.day + 24)
+        for hour in hours:
             wave = np.sin(
                 hour / 4 + np.arange(len(config.predictors))[:, None, None] + np.indices(grid.coarse.shape).sum(0)
             )
@@ -421,13 +426,13 @@ def write_archive(path: Path, config: Config) -> None:
             fields = writer.put(day, hour, coarse.astype("f4"), (fine - 2 * terrain + eddies).astype("f4"))
             for kind, values in fields.items():
                 stored[kind].append(values)
-        writer.write(number, day, {"hours": list(range(24 * number, 24 * number + 24))})
+        writer.write(key, day, {"hours": list(hours)})
     normalization = {}
     for kind, part in (("predictors", config.predictors), ("target", config.targets)):
         values = np.stack(stored[kind][: 24 * 2]).astype(float)
         mean, std = (dict(zip(part, one((0, 2, 3)).tolist(), strict=True)) for one in (values.mean, values.std))
         normalization[kind] = Normalization(mean, std)
-    writer.close(normalization, {})
+    writer.close(normalization, {"twin": "synthetic, recipe 2, seed 0"})
 
 
 def _closed(period: tuple[date, date]) -> tuple[np.datetime64, np.datetime64]:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import zarr
 
-from ldmdown.data.archive.store import PRECISION, Archive, ArchiveWriter, Packing, layout
+from ldmdown.data.archive.packing import FILL_VALUE, Packing
+from ldmdown.data.archive.store import Archive, ArchiveSource
+from ldmdown.data.archive.writer import ArchiveWriter, DayKey, layout
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.data.variables import VARIABLES, variable
@@ -17,9 +19,10 @@ from ldmdown.errors import LdmdownError
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=400, cols=24)
 NAMES = {"predictors": ("t2m", "sst"), "targets": ("t2m", "tp")}
-DAYS = (18628, 18640)  # 2021-01-01 and twelve days on
+DAYS = (DayKey(0, 0, 18628), DayKey(0, 0, 18640))  # 2021-01-01 and twelve days on
 ONE = {"t2m": 1.0, "sst": 1.0, "tp": 1.0}
-PLAN = {"split": {"train": [["2021-01-01", "2021-01-01"]], "validation": [["2021-01-13", "2021-01-13"]], "test": []}}
+SPLIT = {"train": [["2021-01-01", "2021-01-01"]], "validation": [["2021-01-13", "2021-01-13"]], "test": []}
+SOURCE = ArchiveSource("data", "ERA5", SPLIT, np.ones((50, 3), bool))
 
 
 def fields(hour: int) -> tuple[np.ndarray, np.ndarray]:
@@ -33,20 +36,27 @@ def fields(hour: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def archive(tmp_path: Path) -> Archive:
     """Two days, the second written first and without its sixth hour."""
-    writer = ArchiveWriter.begin(tmp_path / "a.zarr", GRID, NAMES, DAYS, PLAN, {"era5": []})
-    for number in reversed(DAYS):
-        hours = [24 * number + hour for hour in range(24) if (number, hour) != (DAYS[1], 5)]
-        day = writer.new_day()
-        for hour in hours:
-            writer.put(day, hour, *fields(hour))
-        writer.write(number, day, {"hours": hours})
+    writer = ArchiveWriter.begin(tmp_path / "a.zarr", GRID, NAMES, [SOURCE], DAYS, {"grid": 1}, {"era5": []})
+    for key in reversed(DAYS):
+        write_day(writer, key, [hour for hour in range(24) if (key, hour) != (DAYS[1], 5)])
+    return close(writer)
+
+
+def write_day(writer: ArchiveWriter, key: DayKey, hours: list[int]) -> None:
+    day = writer.new_day()
+    for hour in hours:
+        writer.put(day, 24 * key.day + hour, *fields(24 * key.day + hour))
+    writer.write(key, day, {"hours": [24 * key.day + hour for hour in hours]})
+
+
+def close(writer: ArchiveWriter) -> Archive:
     normalization = {kind: Normalization(ONE, ONE) for kind in ("predictors", "target")}
     writer.close(normalization, {"files": {}}, ({"z": {"mean": 1.0}}, np.zeros((1, *GRID.shape), np.float32)))
-    return Archive(tmp_path / "a.zarr")
+    return Archive(writer.path)
 
 
 def test_what_is_put_in_comes_out(archive: Archive) -> None:
-    assert len(archive) == 47 and archive.hours[29] == 24 * DAYS[1] + 6
+    assert len(archive) == 47 and archive.hours[29] == 24 * DAYS[1].day + 6
     assert archive.split("train").tolist() == list(range(24)) and archive.split("test").size == 0
     for index in (0, 23, 29, 46):
         predictors, target = fields(int(archive.hours[index]))
@@ -59,24 +69,58 @@ def test_what_is_put_in_comes_out(archive: Archive) -> None:
         np.testing.assert_array_equal(window["predictors"], stored["predictors"][:, 7:11, 1:3])
     assert archive.load_statics().shape == (1, 400, 24) and archive.statics == ("z",)
     assert archive.statics_normalization == {"z": {"mean": 1.0}} and archive.manifest == {"files": {}}
+    assert archive.fingerprint == {"grid": 1} and archive.sources[0].coarse == "ERA5"
 
 
-def test_the_compact_form_is_exact(archive: Archive) -> None:
-    offset = np.array([283, 0], np.float32)[:, None, None]
-    compact = archive.read_target(29, offset, slice(None), slice(None))
-    assert compact.dtype == np.int16 and archive.target_bytes == compact.nbytes
-    np.testing.assert_array_equal(compact / archive.steps + offset, archive.read(29)["target"])
-    part = archive.read_target(29, offset, slice(100, 140), slice(3, 9))
-    np.testing.assert_array_equal(part, compact[:, 100:140, 3:9])
+def test_the_packed_form_is_exact(archive: Archive) -> None:
+    packed = archive.read_packed(29, slice(None), slice(None))
+    assert packed.dtype == np.int16
+    np.testing.assert_array_equal(packed * archive.scale_factor + archive.add_offset, archive.read(29)["target"])
+    part = archive.read_packed(29, slice(100, 140), slice(3, 9))
+    np.testing.assert_array_equal(part, packed[:, 100:140, 3:9])
     np.testing.assert_array_equal(archive.load_predictors(np.array([29]))[0], archive.read(29)["predictors"])
 
 
-def test_a_day_that_has_gone_from_the_disk_is_no_field_of_numbers(archive: Archive) -> None:
+def test_a_chunk_that_is_missing_on_the_disk_is_no_field_of_numbers(archive: Archive) -> None:
     shutil.rmtree(archive.path / "target" / "c" / "1")
     assert np.isfinite(archive.read(3)["target"]).all()
-    for read in (archive.read, lambda index: archive.read_target(index, np.zeros((2, 1, 1)), slice(4), slice(4))):
-        with pytest.raises(ValueError, match="its part of the archive is gone"):
+    for read in (archive.read, lambda index: archive.read_packed(index, slice(4), slice(4))):
+        with pytest.raises(ValueError, match="chunk is missing"):
             read(29)
+
+
+def test_sources_that_cover_a_part_and_realizations_of_an_hour(tmp_path: Path) -> None:
+    """Two sources; the second covers an L of coarse cells, and has the first day twice."""
+    valid = np.zeros((50, 3), bool)
+    valid[10:14, 0] = valid[13, :] = True
+    partial = ArchiveSource("part", "boxes", SPLIT | {"test": [["2021-01-13T06", "2021-01-13T08"]]}, valid)
+    days = [DAYS[0], DayKey(1, 0, 18628), DayKey(1, 1, 18628), DayKey(1, 1, 18640)]
+    writer = ArchiveWriter.begin(tmp_path / "a.zarr", GRID, NAMES, [SOURCE, partial], days, {}, {})
+    for key in days:
+        day = writer.new_day()
+        predictors, target = fields(key.source + key.realization)
+        if key.source:
+            predictors, target = np.where(valid, predictors, np.nan), target.copy()
+            target[:, ~valid.repeat(8, axis=0).repeat(8, axis=1)] = np.nan
+        writer.put(day, 7, predictors, target)
+        writer.write(key, day, {"hours": [24 * key.day + 7]})
+    archive = close(writer)
+    assert archive.source.tolist() == [0, 1, 1, 1] and archive.realization.tolist() == [0, 0, 1, 1]
+    assert archive.split("train").tolist() == [0, 1, 2] and archive.split("test").tolist() == [3]
+    assert [one.is_partial for one in archive.sources] == [False, True]
+    np.testing.assert_array_equal(archive.sources[1].valid, valid)
+    held = archive.read(1)
+    assert np.isnan(held["target"]).mean() == 1 - 6 / 150 and np.isfinite(archive.read(0)["target"]).all()
+    np.testing.assert_array_equal(np.isfinite(held["predictors"][0]), valid)
+    assert (archive.read_packed(1, slice(0, 8), slice(0, 8)) == FILL_VALUE).all()
+    assert archive.sources[1].corners((4, 1)).tolist() == [[10, 0]]
+    assert archive.sources[1].corners((1, 2)).tolist() == [[13, 0], [13, 1]]
+    assert not len(archive.sources[1].corners((2, 2))) and not len(archive.sources[1].corners((60, 60)))
+    assert len(archive.sources[0].corners((50, 3))) == 1
+    shutil.rmtree(archive.path / "target" / "c" / "1")
+    with pytest.raises(ValueError, match="chunk is missing"):
+        archive.read(1)
+    assert (archive.read_packed(1, slice(0, 8), slice(0, 8)) == FILL_VALUE).all()  # where nothing is expected
 
 
 def test_a_day_is_a_shard_of_tiles_about_as_large_as_a_crop(archive: Archive) -> None:
@@ -93,19 +137,35 @@ def test_sixteen_bits_hold_every_variable_within_its_bounds(name: str) -> None:
     packing = Packing.of([name])
     values = np.linspace(low, high, 1001, dtype=np.float32).reshape(1, 1, -1)
     packed = packing.pack(values)
-    half = 0.5 / float(packing.steps.item()) * 1.01
+    half = 0.5 * float(packing.scale_factor.item()) * 1.01
     np.testing.assert_allclose(packing.unpack(packed), values, atol=half, rtol=1e-6)
     assert np.all(np.diff(packed.ravel().astype(int)) >= 0)  # nothing ran over
     if name in ("t2m", "u10", "v10"):
-        assert packing.steps.item() == PRECISION
+        assert packing.scale_factor.item() == 1 / 256
     assert packing.unpack(packing.pack(np.zeros((1, 1, 1), np.float32))).item() == 0 or low > 0
 
 
-def test_begun_with_other_files_it_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_numbers_keep_their_distance_whatever_the_spread() -> None:
+    """Values more than 16 std of 1 m from each other, at either end of the bounds, where 16 bits would overflow."""
+    packing = Packing.of(["sd"])
+    low, high = variable("sd").bounds
+    values = np.array([low, high, np.nan], np.float32).reshape(1, 1, -1)
+    packed = packing.pack(values)
+    assert packed.ravel()[2] == FILL_VALUE and packed.ravel()[0] > FILL_VALUE
+    np.testing.assert_allclose(packing.unpack(packed), values, atol=packing.scale_factor.item())
+
+
+def test_begun_with_other_files_it_is_not_resumed(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
-    ArchiveWriter.begin(path, GRID, NAMES, DAYS, PLAN, {"era5": [{"name": "a.nc", "bytes": 1}]})
-    ArchiveWriter.begin(path, GRID, NAMES, DAYS, PLAN, {"era5": [{"name": "a.nc", "bytes": 1}]})
-    with pytest.raises(LdmdownError, match="was begun with another configuration or other files"):
-        ArchiveWriter.begin(path, GRID, NAMES, DAYS, PLAN, {"era5": [{"name": "a.nc", "bytes": 2}]})
+    files = {"era5": [{"name": "a.nc", "bytes": 1}]}
+    assert ArchiveWriter.resume(path, {}, files) is None
+    writer = ArchiveWriter.begin(path, GRID, NAMES, [SOURCE], DAYS, {}, files)
+    write_day(writer, DAYS[1], [3])
+    resumed = ArchiveWriter.resume(path, {}, files)
+    assert resumed is not None and resumed.keys == list(DAYS)
+    assert [resumed.done(key) for key in DAYS] == [False, True]
+    for fingerprint, other in (({}, {"era5": [{"name": "a.nc", "bytes": 2}]}), ({"grid": 2}, files)):
+        with pytest.raises(LdmdownError, match="was begun with another configuration or other files"):
+            ArchiveWriter.resume(path, fingerprint, other)
     with pytest.raises(LdmdownError, match="the archive is unfinished"):
         Archive(path)

@@ -114,7 +114,7 @@ def test_errors_name_the_file(published: Path) -> None:
         prepare(configuration(published, targets=["t2m", "u10"]))
     with pytest.raises(LdmdownError, match=r"no such files\n  found: no YYYY/YYYY-MM-DD_high_UV.pt.zst"):
         prepare(configuration(published, targets=["u10", "v10"]))
-    with pytest.raises(LdmdownError, match="static_var: does not hold what the configuration gives"):
+    with pytest.raises(LdmdownError, match="static_var: does not hold what the configuration names"):
         prepare(configuration(published, statics={"fields": ["z"]}))
 
 

@@ -14,7 +14,7 @@ from rasterio.warp import Resampling, reproject
 from scipy.ndimage import gaussian_filter
 
 from ldmdown.config import Config
-from ldmdown.data.archive.statics import ground
+from ldmdown.data.archive.statics import static_fields
 from ldmdown.data.grid import Grid, SourceGrid, regrid
 from ldmdown.data.reading.raster import cell_means
 from ldmdown.errors import LdmdownError
@@ -61,7 +61,7 @@ def by_cell(values: np.ndarray) -> np.ndarray:
 
 
 def test_height_and_deviation_of_a_cell(tmp_path: Path, heights: np.ndarray) -> None:
-    made = ground(config(["z", "z_std", "lat"], terrain="terrain.tif"), tmp_path)
+    made = static_fields(config(["z", "z_std", "lat"], terrain="terrain.tif"), tmp_path)
     assert made is not None and list(made.normalization) == ["z", "z_std", "lat"]
     assert made.files == (tmp_path / "terrain.tif",)
     for field, expected, name in (
@@ -115,7 +115,7 @@ def test_shares_of_land_and_of_classes(tmp_path: Path) -> None:
     tiff(tmp_path / "cover.tif", classes, 100, nodata=255)
     tiff(tmp_path / "land.tif", (classes == 7).astype(np.float32), 100)
     given = ["land_cover_7", "land_sea_mask", "land_cover_3", "coast_distance"]
-    made = ground(config(given, land_cover="cover.tif", land_sea_mask="land.tif"), tmp_path)
+    made = static_fields(config(given, land_cover="cover.tif", land_sea_mask="land.tif"), tmp_path)
     assert made is not None
     share = np.broadcast_to([0, 0, 0, 0, 0.5, 1, 1, 1], GRID.shape)
     for field, expected in zip(made.fields, (share, share, 1 - share), strict=False):
@@ -131,11 +131,11 @@ def test_the_open_sea_needs_no_terrain(tmp_path: Path, heights: np.ndarray) -> N
     land[:, 120:] = 0
     tiff(tmp_path / "land.tif", land, 100)
     with pytest.raises(LdmdownError) as caught:
-        ground(config(["z"], terrain="part.tif"), tmp_path)
+        static_fields(config(["z"], terrain="part.tif"), tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'part.tif'}: does not cover the grid of the configuration\n  found: 75.0%")
     assert "name data.statics.land_sea_mask: where it has no land, terrain may be missing" in message
-    made = ground(config(["z", "z_std"], terrain="part.tif", land_sea_mask="land.tif"), tmp_path)
+    made = static_fields(config(["z", "z_std"], terrain="part.tif", land_sea_mask="land.tif"), tmp_path)
     assert made is not None
     how = made.normalization["z"]
     np.testing.assert_allclose(made.fields[0][:, 6:] * how["std"] + how["mean"], 0, atol=1e-3)
@@ -160,11 +160,11 @@ def test_geopotential_in_netcdf(tmp_path: Path) -> None:
     [
         (["slope"], {}, "statics.fields names a field that nothing makes\n  found: slope"),
         (["z"], {}, "statics.fields has z, which is made from files\n  expected: data.statics.terrain"),
-        (["z"], {"terrain": "no/*.tif"}, "no such files"),
+        (["z"], {"terrain": "no/*.tif"}, "no such file"),
         (
             ["land_cover_5"],
             {"land_cover": "ones.tif"},
-            "of a class that is given\n  found: classes 1\n  expected: land_",
+            "of a class that is named\n  found: classes 1\n  expected: land_",
         ),
         (["land_sea_mask"], {"land_sea_mask": "terrain.tif"}, "is no land-sea mask\n  found: 4"),
         (["coast_distance"], {"land_sea_mask": "ones.tif"}, "but the grid has no coast"),
@@ -178,7 +178,7 @@ def test_errors(tmp_path: Path, heights: np.ndarray, given: list[str], files: di
     tiff(tmp_path / "coarse.tif", np.ones((20, 20), np.float32), 2000, transform=place)
     (tmp_path / "text.tif").write_text("II, but not a picture")
     with pytest.raises(LdmdownError, match=message):
-        ground(config(given, **files), tmp_path)
+        static_fields(config(given, **files), tmp_path)
 
 
 @needs_terrain
@@ -200,7 +200,7 @@ def test_srtm_covers_davos_and_not_italy() -> None:
     with pytest.raises(LdmdownError, match=r"does not cover the grid .*\n  found: 0.\d% of its cells, within 9.6"):
         settings = CONFIG.model_dump() | {"grid": {}, "statics": {"fields": ["z"]}}
         settings["data"] |= {"statics": {"terrain": "srtm1_davos.tif"}}
-        ground(Config.model_validate(settings), TERRAIN)
+        static_fields(Config.model_validate(settings), TERRAIN)
 
 
 @needs_terrain

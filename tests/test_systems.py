@@ -176,7 +176,7 @@ def test_the_interpolations_of_an_hour(folder: Path, data: Systems) -> None:
 
 def test_the_ideal_ensemble_is_drawn_from_the_world_of_the_archive(folder: Path, data: Systems) -> None:
     archive = Archive(folder / "archive.zarr")
-    ideal = Ideal(archive.grid, archive.plan["twin"], archive.path)
+    ideal = Ideal(archive.grid, archive.fingerprint["twin"], archive.path)
     for index in (0, 30):
         truth = archive.read(index)["target"]
         np.testing.assert_allclose(ideal.draw(int(archive.hours[index]), data.names, 0), truth, atol=0.02)
@@ -197,7 +197,7 @@ def test_the_ideal_ensemble_is_drawn_from_the_world_of_the_archive(folder: Path,
 def test_what_is_not_known_is_left_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch, change: dict | None, note: str
 ) -> None:
-    plan = Archive(folder / "archive.zarr").plan
+    plan = Archive(folder / "archive.zarr").fingerprint
     twin = None if change is None else plan["twin"] | change
     monkeypatch.setattr(zarr.Group, "attrs", property(_attributes(plan | {"twin": twin})))
     data = systems(folder, "unet")
@@ -209,7 +209,7 @@ def _attributes(plan: dict) -> object:
     original = zarr.Group.attrs.fget
 
     def attributes(group: zarr.Group) -> object:
-        held = dict(original(group)) | {"plan": plan}
+        held = dict(original(group)) | {"fingerprint": plan}
         return type("Attributes", (), {"asdict": lambda _: held})()
 
     return attributes

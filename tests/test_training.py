@@ -266,9 +266,9 @@ def test_hours_that_cannot_be_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One of 48 is named and left out, its latents too; of three that is too many."""
-    bad, honest, whole = {7}, Archive.read_target, Archive.read
+    bad, honest, whole = {7}, Archive.read_packed, Archive.read
 
-    def read_target(archive: Archive, index: int, *window: object) -> object:
+    def read_packed(archive: Archive, index: int, *window: object) -> object:
         if index in bad:
             raise RuntimeError("error during blosc decompression: -1")
         return honest(archive, index, *window)
@@ -277,7 +277,7 @@ def test_hours_that_cannot_be_read(
         fields = whole(archive, index, window)
         return fields | {"target": np.full_like(fields["target"], np.nan)} if index in bad else fields
 
-    monkeypatch.setattr(Archive, "read_target", read_target)
+    monkeypatch.setattr(Archive, "read_packed", read_packed)
     monkeypatch.setattr(Archive, "read", read)
     train(folder / "small.yaml")
     said = capsys.readouterr().err

@@ -1,40 +1,41 @@
 """`ldmdown prepare`: raw ERA5 and reference files become one training archive and its statistics.
 
 Days are independent: processes, or the workers of a Dask cluster, take one after another; each is noted when
-all its hours are written, and a run that was stopped goes on with the days that are missing. Memory does not
+all its hours are written, and a run that was stopped resumes with the days that are missing. Memory does not
 grow with the number of days.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ldmdown.config import DEFAULT, Config, load_config
+from ldmdown.atomic import replacing
+from ldmdown.config import DEFAULT, Config, SourceConfig, load_config
+from ldmdown.console import progress_bar, say
 from ldmdown.data import parallel
-from ldmdown.data.archive.day import Job, write_day
-from ldmdown.data.archive.dry_run import rehearse
-from ldmdown.data.archive.manifest import manifest, statistics
-from ldmdown.data.archive.sources import Day, catalogue, check_periods, days_of, used_files
-from ldmdown.data.archive.statics import Ground, ground
-from ldmdown.data.archive.store import MANIFEST, Archive, ArchiveWriter
+from ldmdown.data.archive.day import ArchiveJob, write_day
+from ldmdown.data.archive.dry_run import estimate
+from ldmdown.data.archive.manifest import Records, fingerprint, hours_of, manifest, statistics
+from ldmdown.data.archive.pair import described
+from ldmdown.data.archive.sources import Day, catalogues, check_periods, days_of, used_files
+from ldmdown.data.archive.statics import StaticFields, static_fields
+from ldmdown.data.archive.store import MANIFEST, Archive, ArchiveSource
+from ldmdown.data.archive.writer import ArchiveWriter
 from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
-from ldmdown.twin.files import write_twin
+from ldmdown.twin.files import RECIPE, write_twin
 
 EXAMPLE_HOURS = 6  # in the bundled twin's era5.nc
 
 
 def prepare(config_path: Path | None = None, *, scheduler: str | None = None, dry_run: bool = False) -> None:
-    """Write the archive of a configuration; go on where an earlier run stopped.
+    """Write the archive of a configuration; resume where an earlier run stopped.
 
     Where the configuration has a `twin`, its files are written first. Without any configuration the
     bundled twin is prepared, and `era5.nc`, a few hours of its test day, is put beside it to downscale.
@@ -54,46 +55,45 @@ def prepare(config_path: Path | None = None, *, scheduler: str | None = None, dr
     """
     config, root = load_config(config_path)
     root = root.absolute() if scheduler else root  # workers may be in another folder
-    path, plan = root / config.data.archive, archive_plan(config)
+    path = root / config.data.archive
     if path.exists():
-        if Archive(path).plan != plan:
+        if Archive(path).fingerprint != fingerprint(config):
             raise LdmdownError(
                 path,
                 "was prepared with another configuration",
-                fix="delete it to prepare it anew, or name another data.archive",
+                fix="delete it to prepare it again, or name another data.archive",
             )
-        _say(f"{path} is there already, prepared with this configuration")
+        say(f"{path} is there already, prepared with this configuration")
         return
     if config.twin is not None:
         _twin(config, root, dry_run)
         if config_path is None and not DEFAULT.exists() and not dry_run:
             _example(config, root)
-    days, alone = _days(config, root, scheduler)
-    statics = ground(config, root)
-    if dry_run:
-        print(rehearse(config, root, days, alone))
-    else:
-        _build(Job(config, root, path), plan, days, alone, statics, scheduler)
-
-
-def archive_plan(config: Config) -> dict[str, Any]:
-    """What decides an archive's content, apart from the files."""
-    content = config.model_dump(mode="json")
-    data = {key: content["data"][key] for key in ("era5", "reference", "published", "split")}
-    statics = {"statics": content["statics"]["fields"], "static_files": content["data"]["statics"]}
-    return {key: content[key] for key in ("grid", "predictors", "targets", "twin")} | data | statics
+    job = ArchiveJob(config, root, path, path.with_name(f"{path.name}.unpacked"))
+    try:
+        days, unmatched = _days(job, scheduler)
+        if dry_run:
+            static_fields(config, root)
+            print(estimate(job, _sources(job, days), days, unmatched))
+        else:
+            _build(job, days, unmatched, scheduler)
+    finally:
+        shutil.rmtree(job.unpack_to, ignore_errors=True)
 
 
 def _twin(config: Config, root: Path, dry_run: bool) -> None:
     """Write the synthetic files where the configuration looks for them; a dry run only looks whether they are there."""
     assert config.twin is not None
-    directory = (root / config.data.era5[0]).parent.parent
+    directory = (root / _twin_pair(config).era5[0]).parent.parent
     if dry_run:
         if not directory.joinpath("era5").exists():
-            raise LdmdownError(directory, "the twin's files are not written yet",
-                               fix="run `ldmdown prepare` without --dry-run: it writes them first")  # fmt: skip
+            raise LdmdownError(
+                directory,
+                "the twin's files are not written yet",
+                fix="run `ldmdown prepare` without --dry-run: it writes them first",
+            )
         return
-    with _bar("days") as progress:
+    with progress_bar("days") as progress:
         task = progress.add_task("writing the twin", total=None)
         write_twin(
             directory,
@@ -108,65 +108,83 @@ def _twin(config: Config, root: Path, dry_run: bool) -> None:
         )
 
 
+def _twin_pair(config: Config) -> SourceConfig:
+    """The pair of files that the twin stands for: the one of this name, or the first."""
+    return next((pair for pair in config.data.pairs if pair.name == "twin"), config.data.pairs[0])
+
+
 def _below(root: Path, name: str | None) -> Path | None:
     return None if name is None else root / name
 
 
 def _example(config: Config, root: Path) -> None:
-    """A few hours of the first test day, as a download from the CDS."""
-    day = f"{config.data.split.test[0][0]:%Y%m%d}"
-    single = next((root / config.data.era5[0]).parent.glob(f"era5_single_{day}.nc"))
-    with xr.open_dataset(single, engine="netcdf4") as dataset:
-        dataset.isel(valid_time=slice(EXAMPLE_HOURS)).to_netcdf(root / "era5.nc", engine="netcdf4")
+    """Write a few hours of the first test day, as a download from the CDS."""
+    pair = _twin_pair(config)
+    day = f"{pair.split.test[0][0]:%Y%m%d}"
+    single = next((root / pair.era5[0]).parent.glob(f"era5_single_{day}.nc"))
+    with xr.open_dataset(single, engine="netcdf4") as dataset, replacing(root / "era5.nc") as beside:
+        dataset.isel(valid_time=slice(EXAMPLE_HOURS)).to_netcdf(beside, engine="netcdf4")
 
 
-def _days(config: Config, root: Path, scheduler: str | None) -> tuple[list[Day], dict[str, list[int]]]:
-    with _bar("files") as progress:
+def _days(job: ArchiveJob, scheduler: str | None) -> tuple[list[Day], dict[str, list[int]]]:
+    with progress_bar("files") as progress:
         task = progress.add_task("looking at", total=None)
-        held = catalogue(config, root, scheduler, lambda done, all_: progress.update(task, completed=done, total=all_))
-    return days_of(config, held)
+        held = catalogues(
+            job.config,
+            job.root,
+            job.unpack_to,
+            scheduler,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    return days_of(job.config, held)
 
 
-def _build(
-    job: Job,
-    plan: dict[str, Any],
-    days: list[Day],
-    alone: dict[str, list[int]],
-    statics: Ground | None,
-    scheduler: str | None,
-) -> None:
+def _sources(job: ArchiveJob, days: list[Day]) -> list[ArchiveSource]:
+    firsts = [next(day for day in days if day.key.source == index) for index in range(len(job.config.data.pairs))]
+    return [
+        described(job.config, job.root, pair, first, job.unpack_to)
+        for pair, first in zip(job.config.data.pairs, firsts, strict=True)
+    ]
+
+
+def _writer(job: ArchiveJob, days: list[Day], files: dict[str, list[dict[str, Any]]]) -> ArchiveWriter:
+    """The archive that an earlier run began, or an empty one."""
+    config = job.config
+    if begun := ArchiveWriter.resume(job.archive, fingerprint(config), files):
+        return begun
+    names = {"predictors": config.predictors, "targets": config.targets}
+    grid, keys = Grid.of(config.grid), [day.key for day in days]
+    return ArchiveWriter.begin(job.archive, grid, names, _sources(job, days), keys, fingerprint(config), files)
+
+
+def _build(job: ArchiveJob, days: list[Day], unmatched: dict[str, list[int]], scheduler: str | None) -> None:
     """Write the days that are missing, and what they come to."""
     config, files = job.config, used_files(days, job.root)
-    names = {"predictors": config.predictors, "targets": config.targets}
-    numbers = [day.number for day in days]
-    writer = ArchiveWriter.begin(job.archive, Grid.of(config.grid), names, numbers, plan, files)
-    left = [day for day in days if not writer.done(day.number)]
-    with _bar("days") as progress:
+    statics = static_fields(config, job.root)
+    writer = _writer(job, days, files)
+    left = [day for day in days if not writer.done(day.key)]
+    with progress_bar("days") as progress:
         task = progress.add_task("preparing", total=len(days), completed=len(days) - len(left))
         parallel.run(partial(write_day, job), left, scheduler=scheduler, advance=lambda: progress.advance(task))
-    records = [writer.record(number) for number in numbers]
-    check_periods(config, np.array([hour for record in records for hour in record["hours"]], np.int64))
-    origin = manifest(config, job.root, files, records, alone, statics.files if statics else ())
-    writer.close(
-        statistics(config, records), origin, (statics.normalization, statics.fields) if statics is not None else None
-    )
+    records = {day.key: writer.record(day.key) for day in days}
+    for index, pair in enumerate(config.data.pairs):
+        check_periods(config, pair, hours_of(records, index))
+    origin = manifest(config, job.root, files, records, unmatched, statics.files if statics else ())
+    if config.twin is not None:
+        origin["twin"] = f"synthetic, recipe {RECIPE}, seed {config.twin.seed}"
+    _close(job, writer, records, origin, statics)
+
+
+def _close(
+    job: ArchiveJob, writer: ArchiveWriter, records: Records, origin: dict[str, Any], statics: StaticFields | None
+) -> None:
+    """Finish the archive, and say what is in it."""
+    writer.close(statistics(records), origin, (statics.normalization, statics.fields) if statics is not None else None)
     for note, (first, *more) in origin["notes"].items():
-        _say(f"note: {note} ({first}{f' and {len(more)} more days' if more else ''})")
+        say(f"note: {note} ({first}{f' and {len(more)} more days' if more else ''})")
+    for one in Archive(job.archive).sources:
+        if one.is_partial:
+            say(f"note: {one.name} has values in {one.valid.mean():.0%} of the grid; training draws its crops there")
     hours, dropped = sum(origin["hours"].values()), sum(map(len, origin["dropped"].values()))
     why = f"; {dropped} left out, {MANIFEST} in it says why" if dropped else ""
-    _say(f"wrote {job.archive}: {hours} hours of {len(days)} days{why}")
-
-
-def _bar(unit: str) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(f"wrote {job.archive}: {hours} hours of {len(records)} days{why}")

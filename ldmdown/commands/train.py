@@ -18,6 +18,7 @@ from ldmdown import checkpoint, runtime
 from ldmdown.atomic import replacing
 from ldmdown.config import Config, load_config
 from ldmdown.console import progress_bar, say
+from ldmdown.data.archive.manifest import fingerprint as archive_fingerprint
 from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.header import find, sha256
@@ -26,7 +27,6 @@ from ldmdown.training import heldout, latents, loop, report
 from ldmdown.training.batches import CropSource, HourSet, field_source, latent_source, middle_crop
 from ldmdown.training.run import Run, load, on_disk
 from ldmdown.training.stages import Command, Stage, fingerprint, stages_of, trained_by
-from ldmdown.twin.files import RECIPE
 
 
 def train(
@@ -90,7 +90,7 @@ class Training:
         self.stages = stages_of(config, self.archive.normalization, self.model)
         self._check(label)
         normalization = {kind: asdict(values) for kind, values in self.archive.normalization.items()}
-        basis = [self.archive.plan, normalization, config.train.seed, start]
+        basis = [self.archive.fingerprint, normalization, config.train.seed, start]
         fingerprints = {stage.name: fingerprint(stage, basis) for stage in self.stages}
         self.run = Run(root / config.train.run, config, processes, fingerprints)
 
@@ -111,15 +111,13 @@ class Training:
         return sha256(path)
 
     def _check(self, label: Path) -> None:
-        plan = self.archive.plan
-        content = self.config.model_dump(mode="json")
-        ours = {**content, "split": content["data"]["split"], "statics": content["statics"]["fields"]}
+        ours, theirs = archive_fingerprint(self.config), self.archive.fingerprint
         for key in ("grid", "predictors", "targets", "split", "statics"):
-            if plan[key] != ours[key]:
+            if theirs[key] != ours[key]:
                 raise LdmdownError(
                     self.archive.path,
                     f"was prepared with another `{key}`",
-                    found=str(plan[key]),
+                    found=str(theirs[key]),
                     expected=str(ours[key]),
                     fix="delete it and run `ldmdown prepare`, or restore the configuration",
                 )
@@ -228,11 +226,12 @@ class Training:
     def _provenance(self, stage: Stage) -> dict[str, Any]:
         """What a checkpoint says of its training."""
         config = self.config
-        twin = {"twin": f"synthetic, recipe {RECIPE}, seed {config.twin.seed}"} if config.twin else {}
+        twin = {"twin": self.archive.manifest["twin"]} if config.twin else {}
         states = {one.name: self.run.load_state(one.name) for one in (*stage.before, stage)}
         return {
             **twin,
-            "periods": config.model_dump(mode="json")["data"]["split"]["train"],
+            "periods": [period for one in self.archive.sources for period in one.split["train"]],
+            "coarse": {one.name: one.coarse for one in self.archive.sources},
             "hours": len(self.hours["train"]),
             "steps": {name: state.best_step for name, state in states.items() if state},
             "validation_loss": {name: state.best_loss for name, state in states.items() if state},

@@ -300,6 +300,12 @@ class SourceGrid:
         it; rows of cells that lie outside are empty. The grid's projection must keep areas, as EPSG:3035 does.
         doi:10.1175/1520-0493(1999)127<2204:FASOCR>2.0.CO;2
         """
+        shares = self.overlaps(grid)
+        covered = shares.sum(axis=1)
+        return (scipy.sparse.diags_array(1 / np.where(covered > 0, covered, 1)) @ shares).tocsr().astype(np.float32)
+
+    def overlaps(self, grid: Grid) -> scipy.sparse.csr_array:
+        """The share of each cell of a grid that each cell of the source covers (points, cells), in its projection."""
         cells, x, y = self._outlines(grid)
         (col, width), (row, height) = (
             (np.clip(np.floor(low), 0, size), np.clip(np.ceil(high), 0, size) - np.clip(np.floor(low), 0, size))
@@ -317,8 +323,7 @@ class SourceGrid:
         ).tocsr()
         matrix.data[matrix.data < SLIVER] = 0
         matrix.eliminate_zeros()
-        covered = matrix.sum(axis=1)
-        return (scipy.sparse.diags_array(1 / np.where(covered > 0, covered, 1)) @ matrix).tocsr().astype(np.float32)
+        return matrix
 
     def _outlines(self, grid: Grid) -> tuple[IntArray, FloatArray, FloatArray]:
         """Cells near a grid: flat indices, and their outlines (cells, corners) in columns and rows of the grid.

@@ -131,7 +131,7 @@ class Systems:
         return systems
 
     def _open_twin(self) -> Ideal | None:
-        plan = self._archive.plan.get("twin")
+        plan = self._archive.fingerprint.get("twin")
         if plan is None:
             return None
         self.notes.append(f"twin, recipe {RECIPE}: a test world, not a regional model")

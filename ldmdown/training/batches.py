@@ -145,16 +145,16 @@ def field_source(hours: HourSet, processes: Processes, *, hold: bool = True) -> 
         np.array([values[name] for name in archive.targets], np.float32)[:, None, None]
         for values in (normalization.mean, normalization.std)
     )
-    offset = np.rint(mean)
 
     def read(place: int, rows: slice, cols: slice) -> Tensor:
-        return torch.from_numpy(archive.read_target(int(hours.indices[place]), offset, rows, cols))
+        return torch.from_numpy(archive.read_packed(int(hours.indices[place]), rows, cols))
 
     shape = (len(archive.targets), *archive.grid.shape)
     field = _held(read, hours, shape, torch.int16, processes) if hold else read
     predictors = _predictors(hours, processes, hold=hold)
     gain, shift = (
-        torch.as_tensor(part, device=processes.device) for part in (1 / (archive.steps * std), (offset - mean) / std)
+        torch.as_tensor(part, device=processes.device)
+        for part in (archive.scale_factor / std, (archive.add_offset - mean) / std)
     )
     return CropSource("target", hours, predictors, field, archive.grid.factor, gain, shift)
 

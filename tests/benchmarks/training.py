@@ -34,6 +34,8 @@ from ldmdown.commands.prepare import prepare
 from ldmdown.commands.train import Training
 from ldmdown.config import BUNDLED, Config, Precision, load_config, parse_config
 from ldmdown.console import progress_bar
+from ldmdown.data.archive.manifest import fingerprint
+from ldmdown.data.archive.store import ArchiveSource
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.training import loop
@@ -177,19 +179,20 @@ class MadeUp:
     """An hour of white noise for each use, read as an archive is."""
 
     def __init__(self, config: Config, path: Path) -> None:
-        self.path, self.grid = path, Grid(**config.grid.model_dump())
+        self.path, self.grid = path, Grid.of(config.grid)
         self.hours = np.arange(2)
-        self.steps = np.full((len(config.targets), 1, 1), 256, np.float32)
+        self.scale_factor = np.full((len(config.targets), 1, 1), 1 / 256, np.float32)
+        self.add_offset = np.zeros_like(self.scale_factor)
+        self.source, self.fingerprint = np.zeros(2, int), fingerprint(config)
+        self.sources = [ArchiveSource("data", "white noise", self.fingerprint["split"]["data"], self.valid())]
         self.predictors, self.targets, self.statics = config.predictors, config.targets, config.statics.fields
         names = {"predictors": self.predictors, "target": self.targets}
         self.normalization = {
             kind: Normalization(dict.fromkeys(part, 0.0), dict.fromkeys(part, 1.0)) for kind, part in names.items()
         }
-        content = config.model_dump(mode="json")
-        self.plan = {key: content[key] for key in ("grid", "predictors", "targets")} | {
-            "split": content["data"]["split"],
-            "statics": list(self.statics),
-        }
+
+    def valid(self) -> np.ndarray:
+        return np.ones(self.grid.coarse.shape, bool)
 
     def split(self, use: str) -> np.ndarray:
         return self.hours[:1] if use == "train" else self.hours[1:]
@@ -200,7 +203,7 @@ class MadeUp:
     def load_predictors(self, indices: np.ndarray) -> np.ndarray:
         return self._noise(len(indices), len(self.predictors), *self.grid.coarse.shape)
 
-    def read_target(self, index: int, offset: np.ndarray, rows: slice, cols: slice) -> np.ndarray:
+    def read_packed(self, index: int, rows: slice, cols: slice) -> np.ndarray:
         return (256 * self._noise(len(self.targets), *self.grid.shape)[:, rows, cols]).astype(np.int16)
 
     def read(self, index: int) -> dict[str, np.ndarray]:

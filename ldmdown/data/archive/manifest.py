@@ -1,4 +1,4 @@
-"""What the days of an archive come to: statistics over the training days, and where everything came from."""
+"""What decides an archive, what its days come to, and where everything in it came from."""
 
 from __future__ import annotations
 
@@ -11,19 +11,35 @@ import numpy as np
 from ldmdown.config import Config
 from ldmdown.data.archive.sources import describe, sha256
 from ldmdown.data.archive.store import KINDS, within
+from ldmdown.data.archive.writer import DayKey
 from ldmdown.data.normalization import Moments, Normalization
+from ldmdown.typing import IntArray
 
-Records = Sequence[Mapping[str, Any]]
-"""What `write_day` noted of each day."""
+USES = ("train", "validation", "test")
+
+Records = Mapping[DayKey, Mapping[str, Any]]
+"""What `write_day` noted of each day, in their order."""
 
 
-def statistics(config: Config, records: Records) -> dict[str, Normalization]:
-    """Over the training days, merged in their order whoever wrote them."""
+def fingerprint(config: Config) -> dict[str, Any]:
+    """What decides an archive's content, apart from the files."""
+    content = config.model_dump(mode="json")
+    pairs = [pair.model_dump(mode="json", exclude={"weight"}) for pair in config.data.pairs]
+    return {
+        **{key: content[key] for key in ("grid", "predictors", "targets", "twin")},
+        "split": {pair["name"]: pair.pop("split") for pair in pairs},
+        "sources": pairs,
+        "statics": content["statics"]["fields"],
+        "static_files": content["data"]["statics"],
+    }
+
+
+def statistics(records: Records) -> dict[str, Normalization]:
+    """Mean and std over the training hours of all sources, merged in the order of days whoever wrote them."""
     total = {kind: Moments() for kind in KINDS}
-    for record in records:
-        if within(np.array(record["hours"][:1], np.int64), config.data.split.train).any():
-            for kind, seen in record["moments"].items():
-                total[kind].merge(Moments(**seen))
+    for record in records.values():
+        for kind, seen in record["moments"].items():
+            total[kind].merge(Moments(**seen))
     return {kind: seen.normalization() for kind, seen in total.items()}
 
 
@@ -32,39 +48,48 @@ def manifest(
     root: Path,
     files: Mapping[str, Sequence[Mapping[str, Any]]],
     records: Records,
-    alone: Mapping[str, Iterable[int]],
+    unmatched: Mapping[str, Iterable[int]],
     statics: Sequence[Path],
 ) -> dict[str, Any]:
     """Files with their hashes, hours of each use, the hours left out by reason, and days by what was decided of them.
 
-    `files` are those of the days by kind, and `alone` the hours of days that only one source has, by reason.
+    `files` are those of the days by kind, and `unmatched` the hours of days that only one kind has, by reason.
     """
-    hashes = {name: digest for record in records for name, digest in record["sha256"].items()}
-    hours = np.array([hour for record in records for hour in record["hours"]], np.int64)
-    split = config.data.split
-    uses = {"train": split.train, "validation": split.validation, "test": split.test}
+    hashes = {name: digest for record in records.values() for name, digest in record["sha256"].items()}
+    by_source = {
+        pair.name: {use: int(within(hours_of(records, index), getattr(pair.split, use)).sum()) for use in USES}
+        for index, pair in enumerate(config.data.pairs)
+    }
     return {
         "files": {
             **{kind: [{**file, "sha256": hashes[file["name"]]} for file in used] for kind, used in files.items()},
             "statics": [{**describe(str(file), root), "sha256": sha256(str(file))} for file in statics],
         },
-        "hours": {use: int(within(hours, periods).sum()) for use, periods in uses.items()},
-        "dropped": _dropped(records, alone),
+        "hours": {use: sum(counts[use] for counts in by_source.values()) for use in USES},
+        "sources": by_source,
+        "dropped": _dropped(records, unmatched),
         "notes": _notes(records),
     }
 
 
+def hours_of(records: Records, source: int) -> IntArray:
+    """The hours of a source that were written."""
+    return np.array(
+        [hour for key, record in records.items() if key.source == source for hour in record["hours"]], np.int64
+    )
+
+
 def _notes(records: Records) -> dict[str, list[str]]:
     days: dict[str, list[str]] = {}
-    for record in (record for record in records if record["hours"]):
+    for record in (record for record in records.values() if record["hours"]):
         for note in record["notes"]:
             days.setdefault(note, []).append(str(np.datetime64(record["hours"][0], "h"))[:10])
     return days
 
 
-def _dropped(records: Records, alone: Mapping[str, Iterable[int]]) -> dict[str, list[str]]:
-    reasons = {reason: list(hours) for reason, hours in alone.items()}
-    for record in records:
+def _dropped(records: Records, unmatched: Mapping[str, Iterable[int]]) -> dict[str, list[str]]:
+    reasons = {reason: list(hours) for reason, hours in unmatched.items()}
+    for record in records.values():
         for reason, hours in record["dropped"].items():
             reasons.setdefault(reason, []).extend(hours)
     return {

@@ -1,4 +1,4 @@
-"""The raw files of an archive: which there are, what hours they hold, and how the hours of a day are read.
+"""The raw files of an archive: which there are, what hours they hold, and which of them make a day.
 
 Files are looked at once, for their hours alone; a day then opens its own few files, so that neither time to
 open nor memory grows with the years.
@@ -6,166 +6,198 @@ open nor memory grows with the years.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ldmdown.config import Config
+from ldmdown.config import Config, SourceConfig
 from ldmdown.data import parallel
-from ldmdown.data.archive.store import Hours, within
-from ldmdown.data.grid import Grid
+from ldmdown.data.archive.store import Periods, within
+from ldmdown.data.archive.writer import DayKey
+from ldmdown.data.reading import files as reading
 from ldmdown.data.reading import published
-from ldmdown.data.reading.fields import open_fields
 from ldmdown.data.reading.files import GriddedFiles
-from ldmdown.data.reading.regridded import Regridded, check_coverage
 from ldmdown.errors import LdmdownError
+from ldmdown.typing import IntArray
 
 KINDS = ("era5", "reference")
-STORE = ("zarr.json", ".zgroup", ".zmetadata")  # in a folder that is a Zarr store
 BATCH = 100  # files that a task looks at
 
-Catalogue = Mapping[str, Mapping[str, Hours]]
+Catalogue = Mapping[str, Mapping[str, IntArray]]
 """By kind and name of file, the hours that it holds."""
-
-
-class Reader(Protocol):
-    """Fields on the project's grid, hour by hour."""
-
-    hours: Hours
-    notes: Sequence[str]  # what was decided about the files that a user should know
-
-    def read(self, index: int) -> NDArray[np.float32]:
-        """(variable, rows, cols) in physical units; an LdmdownError if the hour cannot be used."""
-
-    def close(self) -> None:
-        """Close the files."""
 
 
 @dataclass(frozen=True)
 class Day:
-    """A day since 1970-01-01 that both sources have: its files by kind, and the hours that these list.
+    """A day that both coarse and fine data have: its files by kind, and the hours that these list.
 
     `first` are the files that no earlier day has.
     """
 
-    number: int
+    key: DayKey
     files: Mapping[str, tuple[str, ...]]
     hours: Mapping[str, tuple[int, ...]]
     first: tuple[str, ...]
 
+    @property
+    def common(self) -> list[int]:
+        """The hours that both list."""
+        return sorted(set(self.hours["era5"]) & set(self.hours["reference"]))
 
-def periods(config: Config) -> list[tuple[Any, Any]]:
-    """Of all uses: first and last days."""
-    split = config.data.split
+
+def periods(source: SourceConfig) -> list[tuple[Any, Any]]:
+    """First and last days of all uses."""
+    split = source.split
     return [period for use in (split.train, split.validation, split.test) for period in use]
 
 
-def catalogue(
-    config: Config, root: Path, scheduler: str | None = None, progress: Callable[[int, int], None] = lambda *_: None
-) -> Catalogue:
-    """Look at all files; `progress` is called with how many of how many were looked at.
+def catalogues(
+    config: Config,
+    root: Path,
+    unpack_to: Path,
+    scheduler: str | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[Catalogue]:
+    """Look at all files of each source; `progress` is called with how many of how many were looked at.
 
     Raises
     ------
     LdmdownError
         if there are none of a kind, or one cannot be read.
     """
-    if config.data.published is not None:
-        return published.catalogue(root / config.data.published, config.targets)
-    names = {kind: list_files(root, getattr(config.data, kind), kind) for kind in KINDS}
-    batches = [
-        (kind, held[start : start + BATCH]) for kind, held in names.items() for start in range(0, len(held), BATCH)
-    ]
-    total, done = sum(map(len, names.values())), itertools.count(1)
-    hours = parallel.run(
-        _look, batches, scheduler=scheduler, advance=lambda: progress(min(next(done) * BATCH, total), total)
+    listed = [_listed(source, root) for source in config.data.pairs]
+    names = sorted({name for kinds in listed for files in kinds.values() for name in files})
+    batches = [(unpack_to, names[start : start + BATCH]) for start in range(0, len(names), BATCH)]
+    done = itertools.count(1)
+    looked = parallel.run(
+        _hours_of,
+        batches,
+        scheduler=scheduler,
+        advance=lambda: progress(min(next(done) * BATCH, len(names)), len(names)),
     )
-    found: dict[str, dict[str, Hours]] = {kind: {} for kind in KINDS}
-    for (kind, batch), held in zip(batches, hours, strict=True):
-        found[kind].update(zip(batch, held, strict=True))
+    hours = dict(zip(names, itertools.chain.from_iterable(looked), strict=True))
+    return [
+        {kind: {name: hours[name] for name in files} for kind, files in kinds.items()}
+        if source.published is None
+        else published.catalogue(root / source.published, config.targets)
+        for source, kinds in zip(config.data.pairs, listed, strict=True)
+    ]
+
+
+def _listed(source: SourceConfig, root: Path) -> dict[str, list[str]]:
+    """The files of each kind that are to be looked at."""
+    if source.published is not None:
+        return {}
+    if source.is_perfect_model:
+        reference = list_files(root, source.reference, "reference")
+        return {"era5": reference, "reference": reference}
+    return {kind: list_files(root, getattr(source, kind), kind) for kind in KINDS}
+
+
+def _hours_of(batch: tuple[Path, Sequence[str]]) -> list[IntArray]:
+    unpack_to, names = batch
+    found = []
+    for name in names:
+        with GriddedFiles([name], unpack_to) as files:
+            found.append(files.hours())
     return found
 
 
-def hours_in(path: str) -> Hours:
-    """The hours that a file, store or address has of anything.
-
-    Raises
-    ------
-    LdmdownError
-        if it cannot be read, or has no regular grid or no time.
-    """
-    with GriddedFiles([path]) as files:
-        return files.hours()
-
-
-def _look(batch: tuple[str, Sequence[str]]) -> list[Hours]:
-    return [hours_in(name) for name in batch[1]]
-
-
 def list_files(root: Path, patterns: Sequence[str], kind: str) -> list[str]:
-    """The files, stores and addresses of a kind, sorted by name; a folder stands for what is in it.
+    """The files, stores and addresses of a kind, sorted by name; a folder stands for the data in it and below.
 
     Raises
     ------
     LdmdownError
         if there are none.
     """
-    found: set[str] = set()
-    for pattern in patterns:
-        if "://" in pattern:
-            found.add(pattern)
-            continue
-        for name in glob.glob(str(root / pattern), recursive=True):  # noqa: PTH207  absolute patterns too
-            path = Path(name)
-            if path.is_dir() and not any((path / mark).exists() for mark in STORE):
-                found.update(str(file) for file in path.iterdir() if file.is_file())
-            else:
-                found.add(str(path))
-    if not found:
-        raise LdmdownError(
-            ", ".join(str(root / pattern) for pattern in patterns),
-            "no such files",
-            fix=f"put the files there, or mend data.{kind}; its paths start from the configuration's folder",
-        )
-    return sorted(found)
+    try:
+        return sorted({str(one) for one in reading.list_files(_below(root, pattern) for pattern in patterns)})
+    except LdmdownError as error:
+        fix = f"put the files there, or correct data.{kind}; its paths start from the configuration's folder"
+        where, _, wrong = str(error).splitlines()[0].rpartition(": ")
+        raise LdmdownError(where, wrong, fix=fix) from None
 
 
-def days_of(config: Config, held: Catalogue) -> tuple[list[Day], dict[str, list[int]]]:
-    """The days of the split that both sources have, and the hours of the other days that one has, by reason.
+def _below(root: Path, pattern: str) -> str:
+    return pattern if "://" in pattern else str(root / pattern)
+
+
+def days_of(config: Config, held: Sequence[Catalogue]) -> tuple[list[Day], dict[str, list[int]]]:
+    """The days of the splits that coarse and fine data have, and the hours of other days that one has, by reason.
 
     Raises
     ------
     LdmdownError
-        if a period of the split has no day in both.
+        if a period of a split has no day in both.
     """
-    split = periods(config)
+    days: list[Day] = []
+    unmatched: dict[str, list[int]] = {}
+    for index, (source, catalogue) in enumerate(zip(config.data.pairs, held, strict=True)):
+        split = periods(source)
+        found = [
+            day
+            for realization, one in enumerate(_realizations(source, catalogue))
+            for day in _days(one, split, index, realization)
+        ]
+        check_periods(config, source, np.array([hour for day in found for hour in day.common], np.int64), catalogue)
+        days += found
+        hours = {kind: _all_hours(catalogue[kind].values(), split) for kind in KINDS}
+        for kind, other in (KINDS, KINDS[::-1]):
+            absent = ~np.isin(hours[kind] // 24, hours[other] // 24)
+            unmatched[_reason(config, source, kind)] = hours[kind][absent].tolist()
+    return _first_files(days), unmatched
+
+
+def only_in(config: Config, index: int, kind: str) -> str:
+    """Why an hour is left out of which one kind of a source alone has values."""
+    return _reason(config, config.data.pairs[index], kind)
+
+
+def _reason(config: Config, source: SourceConfig, kind: str) -> str:
+    where = f"{kind} of {source.name}" if len(config.data.pairs) > 1 else kind
+    return f"only in {where}"
+
+
+def _realizations(source: SourceConfig, held: Catalogue) -> Iterator[Catalogue]:
+    """The files of each realization: those of each run of a forecast, or all."""
+    if not source.forecast_runs:
+        yield held
+        return
+    for name, hours in held["reference"].items():
+        run = {name: hours}
+        yield {"era5": run if source.is_perfect_model else held["era5"], "reference": run}
+
+
+def _days(held: Catalogue, split: Periods, source: int, realization: int) -> Iterator[Day]:
     by_day = {kind: _by_day(files.items(), split) for kind, files in held.items()}
-    both = set(by_day["era5"]) & set(by_day["reference"])
-    check_periods(config, np.array(sorted(both), np.int64) * 24, held)
-    days, seen = [], set[str]()
-    for number in sorted(both):
+    for number in sorted(set(by_day["era5"]) & set(by_day["reference"])):
         files = {kind: tuple(_reaching(held[kind], by_day[kind], number)) for kind in KINDS}
         hours = {kind: tuple(sorted({hour for _, held in by_day[kind][number] for hour in held})) for kind in KINDS}
-        new = [name for kind in KINDS for name in files[kind] if name not in seen]
-        seen.update(new)
-        days.append(Day(number, files, hours, tuple(new)))
-    alone = {
-        f"only in {kind}": sorted(
-            {hour for number in set(by_day[kind]) - both for _, hours in by_day[kind][number] for hour in hours}
-        )
-        for kind in KINDS
-    }
-    return days, alone
+        yield Day(DayKey(source, realization, number), files, hours, ())
 
 
-def _by_day(files: Iterable[tuple[str, Hours]], split: Sequence[Any]) -> dict[int, list[tuple[str, list[int]]]]:
+def _first_files(days: Sequence[Day]) -> list[Day]:
+    seen = set[str]()
+    counted = []
+    for day in days:
+        names = dict.fromkeys(name for kind in KINDS for name in day.files[kind] if name not in seen)
+        seen.update(names)
+        counted.append(Day(day.key, day.files, day.hours, tuple(names)))
+    return counted
+
+
+def _all_hours(held: Iterable[IntArray], split: Periods) -> IntArray:
+    hours = np.unique(np.concatenate([np.empty(0, np.int64), *held]))
+    return hours[within(hours, split)]
+
+
+def _by_day(files: Iterable[tuple[str, IntArray]], split: Periods) -> dict[int, list[tuple[str, list[int]]]]:
     """For each day of the split its files, and the hours of the day in each."""
     found: dict[int, list[tuple[str, list[int]]]] = {}
     for name, hours in files:
@@ -175,7 +207,7 @@ def _by_day(files: Iterable[tuple[str, Hours]], split: Sequence[Any]) -> dict[in
     return found
 
 
-def _reaching(held: Mapping[str, Hours], by_day: Mapping[int, Any], number: int) -> list[str]:
+def _reaching(held: Mapping[str, IntArray], by_day: Mapping[int, Any], number: int) -> list[str]:
     """The files of a day, and those with the hour before it, from which sums since an earlier start are taken."""
     names = {name for name, _ in by_day[number]}
     before = {name for name, hours in held.items() if 24 * number - 1 in hours} if number - 1 not in by_day else set()
@@ -183,7 +215,7 @@ def _reaching(held: Mapping[str, Hours], by_day: Mapping[int, Any], number: int)
     return sorted(names | before)
 
 
-def check_periods(config: Config, hours: Hours, held: Catalogue | None = None) -> None:
+def check_periods(config: Config, source: SourceConfig, hours: IntArray, held: Catalogue | None = None) -> None:
     """Refuse a split of which a period has none of these hours; `held` says what the files list instead.
 
     Raises
@@ -191,42 +223,26 @@ def check_periods(config: Config, hours: Hours, held: Catalogue | None = None) -
     LdmdownError
         naming the period.
     """
-    for first, last in periods(config):
-        if not within(hours, [(first, last)]).any():
-            counts = {
-                kind: len({hour for listed in files.values() for hour in listed[within(listed, [(first, last)])]})
-                for kind, files in (held or {}).items()
-            }
-            raise LdmdownError(
-                config.data.archive,
-                f"no hour from {first} to {last} is both in ERA5 and in the reference",
-                found=", ".join(f"{count} hours in {kind}" for kind, count in counts.items()),
-                fix="add the missing files, or change data.split in the configuration",
-            )
-
-
-def open_day(config: Config, root: Path, files: Mapping[str, Sequence[str]]) -> dict[str, Reader]:
-    """The readers of both kinds, for the files of a day."""
-    grid = Grid.of(config.grid)
-    if config.data.published is not None:
-        folder = root / config.data.published
-        return {
-            "era5": published.PublishedDay(folder, files["era5"], config.predictors, "ERA5", grid.coarse.shape),
-            "reference": published.PublishedDay(folder, files["reference"], config.targets, "CMCC", grid.shape),
-        }
-    era5 = open_fields(files["era5"], config.predictors, request="ldmdown request")
-    check_coverage(era5, grid, grid.whole)
-    reference = open_fields(files["reference"], config.targets)
-    return {
-        "era5": Regridded(era5, grid.coarse, config.predictors, beyond="edge"),
-        "reference": Regridded(reference, grid),
-    }
+    for period in periods(source):
+        if within(hours, [period]).any():
+            continue
+        counts = {kind: len(_all_hours(files.values(), [period])) for kind, files in (held or {}).items()}
+        raise LdmdownError(
+            config.data.archive,
+            f"no hour from {period[0]} to {period[1]} is both in ERA5 and in the reference",
+            found=", ".join(f"{count} hours in {kind}" for kind, count in counts.items()),
+            fix="add the missing files, or change data.split in the configuration",
+        )
 
 
 def used_files(days: Sequence[Day], root: Path) -> dict[str, list[dict[str, Any]]]:
-    """Names and sizes of the files of these days, by kind."""
-    names = {kind: sorted({name for day in days for name in day.files[kind]}) for kind in KINDS}
-    return {kind: [describe(name, root) for name in held] for kind, held in names.items()}
+    """Names and sizes of the files of these days, by kind; a reference that makes its own coarse fields counts once."""
+    reference = {name for day in days for name in day.files["reference"]}
+    era5 = {name for day in days for name in day.files["era5"]} - reference
+    return {
+        "era5": [describe(name, root) for name in sorted(era5)],
+        "reference": [describe(name, root) for name in sorted(reference)],
+    }
 
 
 def describe(name: str, root: Path) -> dict[str, Any]:
@@ -237,7 +253,7 @@ def describe(name: str, root: Path) -> dict[str, Any]:
 
 
 def sha256(name: str) -> str | None:
-    """Of a file's content; None for a store or an address."""
+    """The hash of a file's content; None for a store or an address."""
     path = Path(name)
     if not path.is_file():
         return None

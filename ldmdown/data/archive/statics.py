@@ -1,4 +1,4 @@
-"""Fields of the ground on the fine grid, as the networks are given them: terrain, sea, land cover, latitude.
+"""Static fields on the fine grid, as the networks are given them: terrain, sea, land cover, latitude.
 
 They are made from files that the configuration names in `data.statics`, or read from the published archive.
 """
@@ -9,37 +9,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import pyproj  # noqa: F401  before rasterio, whose PROJ would otherwise be found first
-from numpy.typing import NDArray
+import xarray as xr
 from scipy.ndimage import distance_transform_edt
 
 from ldmdown.config import Config
 from ldmdown.data.archive.sources import list_files
-from ldmdown.data.grid import Array, Grid
+from ldmdown.data.grid import Grid
 from ldmdown.data.reading.published import STATICS
 from ldmdown.data.reading.raster import cell_means, values_held
 from ldmdown.errors import LdmdownError
-
-Field = NDArray[np.float32]
+from ldmdown.typing import Float32Array, FloatArray
 
 PUBLISHED = ("dtm", "land_cover_classes", "lat")  # *_2km_domain_trim_EPSG3035.tif
 CLASSES = 16  # of land cover
 
 
 @dataclass(frozen=True)
-class Ground:
-    """Fields by name (S, rows, cols), what was done to each to normalise it, and the files they come from."""
+class StaticFields:
+    """Static fields (S, rows, cols), by name what was done to each to normalise it, and the files they come from."""
 
-    fields: Field
+    fields: Float32Array
     normalization: dict[str, dict[str, Any]]  # name: mean, std, units
     files: tuple[Path, ...]
 
 
-def ground(config: Config, root: Path) -> Ground | None:
-    """The fields of the ground that a configuration gives; None where the networks learn an embedding.
+def static_fields(config: Config, root: Path) -> StaticFields | None:
+    """Make the static fields that a configuration names; None where the networks learn an embedding.
 
     Terrain height and its std within a cell, latitude and distance to the coast have zero mean and
     unit standard deviation; the share of land and of each class of land cover stays between 0 and 1.
@@ -49,19 +47,20 @@ def ground(config: Config, root: Path) -> Ground | None:
     LdmdownError
         if a field is asked for that is not known or whose files are not named, or files do not cover the grid.
     """
-    given, grid = config.statics.fields, Grid.of(config.grid)
-    if not given:
+    names, grid = config.statics.fields, Grid.of(config.grid)
+    if not names:
         return None
-    if config.data.published is not None:
-        return _published(root / config.data.published / STATICS, given, grid)
+    for pair in config.data.pairs:
+        if pair.published is not None:
+            return _published(root / pair.published / STATICS, names, grid)
     maker = _Maker(config, root, grid)
     fields, normalization = [], {}
-    for name in given:
+    for name in names:
         field, units = maker.make(name)
         mean, std = (float(field.mean()), float(field.std()) or 1.0) if units != "1" else (0.0, 1.0)
         fields.append((field - mean) / std)
         normalization[name] = {"mean": mean, "std": std, "units": units}
-    return Ground(np.stack(fields).astype(np.float32), normalization, tuple(sorted(maker.used)))
+    return StaticFields(np.stack(fields).astype(np.float32), normalization, tuple(sorted(maker.used)))
 
 
 class _Maker:
@@ -71,7 +70,7 @@ class _Maker:
         self.config, self.root, self.grid = config, root, grid
         self.used: set[Path] = set()
 
-    def make(self, name: str) -> tuple[Array, str]:
+    def make(self, name: str) -> tuple[FloatArray, str]:
         """A field (rows, cols) and its units."""
         if name in ("z", "z_std"):
             return self._terrain[name], "m"
@@ -84,29 +83,41 @@ class _Maker:
         kind, _, number = name.rpartition("_")
         if kind == "land_cover" and number.isdigit():
             return self._land_cover[name], "1"
-        raise LdmdownError(self.config.name, "statics.fields names a field that nothing makes", found=name,
-                           expected="z, z_std, land_sea_mask, coast_distance, lat, land_cover_NUMBER",
-                           fix="mend statics.fields; without it the training hours tell of the ground")  # fmt: skip
+        raise LdmdownError(
+            self.config.name,
+            "statics.fields names a field that nothing makes",
+            found=name,
+            expected="z, z_std, land_sea_mask, coast_distance, lat, land_cover_NUMBER",
+            fix="correct statics.fields; without it the networks learn an embedding",
+        )
 
     def _files(self, kind: str, wanted: str) -> list[Path]:
         patterns = getattr(self.config.data.statics, kind)
         if not patterns:
-            raise LdmdownError(self.config.name, f"statics.fields has {wanted}, which is made from files",
-                               expected=f"data.statics.{kind}: a GeoTIFF, NetCDF or GRIB file",
-                               fix=f"name it, or leave out {wanted}")  # fmt: skip
-        files = [Path(name) for name in list_files(self.root, patterns, f"statics.{kind}")]
+            raise LdmdownError(
+                self.config.name,
+                f"statics.fields has {wanted}, which is made from files",
+                expected=f"data.statics.{kind}: a GeoTIFF, NetCDF or GRIB file",
+                fix=f"name it, or leave out {wanted}",
+            )
+        tiles = [f"{name}/*.tif*" if (self.root / name).is_dir() else name for name in patterns]
+        files = [Path(name) for name in list_files(self.root, tiles, f"statics.{kind}")]
         self.used.update(files)
         return files
 
     @cached_property
-    def _terrain(self) -> dict[str, Array]:
+    def _terrain(self) -> dict[str, FloatArray]:
         """Mean height over each cell, and the std of the heights within it; the open sea may have no tiles."""
         files = self._files("terrain", "z")
         means, pixel = cell_means(files, self.grid, {"z": lambda z: z, "squares": np.square})
         if pixel > self.grid.spacing / 2 and "z_std" in self.config.statics.fields:
-            raise LdmdownError(files[0], "is too coarse for z_std", found=f"pixels of {pixel:.0f} m",
-                               expected=f"up to {self.grid.spacing / 2:g} m",
-                               fix="leave out z_std, or give a finer terrain")  # fmt: skip
+            raise LdmdownError(
+                files[0],
+                "is too coarse for z_std",
+                found=f"pixels of {pixel:.0f} m",
+                expected=f"up to {self.grid.spacing / 2:g} m",
+                fix="leave out z_std, or give a finer terrain",
+            )
         if self.config.data.statics.land_sea_mask:
             sea = np.isnan(means["z"]) & (self._land == 0)
             means = {name: np.where(sea, 0, mean) for name, mean in means.items()}
@@ -119,18 +130,22 @@ class _Maker:
         return {"z": means["z"], "z_std": np.sqrt(variance)}
 
     @cached_property
-    def _land(self) -> Array:
+    def _land(self) -> FloatArray:
         """The share of each cell that is land."""
         files = self._files("land_sea_mask", "land_sea_mask")
         share = cell_means(files, self.grid, {"land": lambda land: land})[0]["land"].round(6)  # sums are rounded
         self._check(share, files, "give a mask of the whole grid")
         if share.min() < 0 or share.max() > 1:
-            raise LdmdownError(files[0], "is no land-sea mask", found=f"{share.min():g} to {share.max():g}",
-                               expected="0 (sea) to 1 (land)")  # fmt: skip
+            raise LdmdownError(
+                files[0],
+                "is no land-sea mask",
+                found=f"{share.min():g} to {share.max():g}",
+                expected="0 (sea) to 1 (land)",
+            )
         return share
 
     @cached_property
-    def _land_cover(self) -> dict[str, Array]:
+    def _land_cover(self) -> dict[str, FloatArray]:
         """The share of each cell that is of each class, by name."""
         files = self._files("land_cover", "land_cover")
         names = [name for name in self.config.statics.fields if name.startswith("land_cover_")]
@@ -138,25 +153,32 @@ class _Maker:
         held = values_held(files, self.grid)
         absent = [name for name, number in classes.items() if number not in held]
         if absent:
-            raise LdmdownError(files[0], "has no pixel near the grid of a class that is given",
-                               found="classes " + ", ".join(f"{value:g}" for value in held[:50]),
-                               expected=", ".join(absent), fix="mend statics.fields")  # fmt: skip
+            raise LdmdownError(
+                files[0],
+                "has no pixel near the grid of a class that is named",
+                found="classes " + ", ".join(f"{value:g}" for value in held[:50]),
+                expected=", ".join(absent),
+                fix="correct statics.fields",
+            )
         measures = {name: partial(np.equal, number) for name, number in classes.items()}
-        shares: dict[str, Array] = dict(cell_means(files, self.grid, measures)[0])
+        shares: dict[str, FloatArray] = dict(cell_means(files, self.grid, measures)[0])
         for share in shares.values():
             self._check(share, files, "give land cover of the whole grid")
         return shares
 
-    def _coast_distance(self) -> Array:
+    def _coast_distance(self) -> FloatArray:
         """From a cell's centre to the coast that lies in the grid [m], negative at sea."""
         land = self._land >= 0.5
         if land.all() or not land.any():
-            raise LdmdownError(self.config.name, "statics.fields has coast_distance, but the grid has no coast",
-                               fix="leave out coast_distance")  # fmt: skip
+            raise LdmdownError(
+                self.config.name,
+                "statics.fields has coast_distance, but the grid has no coast",
+                fix="leave out coast_distance",
+            )
         inland, offshore = distance_transform_edt(land), distance_transform_edt(~land)
         return np.where(land, inland - 0.5, 0.5 - offshore) * self.grid.spacing
 
-    def _check(self, field: Array, files: Sequence[Path], fix: str) -> None:
+    def _check(self, field: FloatArray, files: Sequence[Path], fix: str) -> None:
         missing = np.isnan(field)
         if not missing.any():
             return
@@ -175,19 +197,19 @@ class _Maker:
         )
 
 
-def _published(folder: Path, given: tuple[str, ...], grid: Grid) -> Ground:
+def _published(folder: Path, wanted: tuple[str, ...], grid: Grid) -> StaticFields:
     names, fields, found = read_published(folder)
-    if names != given or found.shape != grid.shape:
+    if names != wanted or found.shape != grid.shape:
         raise LdmdownError(
             folder,
-            "does not hold what the configuration gives",
+            "does not hold what the configuration names",
             found=f"{', '.join(names)} on {found.rows} x {found.cols}",
-            expected=f"{', '.join(given)} on {grid.rows} x {grid.cols}",
+            expected=f"{', '.join(wanted)} on {grid.rows} x {grid.cols}",
         )
-    return Ground(fields, {name: {} for name in names}, tuple(sorted(folder.glob("*.tif"))))
+    return StaticFields(fields, {name: {} for name in names}, tuple(sorted(folder.glob("*.tif"))))
 
 
-def read_published(folder: Path) -> tuple[tuple[str, ...], Field, Grid]:
+def read_published(folder: Path) -> tuple[tuple[str, ...], Float32Array, Grid]:
     """Names, fields (S, rows, cols) and grid of the published archive's `static_var` folder.
 
     Terrain height and latitude have zero mean and unit standard deviation; between them stands a mask of 0 and 1 for
@@ -210,30 +232,37 @@ def read_published(folder: Path) -> tuple[tuple[str, ...], Field, Grid]:
         classes = np.unique(cover[np.isfinite(cover)])
         cover = (cover == classes[:, None, None]).astype(np.float32)
     if len(cover) != CLASSES:
-        raise LdmdownError(folder, "land_cover_classes does not hold what was published",
-                           found=f"{len(cover)} classes", expected=f"{CLASSES} classes")  # fmt: skip
+        raise LdmdownError(
+            folder,
+            "land_cover_classes does not hold what was published",
+            found=f"{len(cover)} classes",
+            expected=f"{CLASSES} classes",
+        )
     names = ("z", *(f"land_cover_{number}" for number in range(CLASSES)), "lat")
     fields = [_standard(read["dtm"][0]), cover, _standard(read["lat"][0])]
     return names, np.concatenate(fields), grids["dtm"]
 
 
-def _standard(field: Field) -> Field:
+def _standard(field: Float32Array) -> Float32Array:
     return (field - field.mean()) / field.std()
 
 
-def _raster(folder: Path, kind: str) -> tuple[Field, Grid]:
-    import rasterio  # GDAL, which only this needs
+def _raster(folder: Path, kind: str) -> tuple[Float32Array, Grid]:
+    import rioxarray  # GDAL, which only this needs
     from rasterio.errors import RasterioIOError
 
     found = sorted(folder.glob(f"{kind}*.tif"))
     if not found:
-        raise LdmdownError(folder, f"{kind} is missing", found=", ".join(sorted(p.name for p in folder.glob("*"))),
-                           expected=f"{kind}_2km_domain_trim_EPSG3035.tif",
-                           fix="give the folder static_var of the published archive")  # fmt: skip
+        raise LdmdownError(
+            folder,
+            f"{kind} is missing",
+            found=", ".join(sorted(p.name for p in folder.glob("*"))),
+            expected=f"{kind}_2km_domain_trim_EPSG3035.tif",
+            fix="give the folder static_var of the published archive",
+        )
     try:
-        with rasterio.open(found[0]) as raster:
-            transform = raster.transform
-            grid = Grid(west=transform.c, north=transform.f, rows=raster.height, cols=raster.width, spacing=transform.a)
-            return raster.read().astype(np.float32), grid
+        with cast(xr.DataArray, rioxarray.open_rasterio(found[0])) as raster:
+            place, (_, rows, cols) = raster.rio.transform(), raster.shape
+            return raster.values.astype(np.float32), Grid("EPSG:3035", place.c, place.f, rows, cols, place.a)
     except RasterioIOError as error:
         raise LdmdownError(found[0], "cannot be read as GeoTIFF", found=str(error)) from None

@@ -1,0 +1,136 @@
+"""Coarse fields made of the reference itself, where no analysis covers its hours: a perfect-model pair.
+
+They are means over boxes of longitude and latitude whose centres are those of ERA5's cells, exact in the area that each
+box shares with the cells of the reference, and then interpolated to the coarse grid as ERA5 is. ERA5's temperature
+belongs to the heights of its own, smoother terrain; given both terrains, that of the boxes is moved there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyproj
+import scipy.sparse
+from scipy.ndimage import gaussian_filter
+
+from ldmdown.config import BoxMeansConfig
+from ldmdown.data.grid import LONLAT, Grid, SourceGrid, regrid
+from ldmdown.data.reading.fields import Fields
+from ldmdown.data.reading.orography import read_heights
+from ldmdown.data.solar import cos_zenith
+from ldmdown.typing import Float32Array, FloatArray
+
+PLATE_CARREE = "+proj=eqc +datum=WGS84"  # longitudes and latitudes as metres
+COMPLETE = 1 - 1e-4  # share of a box, or of a cell's weights, from which nothing of it is missing
+
+
+class BoxMeans:
+    """Means of a reference over boxes, on a coarse grid, hour by hour.
+
+    Parameters
+    ----------
+    fields
+        of the reference.
+    names
+        the variables in the order of the channels; `cossza` is computed.
+    grid
+        the coarse grid.
+    root
+        the folder that the paths of the settings start from.
+
+    Raises
+    ------
+    LdmdownError
+        if a terrain cannot be read.
+    """
+
+    def __init__(self, fields: Fields, names: Sequence[str], grid: Grid, settings: BoxMeansConfig, root: Path) -> None:
+        self.fields, self.names, self.grid = fields, tuple(names), grid
+        self.hours, self.notes = fields.hours, fields.notes
+        self._smoothing = settings.smoothing
+        self._boxes = Boxes(fields.grid, settings.spacing)
+        self._to_grid = self._boxes.centres.weights(grid.lat, grid.lon)
+        self._warmer: FloatArray | float = 0.0
+        if settings.reference_heights is not None and settings.era5_heights is not None:
+            source, heights = read_heights(root / settings.reference_heights)
+            ours = self._boxes.means(Boxes.weights(source, self._boxes.grid), heights)
+            source, heights = read_heights(root / settings.era5_heights)
+            era5 = regrid(source.weights(*self._boxes.latlon()), heights, self._boxes.grid.shape)
+            self._warmer = settings.lapse_rate * (ours - era5)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.fields.close()
+
+    def read(self, index: int) -> Float32Array:
+        """(variable, rows, cols) of one hour on the coarse grid; NaN where a box that is needed is not complete.
+
+        Raises
+        ------
+        LdmdownError
+            if a value is outside its physical bounds.
+        """
+        held = dict(zip(self.fields.names, self.fields.read(index), strict=True))
+        result = np.empty((len(self.names), *self.grid.shape), np.float32)
+        for out, name in zip(result, self.names, strict=True):
+            if name == "cossza":
+                out[:] = cos_zenith(int(self.hours[index]), self.grid.lat, self.grid.lon)
+                continue
+            boxes = self._boxes.means(self._boxes.of_source, held[name])
+            boxes = _smoothed(boxes, self._smoothing) + (self._warmer if name == "t2m" else 0)
+            out[:] = _where_complete(self._to_grid, boxes, self.grid.shape)
+        return result
+
+
+class Boxes:
+    """Boxes over a source's grid, their centres at multiples of the spacing [degrees]."""
+
+    def __init__(self, source: SourceGrid, spacing: float) -> None:
+        lon, lat = source.lonlat()
+        south, north, west, east = (
+            int(np.rint(edge / spacing)) for edge in (lat.min(), lat.max(), lon.min(), lon.max())
+        )
+        rows, cols = north - south + 1, east - west + 1
+        metres = pyproj.Transformer.from_crs(LONLAT, PLATE_CARREE, always_xy=True).transform(1, 0)[0] * spacing
+        self.grid = Grid(PLATE_CARREE, (west - 0.5) * metres, (north + 0.5) * metres, rows, cols, metres, 1)
+        self.centres = SourceGrid(spacing * np.arange(north, south - 1, -1.0), spacing * np.arange(west, east + 1.0))
+        self.of_source = self.weights(source, self.grid)
+
+    def latlon(self) -> tuple[FloatArray, FloatArray]:
+        """Latitudes and longitudes of the centres [degrees]."""
+        lon, lat = self.centres.lonlat()
+        return lat, lon
+
+    @staticmethod
+    def weights(source: SourceGrid, grid: Grid) -> scipy.sparse.csr_array:
+        """The share of each box (boxes, cells) that is in each cell of a source, by area on the sphere."""
+        on_plane = source.overlaps(grid)
+        shrunk = np.cos(np.radians(source.lonlat()[1])).ravel()
+        centre = np.cos(np.radians(SourceGrid(grid.y, grid.x, grid.projection).lonlat()[1])).ravel()
+        return (scipy.sparse.diags_array(1 / centre) @ on_plane @ scipy.sparse.diags_array(shrunk)).tocsr()
+
+    def means(self, weights: scipy.sparse.csr_array, field: FloatArray) -> FloatArray:
+        """Means over the boxes; NaN where a box is not completely covered."""
+        return _where_complete(weights, field, self.grid.shape)
+
+
+def _where_complete(weights: scipy.sparse.csr_array, field: FloatArray, shape: tuple[int, int]) -> FloatArray:
+    """Weighted means of the values there are; NaN where some of the weight is missing."""
+    held = np.isfinite(field).ravel()
+    share = weights @ held.astype(np.float64)
+    total = weights @ np.where(held, field.ravel(), 0).astype(np.float64)
+    complete = share > COMPLETE
+    return np.where(complete, total / np.where(complete, share, 1), np.nan).reshape(shape)
+
+
+def _smoothed(boxes: FloatArray, sigma: float) -> FloatArray:
+    """Means under a Gaussian of this std [boxes] of the boxes there are."""
+    if not sigma:
+        return boxes
+    held = np.isfinite(boxes)
+    total, weight = (
+        gaussian_filter(one, sigma, mode="constant") for one in (np.where(held, boxes, 0), held.astype(np.float64))
+    )
+    return np.where(held, total / np.where(held, weight, 1), np.nan)

@@ -1,0 +1,139 @@
+"""The coarse and the fine fields of a day of a source, on the project's grids, hour by hour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ldmdown.config import Config, SourceConfig
+from ldmdown.data.archive.box_means import BoxMeans
+from ldmdown.data.archive.sources import Day
+from ldmdown.data.archive.store import ArchiveSource
+from ldmdown.data.grid import Grid
+from ldmdown.data.reading.fields import open_fields
+from ldmdown.data.reading.published import PublishedDay
+from ldmdown.data.reading.regridded import Regridded, check_coverage
+from ldmdown.data.variables import variable
+from ldmdown.errors import LdmdownError
+from ldmdown.typing import BoolArray, Float32Array, IntArray
+
+
+class FieldReader(Protocol):
+    """Fields on one of the project's grids, hour by hour."""
+
+    @property
+    def hours(self) -> IntArray:
+        """Since 1970-01-01T00, rising."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was decided about the files that a user should know."""
+
+    def read(self, index: int) -> Float32Array:
+        """(variable, rows, cols) in physical units; an LdmdownError if the hour cannot be used."""
+
+    def close(self) -> None:
+        """Close the files."""
+
+
+@contextmanager
+def open_pair(
+    config: Config, root: Path, source: SourceConfig, files: Mapping[str, Sequence[str]], unpack_to: Path
+) -> Iterator[dict[str, FieldReader]]:
+    """Open the files of a day: readers of the predictors ("era5") and of the target ("reference").
+
+    Raises
+    ------
+    LdmdownError
+        if a file cannot be read, lacks a variable, or ERA5 does not cover the grid.
+    """
+    grid = Grid.of(config.grid)
+    predictors, targets = config.predictors, config.targets
+    readers: dict[str, FieldReader]
+    with ExitStack() as opened:
+        if source.published is not None:
+            folder = root / source.published
+            readers = {
+                "era5": PublishedDay(folder, files["era5"], predictors, "ERA5", grid.coarse.shape),
+                "reference": PublishedDay(folder, files["reference"], targets, "CMCC", grid.shape),
+            }
+        elif source.is_perfect_model:
+            names = [name for name in dict.fromkeys([*targets, *predictors]) if not variable(name).derived]
+            fields = opened.enter_context(open_fields(files["reference"], names, unpack_to=unpack_to))
+            readers = {
+                "era5": BoxMeans(fields, predictors, grid.coarse, source.box_means, root),
+                "reference": Regridded(fields, grid, targets, beyond="missing"),
+            }
+        else:
+            era5 = opened.enter_context(
+                open_fields(files["era5"], predictors, request="ldmdown request", unpack_to=unpack_to)
+            )
+            check_coverage(era5, grid, grid.whole)
+            reference = opened.enter_context(open_fields(files["reference"], targets, unpack_to=unpack_to))
+            readers = {
+                "era5": Regridded(era5, grid.coarse, predictors, beyond="edge"),
+                "reference": Regridded(reference, grid, targets, beyond="missing"),
+            }
+        yield readers
+
+
+def described(config: Config, root: Path, source: SourceConfig, day: Day, unpack_to: Path) -> ArchiveSource:
+    """What an archive tells of a source; `day` is one of its days, where whose values lie those of all others lie.
+
+    Raises
+    ------
+    LdmdownError
+        if no coarse cell has all values, or no hour of the day can be used.
+    """
+    grid = Grid.of(config.grid)
+    valid = np.zeros(grid.coarse.shape, bool)
+    failure: LdmdownError | None = None
+    with open_pair(config, root, source, day.files, unpack_to) as readers:
+        places = {
+            kind: {int(hour): place for place, hour in enumerate(reader.hours)} for kind, reader in readers.items()
+        }
+        for hour in sorted(set(places["era5"]) & set(places["reference"])):
+            try:
+                fields = {kind: readers[kind].read(places[kind][hour]) for kind in readers}
+            except LdmdownError as error:
+                failure = failure or error
+                continue
+            valid |= covered_cells(config.predictors, fields["era5"], fields["reference"], grid)
+            if valid.all():
+                break
+    if not valid.any():
+        raise failure or LdmdownError(
+            ", ".join(day.files["reference"]),
+            "covers no cell of the coarse grid",
+            expected="all values in at least one",
+            fix="choose another `grid` in the configuration, or files of another area",
+        )
+    split = source.split.model_dump(mode="json", include={"train", "validation", "test"})
+    return ArchiveSource(source.name, _in_words(source), split, valid)
+
+
+def covered_cells(names: Sequence[str], predictors: Float32Array, target: Float32Array, grid: Grid) -> BoolArray:
+    """The coarse cells (rows, cols) in which an hour has all values that must not be missing."""
+    needed = [channel for channel, name in enumerate(names) if variable(name).fill is None]
+    rows, cols = grid.coarse.shape
+    whole = np.isfinite(target).all(axis=0).reshape(rows, grid.factor, cols, grid.factor).all(axis=(1, 3))
+    return np.logical_and(whole, np.isfinite(predictors[needed]).all(axis=0))
+
+
+def _in_words(source: SourceConfig) -> str:
+    if source.published is not None:
+        return "as published"
+    if not source.is_perfect_model:
+        return "ERA5"
+    settings = source.box_means
+    smoothed = f", smoothed with a std of {settings.smoothing:g} boxes" if settings.smoothing else ""
+    moved = (
+        f"; t2m moved from the reference's to ERA5's heights by {1000 * settings.lapse_rate:g} K/km"
+        if settings.era5_heights
+        else "; t2m at the reference's heights"
+    )
+    return f"means of the reference over boxes of {settings.spacing:g} degrees{smoothed}{moved}"
