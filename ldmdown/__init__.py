@@ -18,7 +18,7 @@ def load(checkpoint: str = "italy", device: str = "auto") -> System:
     """Load a checkpoint, by path or name (a comma joins several), to downscale xarray datasets.
 
     >>> import ldmdown, xarray  # doctest: +SKIP
-    >>> era5 = xarray.open_dataset("era5.nc", engine="netcdf4")  # doctest: +SKIP
+    >>> era5 = xarray.open_dataset("era5.nc")  # doctest: +SKIP
     >>> fields = ldmdown.load("italy").downscale(era5, members=4)  # doctest: +SKIP
     """
     from ldmdown.system import System
