@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
 from ldmdown.models.downscaler import Autoencoder, Downscaler, InterpolatedInput, LatentScale
+from ldmdown.models.regression import FlowRegression
+from ldmdown.models.terrain import FEATURES
 from ldmdown.models.transform import LappedTransform
 from ldmdown.models.unet import UNet
 from ldmdown.models.vae import VAE
@@ -66,23 +68,39 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
     """The networks of a configuration as far as a stage needs them, with fresh weights."""
     levels = len(config.denoiser.multipliers)
     targets, predictors = len(config.targets), len(config.predictors)
-    grounds = len(config.statics.fields) or config.statics.embedding
-    grid = config.grid
-    statics = torch.zeros(grounds, grid.rows, grid.cols)
+    fields, grid = config.statics.fields, config.grid
+    statics = torch.zeros(len(fields) + config.statics.embedding, grid.rows, grid.cols)
+    terrain = (fields.index("z"), fields.index("land_sea_mask")) if config.statics.terrain_features else None
+    static_inputs = len(statics) + (FEATURES if terrain else 0)
     unet = UNet(
-        predictors + grounds,
+        predictors + static_inputs,
         targets,
         config.unet.features,
         config.unet.bottleneck,
         config.unet.stem,
     )
-    interpolated = _interpolated_input(config, normalization) if config.unet.skip == "bilinear" else None
+    interpolated = _interpolated_input(config, normalization) if config.unet.skip != "zero" else None
+    regression = None
+    if config.unet.skip == "regression":
+        channels = [config.predictors.index(name) for name in config.targets]
+        regression = FlowRegression(predictors, channels, static_inputs, grid.factor)
+    mean = partial(
+        Downscaler,
+        unet,
+        statics,
+        factor=grid.factor,
+        interpolated_input=interpolated,
+        regression=regression,
+        terrain=terrain,
+    )
     if stage != "ldm":
-        return Downscaler(unet, statics, factor=grid.factor, interpolated_input=interpolated)
+        return mean()
 
     def conditioner(settings: ConditionerConfig, levels: int) -> Conditioner:
         static_levels = config.autoencoder.levels
-        return Conditioner(predictors, grounds, levels=levels, static_levels=static_levels, **settings.model_dump())
+        return Conditioner(
+            predictors, static_inputs, levels=levels, static_levels=static_levels, **settings.model_dump()
+        )
 
     autoencoder: Autoencoder
     if config.autoencoder.kind == "lapped":
@@ -91,11 +109,7 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
         autoencoder = VAE(targets, config.autoencoder.levels, config.autoencoder.multiplier, config.autoencoder.minimum)
     latents = autoencoder.latent_channels
     context = conditioner(config.conditioner, levels)
-    return Downscaler(
-        unet,
-        statics,
-        factor=grid.factor,
-        interpolated_input=interpolated,
+    return mean(
         residual=config.residual,
         autoencoder=autoencoder,
         conditioner=context,

@@ -221,8 +221,15 @@ class DataConfig(PairConfig):
 class StaticsConfig(Section):
     """The static fields that the networks are given."""
 
-    fields: tuple[str, ...] = ()  # in the order of the channels; none: they are estimated from the training hours
-    embedding: NonNegativeInt = 8  # how many are estimated (models/ground)
+    fields: tuple[str, ...] = ()  # made from files, in the order of the channels
+    embedding: NonNegativeInt = 8  # how many more are estimated from the training hours (models/static_embedding)
+    terrain_features: bool = False  # relief, slopes, shelter and coast at several scales (models/terrain)
+
+    @model_validator(mode="after")
+    def _has_terrain(self) -> StaticsConfig:
+        if self.terrain_features and not {"z", "land_sea_mask"} <= set(self.fields):
+            raise ValueError("terrain_features are made from z and land_sea_mask: add both to statics.fields")
+        return self
 
 
 class UNetConfig(Section):
@@ -231,7 +238,10 @@ class UNetConfig(Section):
     features: Widths = (48, 96, 128)
     bottleneck: PositiveInt = 128
     stem: PositiveInt = 2  # pixel-unshuffle before the first level; 1: none
-    skip: Literal["zero", "bilinear"] = "bilinear"  # what the output is added to: nothing, or the interpolated input
+    skip: Literal["zero", "bilinear", "regression"] = (
+        "bilinear"  # what the output is added to: nothing, the interpolated
+    )
+    # input, or that and a regression on static fields and the flow (models/regression)
 
 
 class AutoencoderConfig(Section):

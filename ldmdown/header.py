@@ -96,7 +96,10 @@ def _upgraded(header: dict[str, Any]) -> dict[str, Any]:
     normalization = {
         kind: {"mean": values["mean"], "std": values["deviation"]} for kind, values in header["normalization"].items()
     }
-    return header | {"config": upgrade(header["config"]), "normalization": normalization}
+    config = upgrade(header["config"])
+    if config["statics"]["fields"]:  # instead of which fields were estimated
+        config["statics"]["embedding"] = 0
+    return header | {"config": config, "normalization": normalization}
 
 
 def sha256(path: Path) -> str:

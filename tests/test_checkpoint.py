@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from ldmdown import checkpoint, header
 from ldmdown.commands.info import card
+from ldmdown.config import Config
 from ldmdown.errors import LdmdownError
+from ldmdown.models.terrain import FEATURES, terrain_features
 
 
 @pytest.mark.parametrize("stage", ["unet", "ldm"])
@@ -155,3 +157,36 @@ def test_weights_that_fit_are_taken_and_counted(tiny: dict[str, Path]) -> None:
             torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
         elif name.startswith("denoiser.") and tensor.is_floating_point():
             assert not tensor.any()
+
+
+def test_features_of_the_terrain_are_made_when_a_checkpoint_is_read(tmp_path: Path) -> None:
+    """Only height and land-sea mask are stored; networks and windows see what follows from them too."""
+    statics = {"fields": ["z", "land_sea_mask"], "embedding": 1, "terrain_features": True}
+    config = Config.model_validate(CONFIG.model_dump() | {"statics": statics, "unet": {"skip": "regression"}})
+    model = checkpoint.build(config, NORMALIZATION, "ldm")
+    rows, cols = np.mgrid[:64, :64].astype(np.float32)
+    model.statics[:2] = torch.from_numpy(np.stack([rows / 64, (cols > 20).astype(np.float32)]))
+    assert model.regression is not None
+    model.regression.weight.fill_(0.5)
+    path = tmp_path / "terrain.safetensors"
+    checkpoint.save(path, model, checkpoint.header_of(config, NORMALIZATION, "ldm"))
+    assert not any("terrain" in name for name in load_file(path))
+    loaded = checkpoint.load(path).model
+    (window,) = loaded.statics_at([(2, 3)], 4, 4)
+    expected = terrain_features(rows / 64, (cols > 20).astype(np.float32))
+    assert window.shape == (3 + FEATURES, 32, 32)
+    torch.testing.assert_close(window[3:], torch.from_numpy(expected[:, 16:48, 24:56]), atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(loaded.regression.weight, model.regression.weight)
+
+
+def test_format_1_estimated_no_fields_beside_those_that_were_given(tiny: dict[str, Path], tmp_path: Path) -> None:
+    old = header.read_header(tiny["unet"])
+    config = old["config"] | {"statics": {"given": ["z", "lat"], "embedding": 8}}
+    normalization = {
+        kind: {"mean": values["mean"], "deviation": values["std"]} for kind, values in old["normalization"].items()
+    }
+    file = altered(
+        tiny["unet"], tmp_path / "old.safetensors", {"format": 1, "config": config, "normalization": normalization}
+    )
+    loaded = checkpoint.load(file)
+    assert loaded.config.statics.fields == ("z", "lat") and loaded.config.statics.embedding == 0

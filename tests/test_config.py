@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from conftest import CONFIG
+from pydantic import ValidationError
 
 from ldmdown.config import BUNDLED, Config, load_config, parse_config, upgrade
 from ldmdown.errors import LdmdownError
@@ -170,3 +171,9 @@ def test_a_configuration_of_version_0_1_in_a_checkpoint() -> None:
         "gan": {"start": 0.5},
         "train": {"init_from": None, "seed": 3, "ldm": {"learning_rate": 0.1, "grad_clip": 2.0, "steps": 5}},
     }
+
+
+def test_features_of_the_terrain_need_the_terrain() -> None:
+    content = parse_config(BUNDLED).model_dump() | {"statics": {"fields": ["z"], "terrain_features": True}}
+    with pytest.raises(ValidationError, match="made from z and land_sea_mask: add both to statics.fields"):
+        Config.model_validate(content)

@@ -16,7 +16,7 @@ from ldmdown.data.reading.regridded import Regridded, check_coverage, covered_wi
 from ldmdown.data.solar import cos_zenith
 from ldmdown.errors import LdmdownError
 
-NAMES = ("t2m", "u10", "v10", "cossza")
+NAMES = ("t2m", "u10", "v10", "cossza", "cossza_2h")
 ITALY = Grid()
 DATA = os.environ.get("LDMDOWN_TEST_DATA")
 real = pytest.mark.skipif(not DATA, reason="LDMDOWN_TEST_DATA is not set")
@@ -49,6 +49,7 @@ def test_predictors_are_bilinear_and_know_the_sun(new: xr.Dataset, tmp_path: Pat
     lat, lon = cells.lat, cells.lon
     np.testing.assert_allclose(field[0], 240 + lat + 0.5 * lon, atol=1e-4)
     np.testing.assert_allclose(field[3], cos_zenith(int(predictors.hours[2]), lat, lon), atol=1e-6)
+    np.testing.assert_allclose(field[4], cos_zenith(int(predictors.hours[0]), lat, lon), atol=1e-6)
 
 
 def test_the_nearest_value_instead_of_interpolation(new: xr.Dataset, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def allowed(module: str) -> set[str]:
     if folder in BASE:
         return {"errors"}
     if folder == "models":
-        return {"models"}  # what they need, they are told
+        return {"models", "typing"}  # what they need, they are told
     if folder in MAY_IMPORT:
         return {folder} | MAY_IMPORT[folder] | BASE
     if folder == "commands":

@@ -28,7 +28,7 @@ from ldmdown.config import BUNDLED, Config, parse_config
 from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import Processes
-from ldmdown.training.batches import Batch
+from ldmdown.training.batches import Batch, HourSet, load_hour
 from ldmdown.training.run import Run, State, load, on_disk, read_losses
 from ldmdown.training.stages import UNetStage
 
@@ -110,6 +110,22 @@ def test_a_gan_learns_beside_and_goes_on_after_a_kill(folder: Path, tmp_path_fac
     wait_for_row(other, "gan", 25, process)
     subprocess.run(command, cwd=other, check=True, capture_output=True)
     assert losses(other, "gan") == losses(folder, "gan")
+
+
+def test_the_mean_starts_from_closed_forms(folder: Path) -> None:
+    """Without a step of the U-Net, the regression halves the error that interpolation has on a validation hour."""
+    stage = SMALL["train"]["unet"] | {"steps": 0}
+    path = write_small(folder, unet=SMALL["unet"] | {"skip": "regression"}, train=SMALL["train"] | {"unet": stage})
+    train(path, "unet")
+    model = checkpoint.load(folder / "checkpoints" / "small.safetensors").model
+    assert model.regression is not None
+    assert torch.isfinite(model.statics).all()
+    torch.testing.assert_close(model.statics.std(dim=(1, 2)), torch.ones(4), atol=0.01, rtol=0)
+    hours = HourSet(Archive(folder / "archive.zarr"), "validation")
+    predictors, target = load_hour(hours, 12, torch.device("cpu"))
+    error = (model.mean(predictors, model.statics_at([(0, 0)], 8, 8)) - target).square().mean()
+    interpolated = (model.interpolated_targets(model.interpolate(predictors)) - target).square().mean()
+    assert error < 0.5 * interpolated
 
 
 def test_latents_of_the_target_itself(folder: Path) -> None:

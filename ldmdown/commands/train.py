@@ -85,7 +85,8 @@ class Training:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         start = self._initial_weights(model, root)
         if self.archive.statics:
-            model.statics.copy_(torch.from_numpy(self.archive.load_statics()))
+            model.statics[: len(self.archive.statics)] = torch.from_numpy(self.archive.load_statics())
+            model.make_terrain_fields()
         self.model = model.to(processes.device).eval().requires_grad_(False)
         self.stages = stages_of(config, self.archive.normalization, self.model)
         self._check(label)

@@ -6,6 +6,11 @@ import numpy as np
 
 from ldmdown.typing import FloatArray
 
+LAGS = {
+    "cossza": 0,
+    "cossza_2h": 2,
+}  # hours by which these variables look back: together they tell morning from evening
+
 
 def cos_zenith(hour: float | FloatArray, lat: FloatArray, lon: FloatArray) -> FloatArray:
     """Cosine of the solar zenith angle at an hour since 1970-01-01T00 UTC; negative at night.

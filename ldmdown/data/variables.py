@@ -199,6 +199,7 @@ VARIABLES = _table(
         cds="land_sea_mask",
     ),
     Variable("cossza", "Cosine of the solar zenith angle", "1", (-1, 1), derived=True),
+    Variable("cossza_2h", "Cosine of the solar zenith angle two hours before", "1", (-1, 1), derived=True),
 )
 
 

@@ -17,7 +17,9 @@ from torch.nn import functional
 from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
+from ldmdown.models.regression import FlowRegression
 from ldmdown.models.sampling import Sampler
+from ldmdown.models.terrain import FEATURES, terrain_features
 from ldmdown.models.unet import UNet
 
 WEIGHTS = (0.2, 5.0)  # bounds of a channel's weight in the denoiser's loss
@@ -85,17 +87,22 @@ class Downscaler(nn.Module):
     unet
         the mean, of predictors and statics on the fine grid.
     statics
-        (S, rows, cols): fields of the ground, given or estimated from the training data (models/ground).
+        (S, rows, cols): static fields, given or estimated from the training data (models/static_embedding).
     factor
         fine cells in a coarse one, along each axis.
     interpolated_input
         None: the U-Net predicts the target from repeated predictors, as the paper's. Otherwise it corrects
         the bilinear interpolation.
+    regression
+        what the U-Net corrects beside the interpolation, if there is one.
+    terrain
+        the channels of height and land-sea mask among the statics; None: no features of the terrain are made.
     residual
         whether latents are added to the mean; otherwise they are all of the target.
     """
 
     statics: Tensor
+    terrain_fields: Tensor
 
     def __init__(
         self,
@@ -104,6 +111,8 @@ class Downscaler(nn.Module):
         *,
         factor: int,
         interpolated_input: InterpolatedInput | None = None,
+        regression: FlowRegression | None = None,
+        terrain: tuple[int, int] | None = None,
         residual: bool = True,
         autoencoder: Autoencoder | None = None,
         conditioner: Conditioner | None = None,
@@ -115,7 +124,12 @@ class Downscaler(nn.Module):
         self.unet = unet
         self.factor = factor
         self.register_buffer("statics", statics)
+        self.terrain = terrain
+        made = FEATURES if terrain else 0
+        self.register_buffer("terrain_fields", statics.new_zeros(made, *statics.shape[1:]), persistent=False)
+        self.register_load_state_dict_post_hook(lambda model, _: model.make_terrain_fields())
         self.interpolated_input = interpolated_input
+        self.regression = regression
         self.residual = residual
         self.autoencoder = autoencoder
         self.conditioner = conditioner
@@ -133,12 +147,27 @@ class Downscaler(nn.Module):
         levels = len(self.conditioner.channels) if self.conditioner is not None else 1
         return math.lcm(unet, 2 ** (levels - 1))
 
+    def make_terrain_fields(self) -> None:
+        """Make the features of the terrain from height and land-sea mask, after these have changed."""
+        if self.terrain is not None:
+            height, land = self.statics[list(self.terrain)].cpu().numpy()
+            self.terrain_fields.copy_(torch.from_numpy(terrain_features(height, land)))
+
     def statics_at(self, corners: Sequence[tuple[int, int]], h: int, w: int) -> Tensor:
-        """The statics of windows of h x w coarse cells whose first (row, col) is given: (B, S, H, W)."""
+        """Static fields, then features of the terrain, of windows of h x w coarse cells: (B, S, H, W).
+
+        `corners` are the first (row, col) of each window.
+        """
         rows, cols = h * self.factor, w * self.factor
-        return torch.stack(
-            [self.statics[:, row * self.factor :, col * self.factor :][:, :rows, :cols] for row, col in corners]
-        )
+        windows = []
+        for row, col in corners:
+            window = (
+                ...,
+                slice(row * self.factor, row * self.factor + rows),
+                slice(col * self.factor, col * self.factor + cols),
+            )
+            windows.append(torch.cat([fields[window] for fields in (self.statics, self.terrain_fields)]))
+        return torch.stack(windows)
 
     def mean(self, predictors: Tensor, statics: Tensor) -> Tensor:
         """The conditional mean of the target."""
@@ -146,7 +175,10 @@ class Downscaler(nn.Module):
             fine = predictors.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
             return self.unet(torch.cat([fine, statics], dim=1)).float()
         fine = self.interpolate(predictors)
-        return self.interpolated_targets(fine) + self.unet(torch.cat([fine, statics], dim=1)).float()
+        start = self.interpolated_targets(fine)
+        if self.regression is not None:
+            start = start + self.regression(predictors, statics)
+        return start + self.unet(torch.cat([fine, statics], dim=1)).float()
 
     def interpolate(self, predictors: Tensor) -> Tensor:
         """Predictors on the fine grid, bilinearly."""

@@ -69,7 +69,7 @@ def fit(
         if it diverges again and again.
     """
     settings = stage.settings
-    state = begin(stage, sources["train"], run, progress, resume=resume)
+    state = begin(stage, sources, run, progress, resume=resume)
     learner = Learner(stage, run)
     learner.choose_micro_batch(sources["train"], state, micro_batch)
     if not settings.steps:
@@ -103,7 +103,7 @@ def fit(
     progress.update(task, total=state.step, completed=state.step)
 
 
-def begin(stage: Stage, source: CropSource, run: Run, progress: Progress, *, resume: bool) -> State:
+def begin(stage: Stage, sources: Mapping[str, CropSource], run: Run, progress: Progress, *, resume: bool) -> State:
     """The state of a stage that was stopped, if it is to go on; else a fresh one, on the disk with its tensors."""
     settings, size = stage.settings, run.processes.size
     if settings.batch % size:
@@ -123,7 +123,7 @@ def begin(stage: Stage, source: CropSource, run: Run, progress: Progress, *, res
             fix=f"resume with `ldmdown train --resume`, or delete {path} to train it anew",
         )
     if state is None:
-        stage.begin(source, progress)
+        stage.begin(sources, progress)
         state = State(run.fingerprints[stage.name], size)
         run.write(run.state_path(stage.name), asdict(state) | {"tensors": stage.tensors})
     return state

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,17 +19,15 @@ from torch.nn import functional
 from ldmdown import checkpoint
 from ldmdown.checkpoint import Normalizations
 from ldmdown.config import Config, StageConfig
-from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
-from ldmdown.models.ground import CellRegression
 from ldmdown.models.sampling import Sampler
 from ldmdown.models.vae import VAE
 from ldmdown.training.batches import Batch, CropSource, noise, stratified_timesteps
+from ldmdown.training.closed_form import ClosedForm
 
 Command = Literal["all", "unet", "vae", "ldm", "gan"]
-GROUND_HOURS = 1000  # about so many training hours are taken to estimate the static fields
 
 
 class Stage:
@@ -83,7 +81,7 @@ class Stage:
         held = self.model.state_dict(keep_vars=True)
         return {name: tensor for name, tensor in held.items() if name.split(".")[0] in self.trains}
 
-    def begin(self, source: CropSource, progress: Progress) -> None:
+    def begin(self, sources: Mapping[str, CropSource], progress: Progress) -> None:
         """Give the tensors their start before the first step."""
 
     def loss(self, batch: Batch) -> Tensor:
@@ -128,25 +126,16 @@ class UNetStage(Stage):
     """The conditional mean; before it the static fields, if they are estimated."""
 
     name = command = checkpoint = "unet"
-    trains = ("unet", "statics")
+    trains = ("unet", "statics", "regression")
     sections = ("statics", "unet")
 
     @torch.no_grad()
-    def begin(self, source: CropSource, progress: Progress) -> None:
-        """Estimate the static fields from the training hours, unless they are given or come from a checkpoint."""
-        model, config, grid = self.model, self.config, source.hours.archive.grid
-        if config.statics.fields or model.statics.any():
-            return
-        names = [name for name in config.predictors if name in config.targets or variable(name).derived]
-        channels = [config.predictors.index(name) for name in names]
-        cells = CellRegression(1 + len(names), len(config.targets), *grid.shape)
-        places = range(0, len(source.hours), max(1, len(source.hours) // GROUND_HOURS))
-        for place in progress.track(places, description="static fields"):
-            batch = source.batch([source.crop(place, (0, 0), grid.coarse.shape, seed=place)])
-            fine = model.interpolate(batch["predictors"])
-            residual = (batch["target"] - model.interpolated_targets(fine))[0]
-            cells.add(torch.cat([torch.ones_like(fine[0, :1]), fine[0, channels]]).cpu(), residual.cpu())
-        model.statics.copy_(cells.ground(len(model.statics)))
+    def begin(self, sources: Mapping[str, CropSource], progress: Progress) -> None:
+        """Solve what has a closed form, unless it comes from a checkpoint."""
+        model, given = self.model, len(self.config.statics.fields)
+        known = [model.statics[given:], *(model.regression.buffers() if model.regression else ())]
+        if not any(tensor.any() for tensor in known):
+            ClosedForm(self.config, model, sources, progress).solve()
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error."""
@@ -205,11 +194,12 @@ class ScaleStage(Stage):
         """Whether latents are scaled."""
         return config.scale is not None
 
-    def begin(self, source: CropSource, progress: Progress) -> None:
+    def begin(self, sources: Mapping[str, CropSource], progress: Progress) -> None:
         """Each channel's std over the training hours, unless it comes from a checkpoint."""
         assert self.model.scale is not None
         if self.model.scale.log_std.any():
             return
+        source = sources["train"]
         places = range(len(source.hours))
         means = [source.whole(place)[1].float().square().mean((-2, -1)).nan_to_num() for place in places]
         self.model.scale.log_std.copy_(0.5 * (sum(means, start=torch.zeros(())) / len(means)).log())
@@ -288,7 +278,7 @@ class GanStage(Stage):
         judge = self.discriminator.state_dict(keep_vars=True)
         return super().tensors | {f"discriminator.{name}": tensor for name, tensor in judge.items()}
 
-    def begin(self, source: CropSource, progress: Progress) -> None:
+    def begin(self, sources: Mapping[str, CropSource], progress: Progress) -> None:
         """A U-Net and a discriminator that have learned nothing."""
         torch.manual_seed(self.config.train.seed + 1)
         fresh = checkpoint.build(self.config, self.normalization, "gan").unet

@@ -12,7 +12,7 @@ import scipy.sparse
 
 from ldmdown.data.grid import EARTH_RADIUS, Grid, SourceGrid, Window, regrid
 from ldmdown.data.reading.fields import Fields, moment
-from ldmdown.data.solar import cos_zenith
+from ldmdown.data.solar import LAGS, cos_zenith
 from ldmdown.data.variables import Variable, variable
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, Float32Array
@@ -31,7 +31,7 @@ class Regridded:
     grid
         whose cells are wanted; for predictors `grid.coarse.window(window)`.
     names
-        the variables in the order of the channels, `cossza` included; None: those of the fields.
+        the variables in the order of the channels, those of the sun included; None: those of the fields.
     nearest
         take the nearest value instead of interpolating.
     beyond
@@ -99,8 +99,9 @@ class Regridded:
         held = dict(zip(self.fields.names, self.fields.read(index), strict=True))
         result = np.empty((len(self.variables), *self.grid.shape), np.float32)
         for out, known in zip(result, self.variables, strict=True):
-            if known.name == "cossza":
-                out[:] = cos_zenith(int(self.hours[index]), self.grid.lat, self.grid.lon)
+            if known.name in LAGS:
+                hour = int(self.hours[index]) - LAGS[known.name]
+                out[:] = cos_zenith(hour, self.grid.lat, self.grid.lon)
                 continue
             if self._strict and known.fill is None:
                 self._check_missing(known, held[known.name], index)

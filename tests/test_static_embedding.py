@@ -1,11 +1,11 @@
-"""The ground that training data tell of, against numpy's least squares and against a terrain that was put in."""
+"""Static fields estimated from training data, against numpy's least squares and against a terrain that was put in."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from ldmdown.models.ground import RIDGE, CellRegression
+from ldmdown.models.static_embedding import RIDGE, CellRegression
 
 
 def hours(count: int, terrain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,13 +18,13 @@ def hours(count: int, terrain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return x, y
 
 
-def test_coefficients_and_deviation_are_those_of_least_squares_at_each_cell() -> None:
+def test_coefficients_and_std_are_those_of_least_squares_at_each_cell() -> None:
     x, y = hours(50, torch.rand(3, 4, generator=torch.Generator().manual_seed(1)))
     cells = CellRegression(2, 2, 3, 4)
     for hour in zip(x, y, strict=True):
         cells.add(*hour)
     coefficients, std = cells.solve()
-    ridge = np.sqrt(50 * RIDGE) * np.eye(2)
+    ridge = np.sqrt(RIDGE * x.square().sum(dim=0).mean(dim=(1, 2)).numpy()) * np.eye(2)
     for row, col in ((0, 0), (2, 3)):
         design = x[:, :, row, col].double().numpy()
         for target in range(2):
@@ -41,13 +41,29 @@ def test_the_first_component_is_the_terrain() -> None:
     cells = CellRegression(2, 2, 24, 24)
     for hour in zip(*hours(400, terrain), strict=True):
         cells.add(*hour)
-    ground = cells.ground(3)
-    correlation = np.corrcoef(ground[0].ravel(), terrain.ravel())[0, 1]
+    fields = cells.principal_components(3)
+    correlation = np.corrcoef(fields[0].ravel(), terrain.ravel())[0, 1]
     assert abs(correlation) > 0.99
-    torch.testing.assert_close(ground.square().mean(dim=(1, 2)), torch.ones(3))
+    torch.testing.assert_close(fields.square().mean(dim=(1, 2)), torch.ones(3))
 
 
 def test_components_that_do_not_exist_are_zero() -> None:
     cells = CellRegression(1, 1, 4, 4)
     cells.add(torch.ones(1, 4, 4), torch.rand(1, 4, 4))
-    assert not cells.ground(5)[2:].any()
+    assert not cells.principal_components(5)[2:].any()
+
+
+def test_missing_values_do_not_count_and_cells_without_any_are_zero() -> None:
+    x, y = hours(20, torch.rand(3, 4, generator=torch.Generator().manual_seed(3)))
+    some, all_ = CellRegression(2, 2, 3, 4), CellRegression(2, 2, 3, 4)
+    for index, (given, target) in enumerate(zip(x, y, strict=True)):
+        part = target.clone()
+        part[:, 0] = torch.nan
+        part[:, 1] = torch.nan if index >= 10 else part[:, 1]
+        some.add(given, part)
+        if index < 10:
+            all_.add(given, target)
+    assert some.hours.tolist() == [[0] * 4, [10] * 4, [20] * 4]
+    torch.testing.assert_close(some.xy[..., 1, :], all_.xy[..., 1, :])
+    assert not some.solve()[0][..., 0, :].any()
+    assert not some.principal_components(3)[:, 0].any()
