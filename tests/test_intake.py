@@ -576,6 +576,42 @@ def test_steps_of_a_single_run_in_netcdf(tmp_path: Path) -> None:
     np.testing.assert_array_equal(values_of(found)["t2m"], field("t2m"))
 
 
+def test_steps_in_minutes_and_hours_with_minutes(tmp_path: Path) -> None:
+    """As ICON-2I counts its steps; a field at half past is no field of the full hour."""
+    run = HOURS[0]
+    for name, minutes in (("hours", 120), ("half", 90)):
+        with (tmp_path / name).open("wb") as file:
+            keys = {"paramId": 167, "indicatorOfUnitOfTimeRange": 0, "forecastTime": minutes}
+            write(file, "t2m", field("t2m")[2], 2, run, **keys)
+    found = open_fields([tmp_path / "hours"], ("t2m",))
+    np.testing.assert_array_equal(found.times, [run + 2])
+    with pytest.raises(LdmdownError, match="has times between full hours\n  found: 2021-02-28T19:30"):
+        open_fields([tmp_path / "half"], ("t2m",))
+
+
+def test_versions_that_are_no_numbers(expected: dict[str, np.ndarray], tmp_path: Path) -> None:
+    for version in ("", "hplp"):
+        found = open_fields([written(new_cds(["t2m"], version=version), tmp_path / f"v{version}.nc")], ("t2m",))
+        np.testing.assert_array_equal(found.read(3)[0], expected["t2m"][3])
+
+
+def test_another_grid_in_the_same_grib_spoils_nothing(expected: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """It is refused when it is asked for, with its kind."""
+    with (tmp_path / "mixed.grib2").open("wb") as file:
+        write(file, "t2m", field("t2m")[0], 2, HOURS[0], paramId=167)
+        handle = new_message("sh_sfc_grib2")
+        for key, value in {"paramId": 152, **clock(HOURS[0])}.items():
+            codes_set(handle, key, value)
+        codes_write(handle, file)
+        codes_release(handle)
+    found = open_fields([tmp_path / "mixed.grib2"], ("t2m",))
+    np.testing.assert_allclose(found.read(0)[0], expected["t2m"][0], atol=1e-4)
+    with GriddedFiles([tmp_path / "mixed.grib2"]) as files:
+        (other,) = {*files.sources[0].names} - {"t2m"}
+        with pytest.raises(LdmdownError, match="is on a grid that is not read\n  found: sh"):
+            list(files.sources[0].blocks(other, None))
+
+
 # Climate models
 
 
