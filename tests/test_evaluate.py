@@ -172,7 +172,7 @@ def test_a_glob_is_one_system(tmp_path: Path) -> None:
     assert [one.name for one in data.systems] == ["*-part*.nc"] and len(data.hours) == 3
     turned = Predictions([truth], [tmp_path / "*-part*.nc"])
     assert len(turned.hours) == 3 and len(turned.reference.files) == 2
-    with pytest.raises(LdmdownError, match="no such files"):
+    with pytest.raises(LdmdownError, match="no such file"):
         Predictions([tmp_path / "nothing*.nc"], [truth])
 
 
@@ -191,7 +191,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Predictions, "read", read)
     evaluate([tmp_path / "a-*.nc"], [tmp_path / "b-*.nc"], tmp_path / "scores")
-    assert len(opened) == 12 and 0 < max(opened) <= files.OPEN
+    assert len(opened) == 12 and 0 < max(opened) <= files.OPEN_FILES
     assert netCDF4.get_chunk_cache() == usual and xr.get_options()["file_cache_maxsize"] == 128
 
 
