@@ -31,6 +31,7 @@ from ldmdown.runtime import Processes
 from ldmdown.training.batches import Batch, HourSet, load_hour
 from ldmdown.training.run import Run, State, load, on_disk, read_losses
 from ldmdown.training.stages import UNetStage
+from ldmdown.twin.recipe import RECIPE
 
 ALONE = Processes(0, 1, 1, torch.device("cpu"))
 GAN = {"widths": [4, 8, 8, 8], "start": 0.5}
@@ -63,7 +64,7 @@ def test_a_whole_system(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     written = folder / "checkpoints" / "small.safetensors"
     loaded = checkpoint.load(written)
     assert loaded.stage == "ldm" and loaded.header["training"]["hours"] == 48
-    assert loaded.header["training"]["twin"] == "synthetic, recipe 2, seed 0"
+    assert loaded.header["training"]["twin"] == f"synthetic, recipe {RECIPE}, seed 0"
     assert 0 < loaded.header["temporal_correlation"] < 1
     for name in ("t2m", "u10", "v10"):
         scores = loaded.header["scores"][name]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
 from ldmdown.twin.files import RECIPE, TwinWorld, write_twin
 from ldmdown.twin.noise import Noise, SmoothNoise
-from ldmdown.twin.recipe import _spline, _turn
-from ldmdown.twin.terrain import CELL, read_orography
+from ldmdown.twin.recipe import _rotation, _spline
+from ldmdown.twin.response import State, Terms, land_sea_contrast, response
+from ldmdown.twin.terrain import CELL, HighPass, TerrainFeatures, blur, read_raster, riesz
 
 NIGHT, NOON = (int(np.datetime64(moment, "h").astype(int)) for moment in ("2021-01-14T03", "2021-07-19T12"))
 GRID = Grid(crs="EPSG:3035", west=4_330_000, north=2_420_000, rows=128, cols=128, spacing=2000)
@@ -47,10 +49,10 @@ def test_the_rotated_pole_is_where_it_should_be(world: TwinWorld) -> None:
     np.testing.assert_allclose(world.lat, np.degrees(np.arcsin(z)), atol=1e-6)
 
 
-def test_the_turn_is_the_bearing_along_a_column(world: TwinWorld) -> None:
+def test_the_rotation_is_the_bearing_along_a_column(world: TwinWorld) -> None:
     sphere = pyproj.Geod(a=6371229, b=6371229)
     bearing, _, _ = sphere.inv(world.lon[:-1], world.lat[:-1], world.lon[1:], world.lat[1:])
-    middle = _turn((world.lat[1:] + world.lat[:-1]) / 2, (world.lon[1:] + world.lon[:-1]) / 2)
+    middle = _rotation((world.lat[1:] + world.lat[:-1]) / 2, (world.lon[1:] + world.lon[:-1]) / 2)
     np.testing.assert_allclose(np.degrees(middle), bearing, atol=0.01)
 
 
@@ -70,7 +72,7 @@ def test_the_weather_is_plausible_in_every_season(world: TwinWorld) -> None:
 def test_the_coarse_wind_is_linked_to_the_pressure(world: TwinWorld) -> None:
     state = world.coarse(NIGHT)
     dy, dx = np.gradient(state["msl"], -0.25 * 111195, 0.25 * 111195 * np.cos(np.radians(44)))
-    sea = world.land < 0.05
+    sea = world.place.land < 0.05
     geostrophic = np.concatenate([-dy[sea], dx[sea]]) / (1.2 * 1.02e-4)
     assert np.corrcoef(geostrophic, np.concatenate([state["u10"][sea], state["v10"][sea]]))[0, 1] > 0.75
 
@@ -85,15 +87,83 @@ def test_an_hour_alone_is_the_hour_in_a_sequence(world: TwinWorld) -> None:
 
 
 @pytest.mark.parametrize("hour", [NIGHT, NOON])
-def test_members_differ_around_one_mean(world: TwinWorld, hour: int) -> None:
+def test_members_differ_around_the_known_mean(world: TwinWorld, hour: int) -> None:
     coarse = world.coarse(hour)
-    members = np.stack([np.stack(world.fine_on_grid(hour, member, coarse)) for member in range(24)])
-    std = members.std(0, ddof=1)
-    assert (np.sqrt((std**2).mean((1, 2))) > 0.5).all()
-    assert (np.quantile(std, 0.05, axis=(1, 2)) > 0.1).all()  # something everywhere
-    between = members[:12].mean(0) - members[12:].mean(0)
-    expected = std * np.sqrt(2 / 12)
-    np.testing.assert_allclose((between**2).mean((1, 2)), (expected**2).mean((1, 2)), rtol=0.35)
+    mean = world.mean(Terms(world.terrain, world.state(hour, coarse)))
+    deviations = np.stack([world.fine_on_grid(hour, member, coarse) for member in range(24)]) - mean
+    std = np.sqrt((deviations**2).mean((0, 2, 3)))
+    assert 0.1 < std[0] < 0.8 and (std[1:] > 0.4).all() and (std[1:] < 1.5).all()
+    error = np.sqrt((deviations.mean(0) ** 2).mean((1, 2)))
+    np.testing.assert_allclose(error, std / np.sqrt(24), rtol=0.15)
+
+
+@pytest.mark.parametrize("hour", [NIGHT, NOON])
+def test_means_over_boxes_keep_to_the_coarse_state(world: TwinWorld, hour: int) -> None:
+    state = world.state(hour, world.coarse(hour))
+    away = world.fine_on_grid(hour, 0) - np.stack([state.t, state.u, state.v])
+    boxes = away[:, :112, :112].reshape(3, 8, 14, 8, 14).mean((2, 4))
+    assert (np.sqrt((boxes**2).mean((1, 2))) < (0.6, 0.5, 0.5)).all()
+
+
+def test_the_response_turns_with_terrain_and_wind(world: TwinWorld) -> None:
+    z = world.terrain.z[:112, :112]
+    state, turned = (
+        State(*(np.full_like(z, value) for value in (285, *wind, 0.3, 1))) for wind in ((4, -3), (3, 4))
+    )  # the second a quarter turn to the left
+    (t, wind), (t_turned, wind_turned) = (
+        response(Terms(TerrainFeatures(heights), one)) for heights, one in ((z, state), (np.rot90(z, -1), turned))
+    )
+    np.testing.assert_allclose(np.rot90(t, -1), t_turned, atol=1e-3)
+    u, v = (np.rot90(part, -1) for part in wind)
+    assert np.abs(np.stack([-v, u]) - wind_turned).mean() < 0.01 * np.abs(wind_turned).mean()  # the grid's scale
+
+
+def test_nothing_jumps_at_sunrise(world: TwinWorld) -> None:
+    state = world.state(NOON, world.coarse(NOON))
+    suns = np.linspace(-0.2, 0.2, 41)
+    means = np.stack(
+        [world.mean(Terms(world.terrain, replace(state, sun=state.sun * 0 + np.float32(sun)))) for sun in suns]
+    )
+    assert np.abs(np.diff(means[:, 0], axis=0)).max() < 0.15  # [K] for 0.01, two to four minutes
+    assert np.abs(np.diff(means[:, 1:], axis=0)).max() < 0.15
+
+
+def test_the_shelter_of_a_wall() -> None:
+    z = np.full((120, 120), 100.0, "f4")
+    z[:, 60] = 1100.0
+    features = TerrainFeatures(z)
+    crest = blur(z, 1.5)[60, 60] - 100
+    still, east = np.zeros_like(z), np.full_like(z, 5)
+    terms = Terms(features, State(still, east, still, still, still))
+    lee, luv = terms.scalar("shelter")[60, 60 + 9], terms.scalar("shelter")[60, 60 - 9]  # 20 km away
+    assert lee == pytest.approx(crest / 1000 * np.exp((8 - 20) / 20), rel=1e-2)
+    assert luv == pytest.approx(0, abs=1e-3)
+    assert terms.scalar("behind shelter")[60, 60 - 9] == pytest.approx(lee, rel=1e-2)
+    assert terms.scalar("beside shelter")[60, 60 + 9] == pytest.approx(0, abs=1e-3)
+
+
+def test_linear_theory_of_a_plane_wave() -> None:
+    x = np.arange(64)[None] * np.ones((64, 1))
+    wave = np.cos(2 * np.pi * 4 * x / 64)
+    np.testing.assert_allclose(riesz(wave), [wave, 0 * wave], atol=1e-5)
+    np.testing.assert_allclose(riesz(wave.T), [-wave.T, 0 * wave], atol=1e-5)
+    diagonal = np.cos(2 * np.pi * 4 * (x + x.T) / 64)
+    np.testing.assert_allclose(riesz(diagonal), [0 * wave, diagonal], atol=1e-5)
+
+
+def test_the_contrast_of_warm_land_and_cold_sea() -> None:
+    land = np.zeros((80, 80), "f4")
+    land[:, 40:] = 1
+    contrast = land_sea_contrast(280 + 5 * land, land, CELL)
+    assert contrast[40, 39:41] == pytest.approx(5 * 0.25 / 0.27, rel=0.01)
+    assert np.abs(land_sea_contrast(280 + 0 * land, land, CELL)).max() < 1e-3
+
+
+def test_a_high_pass_takes_constants_and_keeps_what_a_box_averages_out() -> None:
+    high_pass = HighPass((70, 84))
+    np.testing.assert_allclose(high_pass(np.full((70, 84), 3.0)), 0, atol=1e-5)
+    checker = (-1.0) ** np.add.outer(np.arange(70), np.arange(84))
+    np.testing.assert_allclose(high_pass(checker), checker, atol=1e-6)
 
 
 def test_a_draw_sees_only_temperature_wind_and_sun(world: TwinWorld) -> None:
@@ -107,11 +177,15 @@ def test_a_draw_sees_only_temperature_wind_and_sun(world: TwinWorld) -> None:
 
 
 def test_the_state_of_a_uniform_wind(world: TwinWorld) -> None:
-    east = {"t2m": np.full_like(world.z, 280), "u10": np.full_like(world.z, 5), "v10": np.zeros_like(world.z)}
+    east = {
+        "t2m": np.full_like(world.place.z, 280),
+        "u10": np.full_like(world.place.z, 5),
+        "v10": np.zeros_like(world.place.z),
+    }
     state = world.state(NIGHT, east)
-    np.testing.assert_allclose(state.u, 5 * np.cos(world.medium_turn), atol=1e-5)
-    np.testing.assert_allclose(state.v, 5 * np.sin(world.medium_turn), atol=1e-5)
-    np.testing.assert_allclose(state.lift(state.speed), 5, atol=1e-4)
+    np.testing.assert_allclose(state.u, 5 * np.cos(world.rotation), atol=1e-3)
+    np.testing.assert_allclose(state.v, 5 * np.sin(world.rotation), atol=1e-3)
+    np.testing.assert_allclose(state.speed, 5, atol=1e-3)
 
 
 def test_splines_keep_constants_and_lines() -> None:
@@ -138,7 +212,7 @@ def test_deviations_remember_a_few_hours(world: TwinWorld) -> None:
 def test_spectra_fall_as_the_mesoscale_does(world: TwinWorld, hour: int) -> None:
     fields = np.stack([np.stack(world.fine_on_grid(hour, member)) for member in range(4)])
     for variable in range(3):
-        assert -3.2 < slope(fields[:, variable], 4, 24) < -1.4
+        assert -3.2 < slope(fields[:, variable], 4, 24) < -0.5
         assert -4.5 < slope(fields[:, variable], 2, 5) < -1.4  # no hole at the grid's scale
 
 
@@ -245,26 +319,26 @@ def test_terrain_from_files(tmp_path: Path) -> None:
     fine = Path(data) / "data/terrain/icon2i_orography_lonlat.grib2"
     coarse = Path(data) / "data/era5/surface_height_europe.nc"
     world = TwinWorld(GRID, orography=fine, coarse_orography=coarse)
-    raster = read_orography(fine)
+    raster = read_raster(fine)
     converted = xr.DataArray(raster.height, {"lat": raster.latitude, "lon": raster.longitude}, name="HSURF")
     converted.to_netcdf(tmp_path / "fine.nc", engine="netcdf4")
-    np.testing.assert_array_equal(read_orography(tmp_path / "fine.nc").height, raster.height)
-    assert 1500 < world.ground.z.max() < 2900
+    np.testing.assert_array_equal(read_raster(tmp_path / "fine.nc").height, raster.height)
+    assert 1500 < world.terrain.z.max() < 2900
     with xr.open_dataset(coarse, engine="netcdf4") as heights:
         known = heights.height[0].sel(lat=world.latitude, lon=world.longitude).values
-    np.testing.assert_allclose(world.z, np.maximum(known, 0), atol=0.5)
+    np.testing.assert_allclose(world.place.z, np.maximum(known, 0), atol=0.5)
 
 
 def test_terrain_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(LdmdownError, match="no such orography"):
-        read_orography(tmp_path / "absent.nc")
+    with pytest.raises(LdmdownError, match="no such file"):
+        read_raster(tmp_path / "absent.nc")
     xr.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "line.nc", engine="netcdf4")
-    with pytest.raises(LdmdownError, match="is not one field"):
-        read_orography(tmp_path / "line.nc")
+    with pytest.raises(LdmdownError, match="does not hold one static field"):
+        read_raster(tmp_path / "line.nc")
 
 
 def test_all_italy_is_about_the_size_of_the_real_reference() -> None:
     world = TwinWorld(Grid())
     assert 600 <= len(world.rlat) <= 730 and 520 <= len(world.rlon) <= 585
-    assert np.sqrt(((world.ground.z - world.ground.z_coarse) ** 2).mean()) > 50
+    assert np.sqrt(((world.terrain.z - world.z_coarse) ** 2).mean()) > 50
     assert abs(CELL - 2.22) < 0.01

@@ -44,8 +44,8 @@ class Ideal:
         """Heights of the fine and of the coarse grid [m]."""
         coarse = self.grid.coarse
         weights = SourceGrid(self.world.latitude, self.world.longitude).weights(coarse.lat, coarse.lon)
-        fine = regrid(self.weights, self.world.ground.z, self.grid.shape).astype(np.float32)
-        return fine, regrid(weights, self.world.z, coarse.shape).astype(np.float32)
+        fine = regrid(self.weights, self.world.terrain.z, self.grid.shape).astype(np.float32)
+        return fine, regrid(weights, self.world.place.z, coarse.shape).astype(np.float32)
 
 
 def _above(archive: Path, name: str | None) -> Path | None:

@@ -9,11 +9,10 @@ import numpy as np
 from scipy import ndimage
 
 from ldmdown.data.grid import SourceGrid, regrid
-from ldmdown.data.reading.orography import read_heights
+from ldmdown.data.reading.orography import SHORE, read_heights
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, Float32Array, FloatArray
 
-SHORE = 0.5  # [m] above which ground is land
 MOUNTAIN = 1000.0  # [m] above which land is mountains
 COAST = 10.0  # [km] from the shore, on either side
 LAPSE_RATE = 0.0065  # of the standard atmosphere [K m-1]

@@ -1,33 +1,31 @@
 """The twin's files, laid out as the archives deliver them: ERA5 as the new CDS, the reference as VHR-REA_IT.
 
-What is in them comes from the recipe in data/twin_recipe; their attributes say that they are synthetic.
+What is in them comes from the recipe; their attributes say that they are synthetic.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
+from ldmdown.atomic import replacing
+from ldmdown.data import parallel
 from ldmdown.data.grid import Grid
-from ldmdown.twin.noise import Field
 from ldmdown.twin.recipe import POLE_LATITUDE, POLE_LONGITUDE, RECIPE, TwinWorld
+from ldmdown.typing import FloatArray
 
 __all__ = ["RECIPE", "TwinWorld", "write_twin"]
 
 Moment = str | date | np.datetime64
 """A day, or an hour."""
-
-Hours = NDArray[np.int64]
-"""Since 1970-01-01T00."""
 
 SINGLE = {  # CDS name in the file: units, long name, GRIB parameter
     "t2m": ("K", "2 metre temperature", 167),
@@ -58,6 +56,49 @@ PRECISION = 256  # the reference's fields are multiples of a 256th, which compre
 SECONDS = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian", "dtype": "int64"}
 
 
+@dataclass(frozen=True)
+class _Day:
+    """The files of a day: their folder, the world that they show, hours since 1970, draws of the truth."""
+
+    directory: Path
+    grid: Grid
+    seed: int
+    orography: str | Path | None
+    coarse_orography: str | Path | None
+    hours: tuple[int, ...]
+    members: int
+
+    @property
+    def world(self) -> TwinWorld:
+        """The world, made once in a process."""
+        return _world(self.grid, self.seed, self.orography, self.coarse_orography)
+
+    def era5(self, kind: str) -> Path:
+        """ERA5's file of `single` levels or of `pressure` levels."""
+        return self.directory / "era5" / f"era5_{kind}_{self.date}.nc"
+
+    def reference(self, member: int) -> Path:
+        """The file of a draw, of which the first is the reference."""
+        folder = f"members/{member:03d}" if member else "reference"
+        return self.directory / folder / f"VHR-REA_IT_{self.date}.nc"
+
+    @property
+    def date(self) -> str:
+        """As the names of the files hold it."""
+        return str(np.datetime64(self.hours[0], "h").astype("datetime64[D]")).replace("-", "")
+
+    @property
+    def finished(self) -> bool:
+        """Whether all files are there."""
+        files = [self.era5("single"), self.era5("pressure"), *map(self.reference, range(self.members))]
+        return all(path.exists() for path in files)
+
+
+@lru_cache(maxsize=1)
+def _world(grid: Grid, seed: int, orography: str | Path | None, coarse_orography: str | Path | None) -> TwinWorld:
+    return TwinWorld(grid, seed=seed, orography=orography, coarse_orography=coarse_orography)
+
+
 def write_twin(
     directory: str | Path,
     grid: Grid,
@@ -73,7 +114,7 @@ def write_twin(
 ) -> None:
     """Write paired files, one a day: `era5/`, `reference/`, and further draws of the truth in `members/NNN/`.
 
-    Files are written beside and renamed; those that exist are left, so that a stopped run goes on.
+    Files that exist are left, so that a stopped run resumes.
 
     Parameters
     ----------
@@ -84,7 +125,7 @@ def write_twin(
     members
         draws of p(fine | coarse), the truth being the first; independent of it are `members/001` and so on.
     processes
-        how many write at once, each in about 0.5 GB for all Italy.
+        how many write at once, each in about 0.6 GB for all Italy.
     progress
         called with the days done and the days in all.
 
@@ -93,101 +134,64 @@ def write_twin(
     LdmdownError
         if a terrain file cannot be used.
     """
-    days = list(_days(periods, every))
-    world = (grid, seed, orography, coarse_orography)
-    jobs = [(Path(directory), hours, members) for hours in days if not _finished(Path(directory), hours, members)]
-    done = len(days) - len(jobs)
-    for _ in _run(world, jobs, processes):
+    day = partial(_Day, Path(directory), grid, seed, orography, coarse_orography, members=members)
+    days = [day(hours=hours) for hours in _days(periods, every)]
+    left = [day for day in days if not day.finished]
+    done = len(days) - len(left)
+
+    def advance() -> None:
+        nonlocal done
         done += 1
         if progress:
             progress(done, len(days))
 
+    if left:
+        parallel.run(_write_day, left, processes=processes, advance=advance)
 
-def _days(periods: Iterable[tuple[Moment, Moment]], every: int) -> Iterator[Hours]:
+
+def _days(periods: Iterable[tuple[Moment, Moment]], every: int) -> Iterator[tuple[int, ...]]:
     for first, last in periods:
         start, stop = np.datetime64(first), np.datetime64(last)
         whole = np.datetime_data(stop.dtype)[0] == "D"
         begin = start.astype("datetime64[h]").astype(int)
         end = stop.astype("datetime64[h]").astype(int) + (24 if whole else 1)
         for day in range(begin // 24, -(-end // 24), every):
-            yield np.arange(max(begin, 24 * day), min(end, 24 * day + 24))
+            yield tuple(range(max(begin, 24 * day), min(end, 24 * day + 24)))
 
 
-def _run(world: tuple, jobs: Sequence[tuple], processes: int) -> Iterator[None]:
-    if jobs and processes == 1:
-        _start(*world)
-        for job in jobs:
-            yield _write_day(*job)  # type: ignore[func-returns-value]
-    elif jobs:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=world) as pool:
-            for future in as_completed([pool.submit(_write_day, *job) for job in jobs]):
-                yield future.result()
-
-
-_world: TwinWorld
-"""Of this process."""
-
-
-def _start(grid: Grid, seed: int, orography: str | Path | None, coarse_orography: str | Path | None) -> None:
-    global _world
-    _world = TwinWorld(grid, seed=seed, orography=orography, coarse_orography=coarse_orography)
-
-
-def _start_worker(*world: Any) -> None:
-    threadpool_limits(1)  # processes that all use all cores hinder each other
-    _start(*world)
-
-
-def _files(directory: Path, hours: Hours, members: int) -> tuple[Path, Path, list[Path]]:
-    """ERA5's two files of a day, and the reference's, one a member."""
-    day = np.datetime_as_string(hours[0].astype("datetime64[h]"), "D").replace("-", "")
-    folders = ["reference", *(f"members/{member:03d}" for member in range(1, members))]
-    era5 = directory / "era5"
-    names = [directory / folder / f"VHR-REA_IT_{day}.nc" for folder in folders]
-    return era5 / f"era5_single_{day}.nc", era5 / f"era5_pressure_{day}.nc", names
-
-
-def _finished(directory: Path, hours: Hours, members: int) -> bool:
-    single, pressure, references = _files(directory, hours, members)
-    return all(path.exists() for path in (single, pressure, *references))
-
-
-def _write_day(directory: Path, hours: Hours, members: int) -> None:
-    single, pressure, references = _files(directory, hours, members)
-    states = [_world.coarse(int(hour)) for hour in hours]
-    _write(single, lambda: _era5(hours, {name: np.stack([state[name] for state in states]) for name in SINGLE}))
+def _write_day(day: _Day) -> None:
+    states = [day.world.coarse(hour) for hour in day.hours]
+    times = _times(day.hours)
+    single = {name: np.stack([state[name] for state in states]) for name in SINGLE}
     above = {name: np.stack([state[f"{name}{LEVEL}"] for state in states])[:, None] for name in PRESSURE}
-    _write(pressure, lambda: _era5(hours, above))
-    for member, path in enumerate(references):
-        _write(path, lambda member=member: _reference(hours, member))  # type: ignore[misc]
+    _write(day.era5("single"), partial(_era5, day.world, times, single))
+    _write(day.era5("pressure"), partial(_era5, day.world, times, above))
+    for member in range(day.members):
+        _write(day.reference(member), partial(_reference, day, member))
 
 
 def _write(path: Path, make: Callable[[], xr.Dataset]) -> None:
-    """Beside and renamed, unless it exists."""
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    make().to_netcdf(beside, engine="netcdf4")
-    beside.rename(path)
+    """Write a file unless it exists."""
+    if not path.exists():
+        with replacing(path) as beside:
+            make().to_netcdf(beside, engine="netcdf4")
 
 
-def _attributes() -> dict[str, Any]:
+def _attributes(world: TwinWorld) -> dict[str, Any]:
     return {
         "title": "Synthetic fields of a test world; not a reanalysis, not a model's output",
         "institution": "none (synthetic)",
-        "source": f"ldmdown twin, recipe {RECIPE}, seed {_world.seed}",
+        "source": f"ldmdown twin, recipe {RECIPE}, seed {world.seed}",
         "twin_recipe": RECIPE,
-        "twin_seed": _world.seed,
+        "twin_seed": world.seed,
     }
 
 
-def _times(hours: Hours) -> NDArray[np.datetime64]:
-    return hours.astype("datetime64[h]").astype("datetime64[ns]")
+def _times(hours: tuple[int, ...]) -> NDArray[np.datetime64]:
+    return np.array(hours, "datetime64[h]").astype("datetime64[ns]")
 
 
-def _era5(hours: Hours, fields: dict[str, Field]) -> xr.Dataset:
+def _era5(world: TwinWorld, times: NDArray[np.datetime64], fields: dict[str, FloatArray]) -> xr.Dataset:
     """As the new CDS delivers single levels, (time, lat, lon), or a pressure level, (time, 1, lat, lon)."""
     levels = ["pressure_level"] if next(iter(fields.values())).ndim == 4 else []
     dims = ["valid_time", *levels, "latitude", "longitude"]
@@ -197,15 +201,15 @@ def _era5(hours: Hours, fields: dict[str, Field]) -> xr.Dataset:
             0,
             {"long_name": "ensemble member numerical id", "units": "1", "standard_name": "realization"},
         ),
-        "valid_time": ("valid_time", _times(hours), {"long_name": "time", "standard_name": "time"}, SECONDS),
-        "expver": ("valid_time", np.full(len(hours), "0001")),
+        "valid_time": ("valid_time", times, {"long_name": "time", "standard_name": "time"}, SECONDS),
+        "expver": ("valid_time", np.full(len(times), "0001")),
     }
     if levels:
         level = {"long_name": "pressure", "units": "hPa", "positive": "down", "standard_name": "air_pressure"}
         coords["pressure_level"] = ("pressure_level", [float(LEVEL)], level)
     for name, unit in (("latitude", "north"), ("longitude", "east")):
         attributes = {"units": f"degrees_{unit}", "standard_name": name, "long_name": name}
-        coords[name] = (name, getattr(_world, name), attributes)
+        coords[name] = (name, getattr(world, name), attributes)
     variables = {}
     for name, values in fields.items():
         units, long_name, parameter = (SINGLE | PRESSURE)[name]
@@ -214,19 +218,20 @@ def _era5(hours: Hours, fields: dict[str, Field]) -> xr.Dataset:
         chunks = (1, *values.shape[1:])
         encoding = COMPRESSION | {"chunksizes": chunks, "_FillValue": np.float32(np.nan)}
         variables[name] = (dims, values, attributes | {"GRIB_paramId": parameter}, encoding)
-    return xr.Dataset(variables, coords, _attributes() | {"Conventions": "CF-1.7"})
+    return xr.Dataset(variables, coords, _attributes(world) | {"Conventions": "CF-1.7"})
 
 
-def _reference(hours: Hours, member: int) -> xr.Dataset:
+def _reference(day: _Day, member: int) -> xr.Dataset:
     """As VHR-REA_IT: a rotated pole, wind along the grid, (time, rlat, rlon)."""
-    drawn = [_world.fine_on_grid(int(hour), member) for hour in hours]
+    world = day.world
+    drawn = [world.fine_on_grid(hour, member) for hour in day.hours]
     dims, plane = ("time", "rlat", "rlon"), ("rlat", "rlon")
     coords: dict[str, Any] = {
-        "time": ("time", _times(hours), {"standard_name": "time", "long_name": "time"}, SECONDS),
-        "rlat": ("rlat", _world.rlat, {"standard_name": "grid_latitude", "units": "degrees", "axis": "Y"}),
-        "rlon": ("rlon", _world.rlon, {"standard_name": "grid_longitude", "units": "degrees", "axis": "X"}),
-        "lon": (plane, _world.lon, {"standard_name": "longitude", "units": "degrees_east"}, {"zlib": True}),
-        "lat": (plane, _world.lat, {"standard_name": "latitude", "units": "degrees_north"}, {"zlib": True}),
+        "time": ("time", _times(day.hours), {"standard_name": "time", "long_name": "time"}, SECONDS),
+        "rlat": ("rlat", world.rlat, {"standard_name": "grid_latitude", "units": "degrees", "axis": "Y"}),
+        "rlon": ("rlon", world.rlon, {"standard_name": "grid_longitude", "units": "degrees", "axis": "X"}),
+        "lon": (plane, world.lon, {"standard_name": "longitude", "units": "degrees_east"}, {"zlib": True}),
+        "lat": (plane, world.lat, {"standard_name": "latitude", "units": "degrees_north"}, {"zlib": True}),
     }
     for height in (2, 10):
         attributes = {"standard_name": "height", "units": "m", "positive": "up", "axis": "Z"}
@@ -244,4 +249,4 @@ def _reference(hours: Hours, member: int) -> xr.Dataset:
         attributes |= {"grid_mapping": "crs_rotated_latitude_longitude"}
         encoding = COMPRESSION | {"chunksizes": (1, *values.shape[1:]), "_FillValue": np.float32(-1e20)}
         variables[name] = (dims, values, attributes, encoding | {"coordinates": f"lon lat height_{height}m"})
-    return xr.Dataset(variables, coords, _attributes() | {"Conventions": "CF-1.4", "member": member})
+    return xr.Dataset(variables, coords, _attributes(world) | {"Conventions": "CF-1.4", "member": member})

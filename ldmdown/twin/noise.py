@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-Field = NDArray[np.floating]
+from ldmdown.typing import FloatArray
 
 PADDING = 150.0  # [km] by which noise is wider than the domain, so that it does not show its period
 
@@ -56,7 +56,7 @@ class Noise:
         self.white = lru_cache(maxsize=self.LAGS + 1)(self._white)
         self.waves = wavenumbers(self.padded, step)
 
-    def _white(self, member: int, hour: int) -> Field:
+    def _white(self, member: int, hour: int) -> FloatArray:
         key = np.array([self.seed, member], np.uint64)
         counter = np.array([0, 0, hour % 2**64, self.stream], np.uint64)
         return np.random.Generator(np.random.Philox(key=key, counter=counter)).standard_normal(
@@ -68,7 +68,7 @@ class Noise:
         white = sum(weight * self.white(member, hour - lag) for lag, weight in enumerate(self.weights))
         return fft.rfft2(white)
 
-    def field(self, spectrum: NDArray) -> Field:
+    def field(self, spectrum: NDArray) -> FloatArray:
         """Back to the grid."""
         return fft.irfft2(spectrum, self.padded)[: self.shape[0], : self.shape[1]]
 
@@ -86,47 +86,52 @@ class SmoothNoise(Noise):
         super().__init__(seed, stream, shape, step, memory)
         self.filter = self.response(np.exp(-((np.pi * length * self.waves[2]) ** 2) / 2))
 
-    def draw(self, member: int, hour: int) -> Field:
+    def draw(self, member: int, hour: int) -> FloatArray:
         """One field."""
         return self.field(self.spectrum(member, hour) * self.filter)
 
 
-class Turbulence(Noise):
-    """Wind and temperature: variance falls as k^-SLOPE below OUTER [km]; warm air draws wind together."""
+class Eddies(Noise):
+    """Temperature and wind with the spectrum that is left of real fields when the terrain's response is taken away.
 
-    SLOPE, OUTER, DIVERGENT = 2.6, 140.0, 0.6
+    Variance falls as k^-SLOPE below OUTER [km], and faster below the scale that the flow resolves [km].
+    """
 
-    def __init__(self, seed: int, stream: int, shape: tuple[int, int], step: float, memory: float) -> None:
+    SLOPE, OUTER, STEEPER, DIVERGENT = 2.0, 40.0, 2.5, 0.95
+
+    def __init__(
+        self, seed: int, stream: int, shape: tuple[int, int], step: float, memory: float, resolved: float
+    ) -> None:
         super().__init__(seed, stream, shape, step, memory)
-        self.warm = Noise(seed, stream + 1, shape, step, memory)
+        self.warm, self.pull = (Noise(seed, stream + i, shape, step, memory) for i in (1, 2))
         ky, kx, k = self.waves
-        self.filter = self.response((k**2 + self.OUTER**-2.0) ** (-(self.SLOPE + 1) / 4))
+        power = (k**2 + self.OUTER**-2.0) ** (-(self.SLOPE + 1) / 2) / (1 + (k * resolved) ** 2) ** self.STEEPER
+        self.filter = self.response(np.sqrt(power))
         scale = np.sqrt(2 / (1 + self.DIVERGENT**2)) * 1j / k
         self.x, self.y = ((scale * part).astype("c8") for part in (kx, ky))
 
-    def draw(self, member: int, hour: int) -> tuple[Field, Field, Field]:
-        """(t, u, v), each of unit variance."""
-        spin = self.spectrum(member, hour) * self.filter
-        warm = self.warm.spectrum(member, hour) * self.filter
-        pull = self.DIVERGENT * warm
-        return (
-            self.field(warm),
-            self.field(self.x * pull - self.y * spin),
-            self.field(self.y * pull + self.x * spin),
-        )
+    def draw(self, member: int, hour: int) -> tuple[FloatArray, FloatArray]:
+        """Temperature (rows, cols) and wind (2, rows, cols), each of unit variance."""
+        warm, spin, pull = (noise.spectrum(member, hour) * self.filter for noise in (self.warm, self, self.pull))
+        pull = self.DIVERGENT * pull
+        wind = [self.field(self.x * pull - self.y * spin), self.field(self.y * pull + self.x * spin)]
+        return self.field(warm), np.stack(wind)
 
 
-class Cells(Noise):
-    """Blobs of 8 to 25 km, stretched along the wind: noise whose filter is steered after the transform."""
+class Streaks(Noise):
+    """Streaks along the wind, as behind islands and capes: noise whose filter is steered after the transform."""
+
+    LENGTH = 12.0  # [km] across
 
     def __init__(self, seed: int, stream: int, shape: tuple[int, int], step: float, memory: float) -> None:
         super().__init__(seed, stream, shape, step, memory)
         ky, kx, k = self.waves
-        self.filter = self.response(k * np.exp(-((k * 28) ** 2)))
+        self.filter = self.response(k**-0.5 * np.exp(-((k * self.LENGTH) ** 2)))
         self.cos, self.sin = ((part / k**2).astype("f4") for part in (kx**2 - ky**2, 2 * kx * ky))
 
-    def draw(self, member: int, hour: int, cos: Field, sin: Field) -> Field:
-        """One field; (cos, sin) of twice the wind's direction, times the stretching (0 to 1)."""
+    def draw(self, member: int, hour: int, u: FloatArray, v: FloatArray) -> FloatArray:
+        """One field of unit variance, (rows, cols), stretched along the wind (u, v)."""
         base = self.spectrum(member, hour) * self.filter
-        steered = self.field(base)
-        return steered - cos * self.field(base * self.cos) - sin * self.field(base * self.sin)
+        speed2 = u**2 + v**2 + 1
+        along = (u**2 - v**2) / speed2 * self.field(base * self.cos) + 2 * u * v / speed2 * self.field(base * self.sin)
+        return (self.field(base) - along) * 1.5**-0.5

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyproj  # noqa: F401  before cfgrib, which crashes otherwise
-import xarray as xr
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 
+from ldmdown.data.grid import LONLAT
+from ldmdown.data.reading.orography import SHORE, read_heights
 from ldmdown.errors import LdmdownError
-from ldmdown.twin.noise import Field, shaped, wavenumbers
+from ldmdown.twin.noise import shaped, wavenumbers
+from ldmdown.typing import FloatArray
 
 KILOMETRES = 111.195  # in a degree of a great circle
 FINE_STEP = 0.02  # of the reference grid [degrees]
 CELL = FINE_STEP * KILOMETRES  # [km]
-SHORE = 0.5  # [m] above which ground is land
+BOX = 14  # cells in a box whose mean the coarse state knows, 31 km
+SECTORS = 16  # of wind direction
 
 
 @dataclass(frozen=True)
 class Raster:
     """Heights [m] on ascending latitudes and longitudes."""
 
-    latitude: NDArray[np.float64]
-    longitude: NDArray[np.float64]
-    height: Field
+    latitude: FloatArray
+    longitude: FloatArray
+    height: FloatArray
 
-    def at(self, latitude: NDArray, longitude: NDArray) -> Field:
+    def at(self, latitude: NDArray, longitude: NDArray) -> FloatArray:
         """Heights at these points; outside the raster its nearest edge."""
         rows = (latitude - self.latitude[0]) / (self.latitude[1] - self.latitude[0])
         cols = (longitude - self.longitude[0]) / (self.longitude[1] - self.longitude[0])
@@ -43,34 +45,19 @@ class Raster:
         return Raster(self.latitude, self.longitude, ndimage.gaussian_filter(self.height, sigma))
 
 
-def read_orography(path: str | Path) -> Raster:
-    """The single field [m] of a GRIB or NetCDF file on regular latitudes and longitudes.
+def read_raster(path: str | Path) -> Raster:
+    """The heights of a GRIB or NetCDF file on regular latitudes and longitudes.
 
     Raises
     ------
     LdmdownError
-        if the file is missing, or is not one field on a regular grid.
+        if the file cannot be read, or is not one field of heights on such a grid.
     """
-    try:
-        with Path(path).open("rb") as file:
-            start = file.read(4)
-    except OSError:
-        raise LdmdownError(path, "no such orography file") from None
-    if start == b"GRIB":
-        dataset = xr.open_dataset(path, engine="cfgrib", backend_kwargs={"indexpath": ""})
-    else:
-        dataset = xr.open_dataset(path, engine="netcdf4")
-    with dataset:
-        short = {name: short for name, short in (("lat", "latitude"), ("lon", "longitude")) if name in dataset.dims}
-        fields = [field for field in dataset.rename(short).squeeze().data_vars.values() if field.ndim == 2]
-        if len(fields) != 1 or set(fields[0].dims) != {"latitude", "longitude"}:
-            raise LdmdownError(
-                path,
-                "is not one field of heights on regular latitudes and longitudes",
-                found=", ".join(f"{field.name} {field.dims}" for field in fields) or "no two-dimensional field",
-            )
-        field = fields[0].sortby(["latitude", "longitude"]).transpose("latitude", "longitude").astype("f4").load()
-    return Raster(field.latitude.values.astype(float), field.longitude.values.astype(float), field.values)
+    grid, height = read_heights(path)
+    if grid.crs != LONLAT:
+        raise LdmdownError(path, "is not on regular latitudes and longitudes", found=grid.crs.name)
+    rows, cols = (slice(None, None, 1 if axis[0] < axis[-1] else -1) for axis in (grid.y, grid.x))
+    return Raster(grid.y[rows], grid.x[cols], height[rows, cols])
 
 
 ALPS = (
@@ -101,6 +88,7 @@ RIDGES = (  # axis, height [m], half width [km], half width of the land [km]
 )
 
 
+@lru_cache(maxsize=1)
 def analytic_orography() -> Raster:
     """A made-up Italy: arcs of mountains, coasts around them, valleys from noise with a k^-2 spectrum."""
     latitude, longitude = np.arange(33.5, 49.51, 0.02), np.arange(3.0, 22.01, 0.025)
@@ -138,50 +126,129 @@ def _distance(x: NDArray, y: NDArray, axis: Sequence[tuple[float, float]]) -> ND
     return nearest
 
 
-class Ground:
-    """What the fine fields know about the ground; all (rlat, rlon) float32."""
+class TerrainFeatures:
+    """What the fine fields know about the terrain, (rlat, rlon) float32, by name.
 
-    def __init__(self, z: Field, z_coarse: Field, land_coarse: Field) -> None:
-        blur = partial(ndimage.gaussian_filter, mode="nearest")
-        self.z, self.z_coarse = z, z_coarse
-        self.land = (z > SHORE).astype("f4")
-        self.coast = self.land - land_coarse  # what the coarse state takes for the other one
-        hill = blur(z, 3.5 / CELL) - blur(z, 14 / CELL)
-        relief = np.sqrt(blur(hill**2, 12 / CELL))  # [m]
-        self.rugged = relief / (relief + 120)
-        exposed = hill / (relief + 60)
-        depth = blur(ndimage.maximum_filter(z, 9), 8 / CELL) - blur(z, 2.5 / CELL)  # below the surrounding crests [m]
-        valley = np.clip(depth / 700, 0, 1) * self.land
-        plain = np.clip(1 - z / 400, 0, 1) * (1 - self.rugged) ** 2 * self.land
-        self.pool = np.clip((depth - 150) / 500, 0, 1) * (exposed < 0.6) * self.land + 0.35 * plain
-        self.pool = blur(self.pool, 2.5 / CELL)
-        zy, zx = np.gradient(blur(z, 5 / CELL), CELL * 1e3)
-        self.slope_x, self.slope_y = (part / (np.hypot(zx, zy) + 0.04) for part in (zx, zy))
-        zy, zx = np.gradient(blur(z, 7 / CELL), CELL * 1e3)
-        self.rise_x, self.rise_y = zx, zy
-        xx, yy, xy = (blur(part, 10 / CELL) for part in (zx * zx, zy * zy, zx * zy))
-        across = 0.5 * np.arctan2(2 * xy, xx - yy)  # direction in which the ground falls and rises
-        ordered = np.hypot(xx - yy, 2 * xy) / (xx + yy + 0.02**2)
-        channel = 0.85 * ordered * valley
-        self.shelter_xx = channel * np.cos(across) ** 2
-        self.shelter_yy = channel * np.sin(across) ** 2
-        self.shelter_xy = channel * np.sin(across) * np.cos(across)
-        self.speed_up = 0.9 * np.clip(exposed, 0, 2) * self.rugged - 0.62 * valley
-        self.inland, self.onshore_x, self.onshore_y = self._shore()
+    Attributes
+    ----------
+    z, land
+        height [m] and land mask.
+    scalars
+        `z` [km]; `dz`, height above the coarse terrain [500 m], and its bands `b0` to `b3` (below 2.5, 5, 10 and
+        20 km); `land`; `shore3` and `shore20`, land fraction around minus land; `rugged`, `exposed`, `depth` (below the
+        surrounding crests [700 m]) and `slope`.
+    vectors
+        uphill gradients `up0`, `up5`, `up10` of the height and landwards ones `inland3`, `inland8`, (2, rlat, rlon).
+    tensors
+        (xx, xy) of symmetric tensors without trace, (2, rlat, rlon): of linear theory for the bands (`b0` to `b3`), and
+        `valley`, the direction across which the ground falls and rises, times the depth.
+    directional
+        by direction towards which the wind blows, (rlat, rlon, SECTORS) float16: `shelter`, crests upwind within 40 km
+        [km]; `rise`, mean height upwind within 15 km above the cell [500 m]; `wake`, obstacles upwind within 120 km
+        [km]; `near_land`, `far_land`, land fraction upwind within 8 and from 10 to 40 km, minus land.
+    """
 
-    def _shore(self) -> tuple[Field, Field, Field]:
-        """Distance [km] inland, negative at sea (of 5000 km2 and more), and the unit vector landwards."""
-        parts, _ = ndimage.label(self.land == 0)
-        sizes = np.bincount(parts.ravel())
-        sizes[0] = 0
-        sea = (sizes >= 5000 / CELL**2)[parts]
-        far = np.full(sea.shape, 200.0)
-        inland = np.where(
-            sea,
-            -ndimage.distance_transform_edt(sea) if not sea.all() else -far,
-            ndimage.distance_transform_edt(~sea) if sea.any() else far,
-        )
-        inland = np.clip(inland * CELL, -200, 200)
-        gy, gx = np.gradient(ndimage.gaussian_filter(inland, 12 / CELL))
-        norm = np.hypot(gx, gy) + 0.3
-        return tuple(part.astype("f4") for part in (ndimage.gaussian_filter(inland, 0.7), gx / norm, gy / norm))  # type: ignore[return-value]
+    def __init__(self, z: FloatArray) -> None:
+        self.z = z = np.maximum(z, 0).astype("f4")
+        self.land = land = (z > SHORE).astype("f4")
+        self.high_pass = HighPass(z.shape)
+        smooth = {length: blur(z, length) for length in (2.5, 5, 10, 20)}
+        edges = [z, *smooth.values()]
+        bands = {f"b{i}": limited((a - b) / 500) for i, (a, b) in enumerate(pairwise(edges))}
+        shore = {length: blur(land, length) for length in (3, 8, 20)}
+        hill = blur(z, 3.5) - blur(z, 14)
+        relief = np.sqrt(blur(hill**2, 12))  # [m]
+        depth = (blur(ndimage.maximum_filter(z, 9), 8) - smooth[2.5]) / 700 * land
+        self.scalars = bands | {
+            "z": z / 1000,
+            "dz": limited(self.high_pass(z) / 500),
+            "land": land,
+            "shore3": shore[3] - land,
+            "shore20": shore[20] - land,
+            "rugged": relief / (relief + 120),
+            "exposed": hill / (relief + 60),
+            "depth": limited(depth),
+            "slope": limited(np.hypot(*gradient(smooth[2.5])) * 5),
+        }
+        self.vectors = {
+            f"up{i}": limited(gradient(field) * 10) for i, field in ((0, z), (5, smooth[5]), (10, smooth[10]))
+        }
+        self.vectors |= {f"inland{length}": gradient(shore[length]) * length * 1000 for length in (3, 8)}
+        self.tensors = {name: riesz(band) for name, band in bands.items()}
+        x, y = gradient(smooth[10])
+        across = np.stack([blur(x * x - y * y, 10), blur(2 * x * y, 10)])
+        self.tensors["valley"] = across / (blur(x * x + y * y, 10) + 0.03**2) * self.scalars["depth"]
+        self._look_upwind(land)
+
+    def _look_upwind(self, land: FloatArray) -> None:
+        """Fill in `directional`."""
+        views: dict[str, list[FloatArray]] = {name: [] for name in ("shelter", "rise", "wake", "near_land", "far_land")}
+        fine, broad = blur(self.z, 1.5), blur(self.z, 4)
+        for angle in 2 * np.pi * np.arange(SECTORS) / SECTORS:
+            upwind = partial(shifted, angle=angle)
+            crests = [(upwind(fine, d) - fine) * np.exp((8 - d) / 20) for d in (8, 12, 16, 20, 25, 30, 40)]
+            views["shelter"].append(np.clip(np.max(crests, 0) / 1000, 0, 2))
+            views["rise"].append(
+                np.clip(np.mean([upwind(fine, d) - fine for d in (3, 5, 7, 9, 12, 15)], 0) / 500, -2, 2)
+            )
+            wakes = [upwind(broad, d) * np.exp(-d / 60) for d in range(4, 121, 5)]
+            views["wake"].append(np.clip(np.max(wakes, 0) / 1000, 0, 2))
+            views["near_land"].append(np.mean([upwind(land, d) for d in (2, 4, 6, 8)], 0) - land)
+            views["far_land"].append(np.mean([upwind(land, d) for d in (10, 15, 20, 25, 30, 40)], 0) - land)
+        self.directional = {name: np.stack(view, -1).astype("f2") for name, view in views.items()}
+
+
+def blur(field: FloatArray, length: float, step: float = CELL) -> FloatArray:
+    """A field of this spacing under a Gaussian of this std [km]."""
+    return ndimage.gaussian_filter(field, length / step, mode="nearest")
+
+
+def limited(field: FloatArray) -> FloatArray:
+    """Values that grow slower beyond 1 and stay below 2.5: features seen in Sicily do not run away in the Alps."""
+    return (2.5 * np.tanh(field / 2.5)).astype("f4")
+
+
+def gradient(field: FloatArray) -> FloatArray:
+    """(x, y) derivatives by the metre of a field in metres, (2, rows, cols)."""
+    return np.stack([np.gradient(field, CELL * 1e3, axis=axis) for axis in (1, 0)]).astype("f4")
+
+
+def riesz(field: FloatArray) -> FloatArray:
+    """(xx, xy) of k k / k^2 without its trace, applied to the field: how potential flow turns around it."""
+    ky, kx, k = wavenumbers(field.shape, CELL)
+    spectrum = fft.rfft2(field) / k**2
+    parts = [fft.irfft2(spectrum * factor, field.shape) for factor in (kx**2 - ky**2, 2 * kx * ky)]
+    return np.stack(parts).astype("f4")
+
+
+def shifted(field: FloatArray, distance: float, angle: float) -> FloatArray:
+    """The field as seen this far [km] upwind of a wind that blows towards `angle`; beyond the edge, the edge."""
+    rows, cols = (round(-distance * part / CELL) for part in (np.sin(angle), np.cos(angle)))
+    padded = np.pad(field, ((abs(rows),) * 2, (abs(cols),) * 2), mode="edge")
+    return padded[abs(rows) + rows :, abs(cols) + cols :][: field.shape[0], : field.shape[1]]
+
+
+class HighPass:
+    """A field minus what means over boxes of `BOX` cells tell of it, interpolated by cubic splines."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        (self.rows_mean, self.rows_lift), (self.cols_mean, self.cols_lift) = (self._matrices(size) for size in shape)
+
+    @staticmethod
+    def _matrices(size: int) -> tuple[FloatArray, FloatArray]:
+        """(boxes, size) of the means, (size, boxes) of the splines."""
+        box = np.arange(size) // BOX
+        mean = (box == np.arange(box[-1] + 1)[:, None]).astype("f4")
+        mean /= mean.sum(1, keepdims=True)
+        places = (np.arange(size) + 0.5) / BOX - 0.5
+        lift = [ndimage.map_coordinates(one, [places], order=3, mode="nearest") for one in np.eye(len(mean))]
+        return mean, np.stack(lift, 1).astype("f4")
+
+    def low(self, field: FloatArray) -> FloatArray:
+        """What the means tell of (..., rows, cols)."""
+        means = self.rows_mean @ field @ self.cols_mean.T
+        return self.rows_lift @ means @ self.cols_lift.T
+
+    def __call__(self, field: FloatArray) -> FloatArray:
+        """The rest."""
+        return field - self.low(field)

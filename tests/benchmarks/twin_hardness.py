@@ -122,7 +122,7 @@ def draw(world: TwinWorld, hour: int, members: int, scale: NDArray) -> Hour:
         ]
     )
     state = world.state(hour, coarse)
-    smooth = np.stack([state.lift(part)[:rows, :cols] for part in (state.t, state.u, state.v)]) / scale
+    smooth = np.stack([part[:rows, :cols] for part in (state.t, state.u, state.v)]) / scale
     return Hour(smooth, fields[OBSERVED:], fields[:OBSERVED])
 
 

@@ -13,6 +13,8 @@ from ldmdown.data.units import canonical, conversion
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array
 
+SHORE = 0.5  # [m] above which ground is land
+
 
 def read_heights(path: str | Path) -> tuple[SourceGrid, Float32Array]:
     """The grid, and heights of the ground [m] (rows, cols), of a file of heights or of geopotential.
