@@ -91,8 +91,10 @@ def test_only_the_checkpoint_and_training_read_weights() -> None:
         assert "\nimport pickle\n" not in text or module == "data.reading.pickles"
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("test_*.py")), ids=lambda path: path.stem)
-def test_test_modules_stand_alone(path: Path) -> None:
-    """What several need is in conftest.py or made_up.py."""
-    names = re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), flags=re.MULTILINE)
-    assert not [name for name in names if name.startswith("test_")]
+def test_test_modules_stand_alone_and_their_random_numbers_have_a_seed() -> None:
+    """What several test modules need is in conftest.py or made_up.py."""
+    for path in Path(__file__).parent.rglob("*.py"):
+        text = path.read_text()
+        names = re.findall(r"^\s*(?:from|import) (\w+)", text, flags=re.MULTILINE)
+        assert not [name for name in names if name.startswith("test_")], path.name
+        assert not re.search(r"default_rng\(\s*\)", text), path.name
