@@ -17,7 +17,6 @@ import scipy.sparse
 from ldmdown.config import GridConfig
 from ldmdown.typing import BoolArray, FloatArray, IntArray
 
-Array = FloatArray
 Window = tuple[int, int, int, int]
 
 ITALY = GridConfig()

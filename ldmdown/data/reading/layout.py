@@ -126,7 +126,7 @@ class Layout:
             )
         mapping = str(field.attrs.get("grid_mapping", field.encoding.get("grid_mapping", "")))
         if (*dims, mapping) not in self._axes:
-            self._axes[*dims, mapping] = Axes.of(source_grid(self.dataset, name, self.label), self.label)
+            self._axes[*dims, mapping] = Axes.of(source_grid(self.dataset, name, dims, self.label), self.label)
         return dims, self._axes[*dims, mapping]
 
     @cached_property

@@ -36,26 +36,17 @@ def horizontal(field: xr.DataArray) -> tuple[str, str] | None:
     return next((pair for pair in pairs if set(pair) <= set(field.dims)), None)
 
 
-def source_grid(dataset: xr.Dataset, name: str, file: str | Path) -> SourceGrid:
-    """The grid of one variable of a file: projected, with a rotated pole, or geographic.
+def source_grid(dataset: xr.Dataset, name: str, axes: tuple[str, str], file: str | Path) -> SourceGrid:
+    """The grid of one variable of a file along its `horizontal` axes: projected, with a rotated pole, or geographic.
 
     The pole of a rotated grid is CF's north pole, or the south pole of GRIB, as the file has it.
 
     Raises
     ------
     LdmdownError
-        if it has no regular grid, or does not say which projection it is in.
+        if it does not say which projection it is in, or its points lie on no regular grid.
     """
     field = dataset[name]
-    axes = horizontal(field)
-    if axes is None:
-        raise LdmdownError(
-            file,
-            f"{name} is on no regular grid",
-            found=f"dimensions {', '.join(map(str, field.dims))}",
-            expected=" or ".join("(" + ", ".join(pair) + ")" for pair in AXES),
-            fix="interpolate it to a regular grid first, such as with `cdo remapbil`",
-        )
     if not _mapping(dataset, field) and not set(axes) <= set(field.coords):
         regular = _from_points(dataset, LONLAT, axes)
         if regular is not None:
@@ -87,7 +78,8 @@ def _mapping(dataset: xr.Dataset, field: xr.DataArray) -> Mapping[str, Any] | No
 
 def _crs(dataset: xr.Dataset, field: xr.DataArray, file: str | Path) -> pyproj.CRS:
     attributes = {**field.attrs, **(_mapping(dataset, field) or {})}
-    for latitude, longitude in SOUTH_POLES:
+    rotated = attributes.get("GRIB_gridType", "rotated_ll") == "rotated_ll"  # other grids have such keys too
+    for latitude, longitude in SOUTH_POLES if rotated else ():
         if latitude in attributes and "grid_north_pole_latitude" not in attributes:
             north = (float(attributes[longitude]) + 360) % 360 - 180
             return rotated_pole(-float(attributes[latitude]), north)
