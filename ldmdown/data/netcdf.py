@@ -292,14 +292,21 @@ class FieldWriter:
         return np.load(self._file(index), mmap_mode="r")[:, channel].reshape(self.template.field_shape)
 
     def _write_netcdf(self, path: Path) -> None:
-        chunks = (1,) * (len(self.template.field_shape) - 1) + self.template.grid.shape
-        encoding = {name: COMPRESSION | {"chunksizes": chunks} for name in self.template.names}
-        encoding |= {name: dict(COMPRESSION) for name in ("lat", "lon")}
-        output_dataset(self.template, self.hours).to_netcdf(
-            path, engine="netcdf4", unlimited_dims="time", encoding=encoding
-        )
-        with netCDF4.Dataset(path, "a") as dataset:
-            dataset.set_auto_mask(False)
+        """Write the template and one hour after the other; `to_netcdf` would import dask, which takes a second."""
+        template = output_dataset(self.template, self.hours)
+        with netCDF4.Dataset(path, "w") as dataset:
+            dataset.setncatts(template.attrs)
+            for dim, size in template.sizes.items():
+                dataset.createDimension(str(dim), None if dim == "time" else size)
+            for name, one in template.variables.items():
+                compression = COMPRESSION if one.ndim > 1 else {}
+                chunks = (1,) * (one.ndim - 2) + self.template.grid.shape if name in self.template.names else None
+                kind, dims = one.dtype.str, tuple(map(str, one.dims))
+                created: Any = dataset.createVariable(
+                    str(name), kind, dims, fill_value=False, chunksizes=chunks, **compression
+                )
+                created.setncatts(one.attrs)
+                created[...] = one.values
             for index, hour in enumerate(self.hours):
                 dataset["time"][index] = hour
                 for channel, name in enumerate(self.template.names):
