@@ -50,14 +50,14 @@ class BoxMeans:
         self.fields, self.names, self.grid = fields, tuple(names), grid
         self.hours, self.notes = fields.hours, fields.notes
         self._smoothing = settings.smoothing
-        self._boxes = Boxes(fields.grid, settings.spacing)
-        self._to_grid = self._boxes.centres.weights(grid.lat, grid.lon)
+        self.boxes = Boxes(fields.grid, settings.spacing)
+        self._to_grid = self.boxes.centres.weights(grid.lat, grid.lon)
         self._warmer: FloatArray | float = 0.0
         if settings.reference_heights is not None and settings.era5_heights is not None:
             source, heights = read_heights(root / settings.reference_heights)
-            ours = self._boxes.means(Boxes.weights(source, self._boxes.grid), heights)
+            ours = self.boxes.means(Boxes.weights(source, self.boxes.grid), heights)
             source, heights = read_heights(root / settings.era5_heights)
-            era5 = regrid(source.weights(*self._boxes.latlon()), heights, self._boxes.grid.shape)
+            era5 = regrid(source.weights(*self.boxes.latlon()), heights, self.boxes.grid.shape)
             self._warmer = settings.lapse_rate * (ours - era5)
 
     def close(self) -> None:
@@ -78,10 +78,21 @@ class BoxMeans:
             if name == "cossza":
                 out[:] = cos_zenith(int(self.hours[index]), self.grid.lat, self.grid.lon)
                 continue
-            boxes = self._boxes.means(self._boxes.of_source, held[name])
-            boxes = _smoothed(boxes, self._smoothing) + (self._warmer if name == "t2m" else 0)
+            boxes = self.boxes.means(self.boxes.of_source, held[name])
+            boxes = self.smoothed(boxes) + (self._warmer if name == "t2m" else 0)
             out[:] = _where_complete(self._to_grid, boxes, self.grid.shape)
         return result
+
+    def smoothed(self, boxes: FloatArray) -> FloatArray:
+        """Means under a Gaussian of the boxes there are."""
+        if not self._smoothing:
+            return boxes
+        held = np.isfinite(boxes)
+        total, weight = (
+            gaussian_filter(one, self._smoothing, mode="constant")
+            for one in (np.where(held, boxes, 0), held.astype(np.float64))
+        )
+        return np.where(held, total / np.where(held, weight, 1), np.nan)
 
 
 class Boxes:
@@ -123,14 +134,3 @@ def _where_complete(weights: scipy.sparse.csr_array, field: FloatArray, shape: t
     total = weights @ np.where(held, field.ravel(), 0).astype(np.float64)
     complete = share > COMPLETE
     return np.where(complete, total / np.where(complete, share, 1), np.nan).reshape(shape)
-
-
-def _smoothed(boxes: FloatArray, sigma: float) -> FloatArray:
-    """Means under a Gaussian of this std [boxes] of the boxes there are."""
-    if not sigma:
-        return boxes
-    held = np.isfinite(boxes)
-    total, weight = (
-        gaussian_filter(one, sigma, mode="constant") for one in (np.where(held, boxes, 0), held.astype(np.float64))
-    )
-    return np.where(held, total / np.where(held, weight, 1), np.nan)

@@ -45,7 +45,8 @@ def estimate(
     lines = [f"{config.data.archive}: {total:,} hours of {len(days):,} days", *_uses(config, days)]
     lines += _variables(config, grid, names)
     for kind, files in used_files(days, job.root).items():
-        lines.append(f"  {kind:<11}{len(files):,} files, {_bytes(sum(file['bytes'] or 0 for file in files))}")
+        if files:
+            lines.append(f"  {kind:<11}{len(files):,} files, {_bytes(sum(file['bytes'] or 0 for file in files))}")
     for one in sources:
         if one.is_partial:
             lines.append(f"  {'covers':<11}{one.valid.mean():.0%} of the grid has values of {one.name}")

@@ -14,7 +14,7 @@ from ldmdown.data.archive.box_means import BoxMeans
 from ldmdown.data.archive.sources import Day
 from ldmdown.data.archive.store import ArchiveSource
 from ldmdown.data.grid import Grid
-from ldmdown.data.reading.fields import open_fields
+from ldmdown.data.reading.fields import Fields, open_fields
 from ldmdown.data.reading.published import PublishedDay
 from ldmdown.data.reading.regridded import Regridded, check_coverage
 from ldmdown.data.variables import variable
@@ -64,6 +64,7 @@ def open_pair(
         elif source.is_perfect_model:
             names = [name for name in dict.fromkeys([*targets, *predictors]) if not variable(name).derived]
             fields = opened.enter_context(open_fields(files["reference"], names, unpack_to=unpack_to))
+            _check_overlap(fields, grid)
             readers = {
                 "era5": BoxMeans(fields, predictors, grid.coarse, source.box_means, root),
                 "reference": Regridded(fields, grid, targets, beyond="missing"),
@@ -74,11 +75,27 @@ def open_pair(
             )
             check_coverage(era5, grid, grid.whole)
             reference = opened.enter_context(open_fields(files["reference"], targets, unpack_to=unpack_to))
+            _check_overlap(reference, grid)
             readers = {
                 "era5": Regridded(era5, grid.coarse, predictors, beyond="edge"),
                 "reference": Regridded(reference, grid, targets, beyond="missing"),
             }
         yield readers
+
+
+def _check_overlap(fields: Fields, grid: Grid) -> None:
+    if not fields.grid.covers(grid.lat, grid.lon).any():
+        raise _outside(fields.label, grid, fields.grid.box)
+
+
+def _outside(label: str, grid: Grid, found: str | None = None) -> LdmdownError:
+    return LdmdownError(
+        label,
+        "covers no cell of the coarse grid",
+        found=found,
+        expected=f"all values in at least one within {grid.box}",
+        fix="choose another `grid` in the configuration, or files of another area",
+    )
 
 
 def described(config: Config, root: Path, source: SourceConfig, day: Day, unpack_to: Path) -> ArchiveSource:
@@ -106,12 +123,7 @@ def described(config: Config, root: Path, source: SourceConfig, day: Day, unpack
             if valid.all():
                 break
     if not valid.any():
-        raise failure or LdmdownError(
-            ", ".join(day.files["reference"]),
-            "covers no cell of the coarse grid",
-            expected="all values in at least one",
-            fix="choose another `grid` in the configuration, or files of another area",
-        )
+        raise failure or _outside(", ".join(day.files["reference"]), grid)
     split = source.split.model_dump(mode="json", include={"train", "validation", "test"})
     return ArchiveSource(source.name, _in_words(source), split, valid)
 
