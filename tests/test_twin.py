@@ -14,7 +14,7 @@ from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
 from ldmdown.twin.files import RECIPE, TwinWorld, write_twin
 from ldmdown.twin.noise import Noise, SmoothNoise
-from ldmdown.twin.recipe import _rotation, _spline
+from ldmdown.twin.recipe import _rotation, _spline, limited_wind
 from ldmdown.twin.response import State, Terms, land_sea_contrast, response
 from ldmdown.twin.terrain import CELL, HighPass, TerrainFeatures, blur, read_raster, riesz
 
@@ -140,6 +140,11 @@ def test_the_shelter_of_a_wall() -> None:
     assert luv == pytest.approx(0, abs=1e-3)
     assert terms.scalar("behind shelter")[60, 60 - 9] == pytest.approx(lee, rel=1e-2)
     assert terms.scalar("beside shelter")[60, 60 + 9] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_departure_of_the_wind_is_limited() -> None:
+    strong = np.array([30.0, 40.0])[:, None, None]
+    np.testing.assert_allclose(limited_wind(strong, np.full((1, 1), 4.0)), strong / np.sqrt(1 + 5**2))
 
 
 def test_linear_theory_of_a_plane_wave() -> None:

@@ -84,3 +84,7 @@ WIND_SEA = {
     ("along", "shore3", "1"): -0.139,
     ("along", "wake", "1"): -0.39,
 }
+VARIANCE_TEMPERATURE_LAND = {"1": 0.05, "exposed2": 0.16, "shelter": 1.5, "day": 0.1}
+VARIANCE_TEMPERATURE_SEA = {"1": 0.004, "shore": 0.13, "shelter": 0.23, "wake": 0.25, "shore day": 0.02}
+VARIANCE_WIND_LAND = {"rough2": 0.25, "exposed2": 1.0, "shore": 0.2, "shelter": 5.7, "rough speed": 1.9}
+VARIANCE_WIND_SEA = {"1": 0.18, "rough": 1.1, "shore": 0.3, "behind shelter": 2.0, "wake": 8.0}

@@ -25,7 +25,7 @@ from ldmdown.data.grid import Grid, rotated_pole
 from ldmdown.data.reading.orography import SHORE
 from ldmdown.data.solar import cos_zenith
 from ldmdown.twin.noise import Eddies, SmoothNoise, Streaks
-from ldmdown.twin.response import State, Terms, land_sea_contrast, response
+from ldmdown.twin.response import State, Terms, land_sea_contrast, remainder_variance, response
 from ldmdown.twin.terrain import (
     CELL,
     FINE_STEP,
@@ -65,22 +65,19 @@ def detail(field: FloatArray) -> FloatArray:
 def noise_std(terms: Terms) -> tuple[FloatArray, FloatArray]:
     """Std of temperature [K] and of each component of the wind [m s-1] that are left to chance, (rows, cols).
 
-    The variances are fitted to what the regression leaves of the real fields, as the coefficients are; what valleys
-    do in calm nights is assumed.
+    What valleys do in calm nights is assumed, the rest is measured.
     """
-    terrain, state = terms.features, terms.state
-    land, rough, day = terrain.land > 0, terrain.scalars["rugged"], np.maximum(state.sun, 0)
-    shore, exposed = np.abs(terrain.scalars["shore20"]), terrain.scalars["exposed"] ** 2
-    shelter, lee, wake = (terms.scalar(name) for name in ("shelter", "behind shelter", "wake"))
-    shelter, lee, wake = (part / (1 + part) for part in (shelter, lee, wake))
-    pools = state.calm_night * np.maximum(terrain.scalars["depth"], 0)
-    t_land = SHARE_T * (0.05 + 0.16 * exposed + 1.5 * shelter + 0.1 * day + 0.5 * pools)
-    t_sea = SHARE_T * (0.004 + 0.13 * shore + 0.23 * shelter + 0.25 * wake + 0.02 * day * shore)
-    wind_land = SHARE_WIND_LAND * (
-        0.25 * rough**2 + exposed + 0.2 * shore + 5.7 * shelter + 1.9 * rough * state.speed / 8
-    )
-    wind_sea = SHARE_WIND_SEA * (0.18 + 1.1 * rough + 0.3 * shore + 2.0 * lee + 8.0 * wake)
-    return np.sqrt(np.where(land, t_land, t_sea)), np.sqrt(np.where(land, wind_land, wind_sea))
+    land = terms.features.land
+    t, wind = remainder_variance(terms)
+    pools = land * terms.state.calm_night * np.maximum(terms.features.scalars["depth"], 0)
+    share_wind = SHARE_WIND_SEA + (SHARE_WIND_LAND - SHARE_WIND_SEA) * land
+    return np.sqrt(SHARE_T * t + 0.4 * pools), np.sqrt(share_wind * wind)
+
+
+def limited_wind(departure: FloatArray, speed: FloatArray) -> FloatArray:
+    """A departure (2, rows, cols) [m s-1] that stays below the coarse speed plus 6 m s-1."""
+    size = np.hypot(*departure) / (speed + 6)
+    return departure / np.sqrt(1 + size**2)
 
 
 class TwinWorld:
@@ -193,7 +190,7 @@ class TwinWorld:
         gain = GAIN_WIND_SEA + (GAIN_WIND_LAND - GAIN_WIND_SEA) * land
         t = GAIN_T * t + SHARPEN_T * land * detail(t)
         wind = gain * wind + SHARPEN_WIND * land * np.stack([detail(part) for part in wind])
-        return np.stack([state.t + t - self.terrain.high_pass(pools), *(terms.wind + wind)])
+        return np.stack([state.t + t - self.terrain.high_pass(pools), *(terms.wind + limited_wind(wind, state.speed))])
 
     def noise(self, terms: Terms, member: int, hour: int) -> FloatArray:
         """What is left to chance, (t, u, v): eddies over rough ground, streaks along the wind at sea."""

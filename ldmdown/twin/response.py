@@ -12,10 +12,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from ldmdown.twin.coefficients import TEMPERATURE_LAND, TEMPERATURE_SEA, WIND_LAND, WIND_SEA
+from ldmdown.twin.coefficients import (
+    TEMPERATURE_LAND,
+    TEMPERATURE_SEA,
+    VARIANCE_TEMPERATURE_LAND,
+    VARIANCE_TEMPERATURE_SEA,
+    VARIANCE_WIND_LAND,
+    VARIANCE_WIND_SEA,
+    WIND_LAND,
+    WIND_SEA,
+)
 from ldmdown.twin.terrain import SECTORS, TerrainFeatures, blur
 from ldmdown.typing import FloatArray
 
@@ -83,7 +93,7 @@ class Terms:
         self.left = np.stack([-state.v, state.u])
         self.direction = self.wind / (state.speed + 0.5)
         sector = np.arctan2(state.v, state.u) / (2 * np.pi) * SECTORS % SECTORS
-        self.sector, self.part = np.floor(sector).astype(int), (sector % 1).astype("f4")
+        self.sector, self.part = sector.astype(int) % SECTORS, (sector % 1).astype("f4")
         self.known = dict(features.scalars)
 
     def __getitem__(self, term: Term) -> FloatArray:
@@ -112,20 +122,57 @@ class Terms:
         return self.known[name]
 
     def _look(self, kind: str, offset: int) -> FloatArray:
-        sectors = self.features.directional[kind]
-        first = (self.sector + offset) % SECTORS
-        near, far = (np.take_along_axis(sectors, at[..., None], -1)[..., 0] for at in (first, (first + 1) % SECTORS))
+        sectors = self.features.directional[kind].ravel()
+        cells = np.arange(self.sector.size).reshape(self.sector.shape) * SECTORS
+        near, far = (sectors.take(cells + (self.sector + step) % SECTORS).astype("f4") for step in (offset, offset + 1))
         return near + (far - near) * self.part
+
+    @cached_property
+    def noise_predictors(self) -> dict[str, FloatArray]:
+        """What the variance that terms leave is proportional to, by name; obstacles saturate."""
+        scalars, state = self.features.scalars, self.state
+        rough, shore, day = scalars["rugged"], np.abs(scalars["shore20"]), np.maximum(state.sun, 0)
+        seen = {name: self.scalar(name) for name in ("shelter", "behind shelter", "wake")}
+        return {name: field / (1 + field) for name, field in seen.items()} | {
+            "1": np.ones_like(rough),
+            "day": day,
+            "shore": shore,
+            "shore day": shore * day,
+            "rough": rough,
+            "rough2": rough**2,
+            "rough speed": rough * state.speed / 8,
+            "exposed2": scalars["exposed"] ** 2,
+        }
 
 
 def response(terms: Terms) -> tuple[FloatArray, FloatArray]:
     """Departure of temperature [K] and of wind (2, rows, cols) [m s-1] that the terrain brings about."""
 
     def total(coefficients: Mapping[Term, float]) -> FloatArray:
-        return terms.features.high_pass(np.sum([weight * terms[term] for term, weight in coefficients.items()], axis=0))
+        return terms.features.high_pass(_weighted(terms, coefficients))
 
     land = terms.features.land > 0
     return (
         np.where(land, total(TEMPERATURE_LAND), total(TEMPERATURE_SEA)),
         np.where(land, total(WIND_LAND), total(WIND_SEA)),
     )
+
+
+def remainder_variance(terms: Terms) -> tuple[FloatArray, FloatArray]:
+    """Variance of temperature [K2] and of each component of the wind [m2 s-2] that the terms leave, (rows, cols)."""
+    land, predictors = terms.features.land > 0, terms.noise_predictors
+    return (
+        np.where(
+            land, _weighted(predictors, VARIANCE_TEMPERATURE_LAND), _weighted(predictors, VARIANCE_TEMPERATURE_SEA)
+        ),
+        np.where(land, _weighted(predictors, VARIANCE_WIND_LAND), _weighted(predictors, VARIANCE_WIND_SEA)),
+    )
+
+
+def _weighted(fields: Any, coefficients: Mapping[Any, float]) -> FloatArray:
+    """Sum of fields by name times their coefficients."""
+    first, *others = coefficients
+    total = coefficients[first] * fields[first]
+    for name in others:
+        total += coefficients[name] * fields[name]
+    return total

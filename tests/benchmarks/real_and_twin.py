@@ -68,7 +68,7 @@ class Real:
         return Sample(self.z, np.concatenate([fields, *same]), following, np.concatenate(others))
 
     def twin(self, orography: Path, coarse_orography: Path) -> Sample:
-        """What the twin draws from the coarse states of the same hours, every third run."""
+        """What the twin draws from the coarse states of the same hours, every second run."""
         world = TwinWorld(SICILY, orography=orography, coarse_orography=coarse_orography)
         distance = np.hypot(world.lat - self.lat[0], (world.lon - self.lon[0]) * np.cos(np.radians(37)))
         row, col = np.unravel_index(distance.argmin(), distance.shape)
@@ -78,7 +78,7 @@ class Real:
             coarse = self._coarse(self.fields[run][step], world)
             return np.stack(world.fine_on_grid(int(self.hours[run][step]), member, coarse))[window]
 
-        steps = [(run, step) for run in range(0, len(self.fields), 3) for step in range(0, 23, 3)]
+        steps = [(run, step) for run in range(0, len(self.fields), 2) for step in range(0, 23, 3)]
         drawn = [[draw(run, step + later, member) for run, step in steps] for later, member in ((0, 0), (1, 0), (0, 1))]
         return Sample(world.terrain.z[window], *(np.stack(part) for part in drawn))
 

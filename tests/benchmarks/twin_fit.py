@@ -1,8 +1,9 @@
-"""Fit the coefficients of the twin's terrain response to real fields, and print them as ldmdown/twin/coefficients.py.
+"""Fit the twin's terrain response, and the variance that it leaves, to real fields, and print the coefficients.
 
-    python tests/benchmarks/twin_fit.py ICON2I_FILE... --orography FILE [--every 3] > ldmdown/twin/coefficients.py
+    python tests/benchmarks/twin_fit.py ICON2I_FILE... --orography FILE > coefficients.py
 
-Terms are chosen forward from a pool, by what a fit west of 15 E explains east of it and the other way round.
+The output is ldmdown/twin/coefficients.py. Terms are chosen forward from a pool, by what a fit west of 15 E explains
+east of it and the other way round.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from ldmdown.data.solar import cos_zenith
 from ldmdown.twin.recipe import LAPSE_RATE
@@ -139,6 +141,7 @@ def main() -> None:
         terms, residual = fields.hour(index)
         for normal in normals.values():
             normal.add(terms, residual, fields.features.high_pass)
+    fitted: dict[tuple[str, str], tuple[list[Term], NDArray]] = {}
     print(f'"""Coefficients of the terrain response; {Path(__file__).name} has made them and says how."""\n')
     for name, normal in normals.items():
         for ground, (west_part, east_part) in (("LAND", (0, 1)), ("SEA", (2, 3))):
@@ -147,7 +150,37 @@ def main() -> None:
             for index, weight in zip(chosen, normal.solve(chosen, (west_part, east_part)), strict=True):
                 print(f"    {normal.terms[index]}: {weight:.3g},".replace("'", '"'))
             print("}")
+            fitted[name, ground] = (
+                [normal.terms[index] for index in chosen],
+                normal.solve(chosen, (west_part, east_part)),
+            )
             print(name, ground, np.round(normal.scores(chosen, west_part, east_part), 3), file=sys.stderr)
+    for (name, ground), (chosen_terms, weights) in fitted.items():
+        inside = land if ground == "LAND" else ~land
+        variance = remainder(fields, chosen_terms, weights, normals[name].variables, inside)
+        print(f"VARIANCE_{name}_{ground} = {{")
+        for predictor, weight in variance.items():
+            print(f'    "{predictor}": {weight:.2g},')
+        print("}")
+
+
+def remainder(
+    fields: Fields, chosen: list[Term], weights: NDArray, variables: slice, inside: NDArray
+) -> dict[str, float]:
+    """Coefficients, none negative, of the variance that the terms leave, each hour's 0.1 % largest squares cut."""
+    squares, products = 0.0, 0.0
+    for index in range(0, len(fields.hours), 3):
+        terms, residual = fields.hour(index)
+        left = residual[variables] - fields.features.high_pass(
+            np.sum([weight * terms[term] for term, weight in zip(chosen, weights, strict=True)], axis=0)
+        )
+        energy = (left[:, inside] ** 2).mean(0)
+        energy = np.minimum(energy, np.quantile(energy, 0.999))
+        names = list(terms.noise_predictors)
+        x = np.stack([terms.noise_predictors[name][inside] for name in names])
+        squares, products = squares + x @ x.T, products + x @ energy
+    found, _ = nnls(squares, products)
+    return {name: float(weight) for name, weight in zip(names, found, strict=True) if weight > 0.01 * found.max()}
 
 
 if __name__ == "__main__":
