@@ -6,10 +6,7 @@ import numpy as np
 
 from ldmdown.typing import FloatArray
 
-LAGS = {
-    "cossza": 0,
-    "cossza_2h": 2,
-}  # hours by which these variables look back: together they tell morning from evening
+LAGS = {"cossza": 0, "cossza_2h": 2}  # hours that these variables look back; together they tell morning from evening
 
 
 def cos_zenith(hour: float | FloatArray, lat: FloatArray, lon: FloatArray) -> FloatArray:

@@ -19,7 +19,7 @@ from ldmdown.config import BoxMeansConfig
 from ldmdown.data.grid import LONLAT, Grid, SourceGrid, regrid
 from ldmdown.data.reading.fields import Fields
 from ldmdown.data.reading.orography import read_heights
-from ldmdown.data.solar import cos_zenith
+from ldmdown.data.solar import LAGS, cos_zenith
 from ldmdown.typing import Float32Array, FloatArray
 
 PLATE_CARREE = "+proj=eqc +datum=WGS84"  # longitudes and latitudes as metres
@@ -34,7 +34,7 @@ class BoxMeans:
     fields
         of the reference.
     names
-        the variables in the order of the channels; `cossza` is computed.
+        the variables in the order of the channels; those of the sun are computed.
     grid
         the coarse grid.
     root
@@ -75,8 +75,8 @@ class BoxMeans:
         held = dict(zip(self.fields.names, self.fields.read(index), strict=True))
         result = np.empty((len(self.names), *self.grid.shape), np.float32)
         for out, name in zip(result, self.names, strict=True):
-            if name == "cossza":
-                out[:] = cos_zenith(int(self.hours[index]), self.grid.lat, self.grid.lon)
+            if name in LAGS:
+                out[:] = cos_zenith(int(self.hours[index]) - LAGS[name], self.grid.lat, self.grid.lon)
                 continue
             boxes = self.boxes.means(self.boxes.of_source, held[name])
             boxes = self.smoothed(boxes) + (self._warmer if name == "t2m" else 0)

@@ -100,8 +100,7 @@ class Regridded:
         result = np.empty((len(self.variables), *self.grid.shape), np.float32)
         for out, known in zip(result, self.variables, strict=True):
             if known.name in LAGS:
-                hour = int(self.hours[index]) - LAGS[known.name]
-                out[:] = cos_zenith(hour, self.grid.lat, self.grid.lon)
+                out[:] = cos_zenith(int(self.hours[index]) - LAGS[known.name], self.grid.lat, self.grid.lon)
                 continue
             if self._strict and known.fill is None:
                 self._check_missing(known, held[known.name], index)
