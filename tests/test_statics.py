@@ -75,6 +75,19 @@ def test_height_and_deviation_of_a_cell(tmp_path: Path, heights: np.ndarray) -> 
         assert how["units"] == ("degrees_north" if name == "lat" else "m")
 
 
+def test_without_a_mask_land_is_above_sea_level(tmp_path: Path) -> None:
+    """A cell of which a quarter is above 0 m; the sea's heights may be a little below it."""
+    values = np.full((160, 160), -0.02, np.float32)
+    values[:20, :20] = 100
+    values[20:30, 40:50] = 3
+    tiff(tmp_path / "terrain.tif", values, 100)
+    made = static_fields(config(["land_sea_mask"], terrain="terrain.tif"), tmp_path)
+    assert made is not None
+    expected = np.zeros((8, 8))
+    expected[0, 0], expected[1, 2] = 1, 0.25
+    np.testing.assert_allclose(made.fields[0], expected)
+
+
 def test_tiles_and_missing_pixels(tmp_path: Path, heights: np.ndarray) -> None:
     """Two tiles that part a cell, and a quarter of another cell unknown, are the mean of what is known."""
     whole = cell_means([tmp_path / "terrain.tif"], GRID, {"z": plain})[0]["z"]

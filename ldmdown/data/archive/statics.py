@@ -131,9 +131,11 @@ class _Maker:
 
     @cached_property
     def _land(self) -> FloatArray:
-        """The share of each cell that is land."""
-        files = self._files("land_sea_mask", "land_sea_mask")
-        share = cell_means(files, self.grid, {"land": lambda land: land})[0]["land"].round(6)  # sums are rounded
+        """The share of each cell that is land: of the mask, or above sea level where no mask is named."""
+        named = bool(self.config.data.statics.land_sea_mask)
+        files = self._files("land_sea_mask" if named else "terrain", "land_sea_mask")
+        measure = (lambda land: land) if named else (lambda z: np.where(np.isnan(z), np.nan, z > 0))
+        share = cell_means(files, self.grid, {"land": measure})[0]["land"].round(6)  # sums are rounded
         self._check(share, files, "give a mask of the whole grid")
         if share.min() < 0 or share.max() > 1:
             raise LdmdownError(
