@@ -170,6 +170,8 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
         )
         raise LdmdownError(path, "its weights do not fit its configuration", found=shown)
     model.load_state_dict(tensors)
+    if "latent_gain" in header:
+        model.latent_gain.copy_(torch.tensor(header["latent_gain"])[:, None, None])
     model = model.to(device).eval().requires_grad_(False)
     return Checkpoint(path, header, config, Grid.of(config.grid), normalization, model)
 

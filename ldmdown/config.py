@@ -308,6 +308,14 @@ class SamplerConfig(Section):
     spacing: Literal["trailing", "logsnr"] = "trailing"  # of dpmpp's steps
 
 
+def _one_or_more_decays(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
+
+
+Decays = Annotated[tuple[Decay, ...], Field(min_length=1), BeforeValidator(_one_or_more_decays)]
+"""One decay of an exponential moving average, or several from which the best on validation is taken."""
+
+
 class StageConfig(Section):
     """One training stage. `crop` is in coarse cells; `batch` counts crops over all processes."""
 
@@ -320,7 +328,7 @@ class StageConfig(Section):
     schedule: Literal["cosine", "plateau"] = "cosine"  # plateau: x 0.25 after 4 validations without a better loss
     warmup: Fraction = 0.05  # cosine: fraction of the steps during which the learning rate rises
     grad_clip: PositiveFloat = 1.0  # largest norm of the gradient
-    ema: Decay = 0.998  # decay of the exponential moving average of the weights
+    ema: Decays = (0.998,)  # of the weights
     validate_every: PositiveInt = 200
     patience: PositiveInt = 10  # validations without a better loss after which the stage ends
 
@@ -333,10 +341,10 @@ class TrainConfig(Section):
     precision: Precision = "auto"  # of matrix products and convolutions; auto: bf16 on CUDA
     compile: bool = False  # the networks, by torch.compile: a wait at first, then faster on CUDA
     init_from: str | None = None  # a checkpoint, by file or name, whose weights the networks start from where they fit
-    unet: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=0.99)
-    gan: StageConfig = StageConfig(steps=4000, learning_rate=2e-4, batch=16, betas=(0.5, 0.9), ema=0.99)
-    vae: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=0.99)
-    scale: StageConfig = StageConfig(steps=1000, learning_rate=1e-3, batch=32, ema=0.99)
+    unet: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=(0.99,))
+    gan: StageConfig = StageConfig(steps=4000, learning_rate=2e-4, batch=16, betas=(0.5, 0.9), ema=(0.99,))
+    vae: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=(0.99,))
+    scale: StageConfig = StageConfig(steps=1000, learning_rate=1e-3, batch=32, ema=(0.99,))
     ldm: StageConfig = StageConfig(steps=10000, learning_rate=8e-4, batch=32)
 
 

@@ -36,13 +36,13 @@ class SamplingOptions:
     sampler
         its name, steps and spacing.
     correlation
-        correlation of the initial noise of an hour with that of the hour before.
+        correlation of the initial noise of an hour with that of the hour before: of all latent channels, or of each.
     """
 
     members: int
     seed: int
     sampler: Sampler
-    correlation: float
+    correlation: tuple[float, ...]
 
 
 def default_sampler(checkpoint: Checkpoint) -> Sampler:
@@ -50,9 +50,10 @@ def default_sampler(checkpoint: Checkpoint) -> Sampler:
     return Sampler(**checkpoint.config.sampler.model_dump())
 
 
-def measured_correlation(checkpoint: Checkpoint) -> float:
-    """The correlation of the noise of successive hours that was measured in training."""
-    return min(max(checkpoint.header.get("temporal_correlation", 0.0), 0.0), MAX_CORRELATION)
+def measured_correlation(checkpoint: Checkpoint) -> tuple[float, ...]:
+    """The correlation of the noise of successive hours that was measured in training, of all channels or of each."""
+    measured = np.atleast_1d(checkpoint.header.get("temporal_correlation", 0.0))
+    return tuple(measured.clip(0, MAX_CORRELATION).tolist())
 
 
 class Predictor:

@@ -219,7 +219,7 @@ class System:
             options.members or 1,
             options.seed,
             Sampler(options.sampler or default.name, options.steps or default.steps, default.spacing),
-            measured_correlation(checkpoint) if correlation is None else correlation,
+            measured_correlation(checkpoint) if correlation is None else (correlation,),
         )
         precision = resolve_precision(options.precision, self.device)
         batch_size = options.batch_size or DEFAULT_BATCH_SIZE[self.device.type]
@@ -352,7 +352,7 @@ def _source(predictor: Predictor) -> str:
     checkpoint, sampling, header = predictor.checkpoint, predictor.options, predictor.checkpoint.header
     if checkpoint.stage == "ldm":
         sampler = f"{sampling.sampler.name} {sampling.sampler.steps} steps, seed {sampling.seed}"
-        how = f"{sampler}, temporal correlation {sampling.correlation:g}"
+        how = f"{sampler}, temporal correlation {np.mean(sampling.correlation):.3g}"
     else:
         how = SINGLE_FIELD[checkpoint.stage]
     assumed = ""

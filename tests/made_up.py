@@ -384,7 +384,7 @@ SMALL = {
     "denoiser": {"channels": 32, "multipliers": [1], "blocks": 1, "cross_levels": [0]},
     "sampler": {"steps": 4},
     "train": {
-        "unet": SMALL_STAGE | {"steps": 30, "learning_rate": 0.01},
+        "unet": SMALL_STAGE | {"steps": 30, "learning_rate": 0.01, "ema": [0.5, 0.9]},
         "vae": SMALL_STAGE | {"steps": 10, "learning_rate": 0.001},
         "scale": SMALL_STAGE | {"steps": 10, "learning_rate": 0.001},
         "ldm": SMALL_STAGE | {"steps": 20, "learning_rate": 0.001},

@@ -124,10 +124,24 @@ def test_power_lost_by_wavelength() -> None:
     assert lost["128"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("strength", [0.5, 0.8, 1.0])
+def test_the_gain_with_which_spread_matches_the_error(strength: float) -> None:
+    """Members that are `strength` times draws from the truth's own distribution need its inverse."""
+    random = torch.Generator().manual_seed(0)
+    truth, draws = torch.randn(100_000, generator=random), torch.randn(8, 100_000, generator=random)
+    members = strength * draws
+    mean = members.mean(dim=0)
+    sums = [part.sum() for part in (mean * mean, mean * truth, truth * truth, members.var(dim=0))]
+    gain = float(heldout.matching_gain(*sums, members=8))
+    assert gain == pytest.approx(1 / strength, rel=0.01)
+    error, spread = (gain * mean - truth).square().mean(), (gain * members).var(dim=0).mean()
+    assert float(error / (9 / 8 * spread)) == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.parametrize("text", ["0", "-2", "many"])
 def test_batch_size_on_the_command_line(text: str) -> None:
     from ldmdown.cli import _crops
 
     assert (_crops("auto"), _crops("4")) == (None, 4)
-    with pytest.raises(LdmdownError, match="--batch-size: is no number of crops"):
+    with pytest.raises(LdmdownError, match="--batch-size: is not a positive integer"):
         _crops(text)

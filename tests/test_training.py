@@ -65,7 +65,10 @@ def test_a_whole_system(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     loaded = checkpoint.load(written)
     assert loaded.stage == "ldm" and loaded.header["training"]["hours"] == 48
     assert loaded.header["training"]["twin"] == f"synthetic, recipe {RECIPE}, seed 0"
-    assert 0 < loaded.header["temporal_correlation"] < 1
+    correlation, gain = (np.array(loaded.header[key]) for key in ("temporal_correlation", "latent_gain"))
+    assert correlation.shape == gain.shape == (192,) and 0 < correlation.mean() < 1
+    np.testing.assert_allclose(loaded.model.latent_gain[:, 0, 0], gain, rtol=1e-6)
+    assert loaded.header["training"]["ema"]["unet"] in (0.5, 0.9)
     for name in ("t2m", "u10", "v10"):
         scores = loaded.header["scores"][name]
         assert 0 < scores["crps_ldm"] < 5 and 0 < scores["rmse_unet"] < 5

@@ -9,6 +9,7 @@ from typing import Any
 from ldmdown.errors import LdmdownError
 from ldmdown.header import SUFFIX, find, read_header, sha256
 
+SHOWN = 16  # numbers of a list
 COLUMN = 24  # where values begin
 
 
@@ -67,6 +68,8 @@ def _table(values: Mapping[str, Any], indent: str = "") -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list) and len(value) > SHOWN and all(isinstance(one, float) for one in value):
+        return f"{len(value)} values, {min(value):.3g} to {max(value):.3g}"
     if isinstance(value, list):
         return ", ".join(_text(one) if not isinstance(one, list) else " to ".join(map(_text, one)) for one in value)
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -194,18 +194,26 @@ class Training:
                 "temporal_correlation": lambda: heldout.coherence(
                     self.model, self.hours["train"], self._latents(stage)["train"], self.processes
                 ),
+                "latent_gain": lambda: heldout.spread_gain(
+                    stage, self.hours["validation"], self._latents(stage)["validation"], self.processes
+                ),
                 "reconstruction": lambda: heldout.reconstruction(
                     self.model, self.hours["validation"], self.processes.device
                 ),
                 "scores": lambda: heldout.crop_scores(stage, self.archive, self.processes),
             }
-            measured = {name: ways[name]() for name in stage.measures}
+            measured: dict[str, Any] = {}
+            for name in stage.measures:
+                measured[name] = ways[name]()
+                stage.calibrate(measured)
             with replacing(path) as new:
                 new.write_text(json.dumps(measured, indent=2))
             if warning := heldout.warning(measured.get("reconstruction", {})):
                 say(warning)
         self.processes.wait()
-        return json.loads(path.read_text())
+        measured = json.loads(path.read_text())
+        stage.calibrate(measured)
+        return measured
 
     def save(self, stage: Stage, measured: dict[str, Any]) -> Path:
         """Write the checkpoint of all that is trained up to a stage, unless a later one has; say where."""
@@ -235,6 +243,7 @@ class Training:
             "coarse": {one.name: one.coarse for one in self.archive.sources},
             "hours": len(self.hours["train"]),
             "steps": {name: state.best_step for name, state in states.items() if state},
+            "ema": {name: state.best_ema for name, state in states.items() if state},
             "validation_loss": {name: state.best_loss for name, state in states.items() if state},
         }
 

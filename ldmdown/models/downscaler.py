@@ -103,6 +103,7 @@ class Downscaler(nn.Module):
 
     statics: Tensor
     terrain_fields: Tensor
+    latent_gain: Tensor  # (L, 1, 1), by which drawn latents are stretched so that their spread matches their error
 
     def __init__(
         self,
@@ -136,6 +137,8 @@ class Downscaler(nn.Module):
         self.denoiser = denoiser
         self.diffusion = diffusion
         self.scale = scale
+        if autoencoder is not None:
+            self.register_buffer("latent_gain", torch.ones(autoencoder.latent_channels, 1, 1), persistent=False)
         if interpolated_input is not None:
             for parameter in unet.outputs.parameters():
                 nn.init.zeros_(parameter)
@@ -250,14 +253,20 @@ class Downscaler(nn.Module):
         return torch.cat(fields).unflatten(0, (samples, members))
 
     def sample(self, mean: Tensor, condition: Condition, noise: Tensor, sampler: Sampler | None) -> Tensor:
-        """Fields drawn from standard normal noise (B, L, h, w).
+        """Fields drawn from standard normal noise (B, L, h, w); see `sample_latents`."""
+        assert self.autoencoder is not None
+        return mean + self.autoencoder.decode(self.sample_latents(condition, noise, sampler)).float()
 
-        Without a sampler the noise itself is the latent: scaled white noise, which the diffusion must beat.
+    def sample_latents(self, condition: Condition, noise: Tensor, sampler: Sampler | None) -> Tensor:
+        """Latents of the residual drawn from standard normal noise, both (B, L, h, w).
+
+        Without a sampler they are the scaled noise itself: scaled white noise, which the diffusion must beat.
         """
-        assert self.diffusion is not None and self.autoencoder is not None
+        assert self.diffusion is not None
+        if sampler is None:
+            return noise * condition.log_scale.exp()
 
         def denoise(z: Tensor, t: Tensor) -> Tensor:
             return self.denoise(z, t, condition.context)
 
-        latent = noise if sampler is None else sampler.run(denoise, noise, self.diffusion)
-        return mean + self.autoencoder.decode(latent * condition.log_scale.exp()).float()
+        return sampler.run(denoise, noise, self.diffusion) * condition.log_scale.exp() * self.latent_gain

@@ -7,7 +7,7 @@ the noise becomes coherence of the fields.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -16,6 +16,7 @@ import numpy as np
 import scipy.optimize
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ldmdown.models.diffusion import Diffusion
 
@@ -125,16 +126,21 @@ class CoherentNoise:
     shape
         (L, rows, cols) of the whole domain.
     correlation
-        correlation of the noise of an hour with that of the hour before, 0 to 0.95.
+        correlation of the noise of an hour with that of the hour before, 0 to 0.95: of all channels, or of each.
     crop
         rows and columns that are wanted of the domain; None: all.
     """
 
     def __init__(
-        self, seed: int, shape: tuple[int, int, int], correlation: float, crop: tuple[slice, slice] | None = None
+        self,
+        seed: int,
+        shape: tuple[int, int, int],
+        correlation: Sequence[float],
+        crop: tuple[slice, slice] | None = None,
     ) -> None:
         self.seed, self.shape, self.crop = seed, shape, crop
-        self.weights = coherence_weights(correlation)
+        of_channels = [torch.tensor(coherence_weights(one), dtype=torch.float32) for one in correlation]
+        self.weights = pad_sequence(of_channels)[..., None, None]  # (lag, L or 1, 1, 1), 0 beyond a channel's own
         self._kept: dict[int, dict[int, Tensor]] = {}
 
     def __call__(self, hour: int, member: int) -> Tensor:

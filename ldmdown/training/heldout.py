@@ -16,6 +16,7 @@ from torch import Tensor
 from ldmdown import metrics
 from ldmdown.data.archive.store import Archive
 from ldmdown.models.downscaler import Downscaler
+from ldmdown.models.sampling import Sampler
 from ldmdown.runtime import Processes
 from ldmdown.training.batches import (
     Batch,
@@ -25,6 +26,7 @@ from ldmdown.training.batches import (
     latent_source,
     load_hour,
     micro_batches,
+    noise,
     sample_batch,
 )
 from ldmdown.training.stages import Stage
@@ -33,6 +35,8 @@ from ldmdown.typing import Float32Array
 MEMBERS = 8
 SCORED_CROPS = 8
 MEASURED_HOURS = 200  # for the coherence in time, at most
+CALIBRATION_CROPS = 32  # for the gain of the spread
+GAINS = (0.5, 2.0)  # bounds of this gain
 COMPARED_HOURS = 24  # for the reconstruction, at most
 FINEST, MAX_LOSS = 8.0, 0.5  # at longer wavelengths [km] a latent space may not lose more power than this [dB]
 
@@ -88,20 +92,53 @@ def scores(fields: dict[str, Float32Array], targets: Sequence[str]) -> dict[str,
 
 
 @torch.no_grad()
-def coherence(model: Downscaler, hours: HourSet, latents: Tensor, processes: Processes) -> float:
-    """Correlation of latents an hour apart, in the noise's own units, over some training hours."""
+def coherence(model: Downscaler, hours: HourSet, latents: Tensor, processes: Processes) -> list[float]:
+    """Correlation of latents an hour apart, in the noise's own units, over some training hours: of each channel."""
     source = latent_source(hours, latents, replace(processes, rank=0, size=1))
     known = hours.archive.hours[hours.indices]
     places = np.flatnonzero(np.diff(known) == 1)[:: max(1, len(known) // MEASURED_HOURS)].tolist()
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(3, latents.shape[1], dtype=torch.float64)
     for place in places:
         pair = _consecutive(source, place)
         if model.scale is not None:
             statics = model.statics_at(pair["corners"], *pair["predictors"].shape[-2:])
             pair["latents"] *= (-model.scale(pair["predictors"], statics)).exp()
         now, later = pair["latents"].double()
-        sums += torch.stack([(now * later).sum(), now.square().sum(), later.square().sum()]).cpu()
-    return float(sums[0] / (sums[1] * sums[2]).sqrt()) if places else 0.0
+        sums += torch.stack([now * later, now.square(), later.square()]).sum(dim=(-2, -1)).cpu()
+    product, *squares = sums
+    return (product / (squares[0] * squares[1]).sqrt()).nan_to_num().tolist()
+
+
+@torch.no_grad()
+def spread_gain(stage: Stage, hours: HourSet, latents: Tensor, processes: Processes) -> list[float]:
+    """The factor for the latents of each channel with which members spread as much as their mean errs.
+
+    It is fitted on crops of the validation hours; see `matching_gain`.
+    """
+    model, sampler = stage.model, Sampler(**stage.config.sampler.model_dump())
+    model.latent_gain.fill_(1)
+    settings, alone = stage.settings.model_copy(update={"batch": 1}), replace(processes, rank=0, size=1)
+    source = latent_source(hours, latents, alone)
+    sums = torch.zeros(4, len(model.latent_gain), dtype=torch.float64)
+    for step in range(CALIBRATION_CROPS):
+        batch = sample_batch(source, "calibration", stage.config.train.seed, settings, step, alone)
+        condition = model.condition(batch["predictors"], stage.statics(batch)).take([0] * MEMBERS)
+        starts = noise(batch, (MEMBERS, *batch["latents"].shape[1:]))[0]
+        members, truth = model.sample_latents(condition, starts, sampler).double(), batch["latents"][0].double()
+        mean = members.mean(dim=0)
+        sums += torch.stack([mean * mean, mean * truth, truth * truth, members.var(dim=0)]).sum(dim=(-2, -1)).cpu()
+    mm, mz, zz, ss = sums
+    return matching_gain(mm, mz, zz, ss, MEMBERS).nan_to_num(1.0).clamp(*GAINS).tolist()
+
+
+def matching_gain(mm: Tensor, mz: Tensor, zz: Tensor, ss: Tensor, members: int) -> Tensor:
+    """The factor g for members with which their spread matches the error of their mean.
+
+    Of M members with the mean m and the variance s^2, and of the truth z, the sums of m^2, m z, z^2 and s^2 are given;
+    g solves sum (g m - z)^2 = (1 + 1/M) g^2 sum s^2.
+    """
+    a = mm - (1 + 1 / members) * ss
+    return zz / (mz + (mz.square() - a * zz).clamp(min=0).sqrt())
 
 
 def _consecutive(source: CropSource, place: int) -> Batch:

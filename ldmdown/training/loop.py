@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from itertools import repeat
 
 import torch
 from rich.progress import Progress
@@ -150,18 +151,21 @@ def check(loss: float, state: State) -> None:
 def validate_and_save(
     learner: Learner, source: CropSource, state: State, step: int, losses: Losses, show: Callable[[int], None]
 ) -> None:
-    """Validate the averaged weights and keep all that the stage resumes from; the best weights in their own file."""
+    """Validate each average of the weights and keep all that the stage resumes from; the best one in its own file."""
     assert state.micro_batch is not None
     stage, run, settings = learner.stage, learner.run, learner.stage.settings
-    with learner.ema.in_place():
-        value, bands = learner.validate(source, state.micro_batch)
-    if not math.isfinite(value):
-        raise DivergedError(f"the validation loss diverged ({value:.4g})")
+    validated = []
+    for ema in learner.averages:
+        with ema.in_place():
+            validated.append((*learner.validate(source, state.micro_batch), ema))
+        if not math.isfinite(validated[-1][0]):
+            raise DivergedError(f"the validation loss diverged ({validated[-1][0]:.4g})")
+    value, bands, ema = min(validated, key=lambda one: one[0])
     losses.write(value, bands)
     better = value < state.best_loss or stage.keeps_last
     if better:
-        state.best_step, state.best_loss = step, value
-        run.write(run.best_path(stage.name), {"tensors": learner.ema.tensors})
+        state.best_step, state.best_loss, state.best_ema = step, value, ema.decay
+        run.write(run.best_path(stage.name), {"tensors": ema.tensors})
     state.bad_validations = 0 if better else state.bad_validations + 1
     if settings.schedule == "plateau" and state.bad_validations and state.bad_validations % PLATEAU == 0:
         state.lr_scale *= PLATEAU_FACTOR
@@ -169,7 +173,7 @@ def validate_and_save(
     state.finished = step == settings.steps or state.bad_validations >= settings.patience
     run.write(run.state_path(stage.name), asdict(state) | learner.content())
     if run.processes.first and (state.finished or step // settings.validate_every % SHOW_EVERY == 0):
-        with learner.ema.in_place():
+        with ema.in_place():
             show(step)
 
 
@@ -194,7 +198,7 @@ def roll_back(stage: Stage, run: Run, state: State, reason: str) -> State:
     say(f"{stage.name}: {event}")
     return replace(
         state,
-        **{key: getattr(saved, key) for key in ("step", "best_step", "best_loss", "bad_validations")},
+        **{key: getattr(saved, key) for key in ("step", "best_step", "best_loss", "best_ema", "bad_validations")},
         lr_scale=state.lr_scale / 2,
         rollbacks=state.rollbacks + 1,
         events=[*state.events, event],
@@ -216,12 +220,12 @@ class LossModule(nn.Module):
 
 
 class Learner:
-    """A stage with all that changes while it learns: its tensors, their average and the optimiser."""
+    """A stage with all that changes while it learns: its tensors, their averages and the optimiser."""
 
     def __init__(self, stage: Stage, run: Run) -> None:
         self.stage, self.run = stage, run
         self.loss = LossModule(stage)
-        self.ema = EMA(stage.tensors, stage.settings.ema)
+        self.averages = [EMA(stage.tensors, decay) for decay in stage.settings.ema]
         settings = stage.settings
         trained = [tensor for tensor in stage.tensors.values() if isinstance(tensor, nn.Parameter)]
         for tensor in trained:
@@ -303,7 +307,8 @@ class Learner:
             loss = backward(self.parallel, batch, state.micro_batch)
             nn.utils.clip_grad_norm_(self.loss.parameters(), settings.grad_clip)
             self.optimizer.step()
-            self.ema.update(step)
+            for ema in self.averages:
+                ema.update(step)
             yield step + 1, loss, learning_rate
 
     @torch.no_grad()
@@ -330,13 +335,15 @@ class Learner:
 
     def content(self) -> dict[str, object]:
         """All that is kept beside the state for the next step."""
-        return {"tensors": self.stage.tensors, "ema": self.ema.tensors, "optimizer": self.optimizer.state_dict()}
+        averages = [ema.tensors for ema in self.averages]
+        return {"tensors": self.stage.tensors, "averages": averages, "optimizer": self.optimizer.state_dict()}
 
     def restore(self) -> None:
-        """Take tensors, average and moments from the disk."""
+        """Take tensors, averages and moments from the disk."""
         saved = load(self.run.state_path(self.stage.name))
         copy(self.stage.tensors, saved["tensors"])
-        copy(self.ema.tensors, saved.get("ema", saved["tensors"]))
+        for ema, tensors in zip(self.averages, saved.get("averages", repeat(saved["tensors"])), strict=False):
+            copy(ema.tensors, tensors)
         fresh = {"state": {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
         self.optimizer.load_state_dict(saved.get("optimizer", fresh))
 

@@ -49,6 +49,7 @@ class State:
     finished: bool = False
     best_step: int = 0
     best_loss: float = math.inf
+    best_ema: float = 0.0  # the decay of the best average
     bad_validations: int = 0  # in a row
     lr_scale: float = 1.0
     first_loss: float = math.nan

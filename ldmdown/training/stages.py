@@ -109,6 +109,9 @@ class Stage:
             raise ValueError(f"{self.name}: tensors differ: {', '.join(sorted(own.keys() ^ tensors.keys()))}")
         copy(own, tensors)
 
+    def calibrate(self, measured: Mapping[str, Any]) -> None:
+        """Put what was fitted on held-out hours into the model."""
+
     def statics(self, batch: Batch) -> Tensor:
         """The static fields of the windows of a batch: (B, S, H, W)."""
         return self.model.statics_at(batch["corners"], *batch["predictors"].shape[-2:])
@@ -219,7 +222,7 @@ class LdmStage(Stage):
     depends_on = ("unet", "vae", "scale")
     sections = ("autoencoder", "residual", "conditioner", "denoiser", "diffusion")
     learns_from = "latents"
-    measures = ("temporal_correlation", "scores")
+    measures = ("temporal_correlation", "latent_gain", "scores")
 
     def loss(self, batch: Batch) -> Tensor:
         """Weighted squared error of v at a random time of the diffusion, of each crop."""
@@ -228,6 +231,11 @@ class LdmStage(Stage):
         steps = self.config.diffusion.steps
         t = (stratified_timesteps(batch) * steps).long().clamp(max=steps - 1)
         return self.model.denoiser_loss(z0, condition.context, t, noise(batch, z0.shape[1:]))
+
+    def calibrate(self, measured: Mapping[str, Any]) -> None:
+        """Stretch drawn latents by their measured gain."""
+        if "latent_gain" in measured:
+            self.model.latent_gain.copy_(torch.tensor(measured["latent_gain"])[:, None, None])
 
     def noise_level(self, batch: Batch) -> Tensor:
         """The time of the diffusion."""
