@@ -14,7 +14,7 @@ import yaml
 
 from ldmdown.config import Config
 from ldmdown.data.archive.manifest import fingerprint
-from ldmdown.data.archive.store import ArchiveSource
+from ldmdown.data.archive.store import ArchiveSource, fine_cells
 from ldmdown.data.archive.writer import ArchiveWriter, DayKey
 from ldmdown.data.grid import LONLAT, Grid
 from ldmdown.data.netcdf import FieldWriter, OutputTemplate
@@ -399,16 +399,21 @@ def write_small(folder: Path, **changes: object) -> Path:
     return path
 
 
-def write_archive(path: Path, config: Config) -> None:
-    """An archive of made-up hours: the target is the coarse state, changed by a terrain and by noise that persists."""
+def write_archive(path: Path, config: Config, *valid: np.ndarray) -> None:
+    """An archive of made-up hours: the target is the coarse state, changed by a terrain and by noise that persists.
+
+    For each of the configuration's sources, `valid` says in which coarse cells it has values; by default in all.
+    """
     grid, random = Grid.of(config.grid), np.random.default_rng(0)
     names = {"predictors": config.predictors, "targets": config.targets}
-    periods = [*config.data.split.train, *config.data.split.validation]
-    dates = [int(np.datetime64(day, "D").astype(int)) for period in periods for day in np.arange(*_closed(period))]
-    days = [DayKey(0, 0, date) for date in dates]
-    decided = fingerprint(config)
-    source = ArchiveSource("data", "made up", decided["split"]["data"], np.ones(grid.coarse.shape, bool))
-    writer = ArchiveWriter.begin(path, grid, names, [source], days, decided, [])
+    decided, everywhere = fingerprint(config), np.ones(grid.coarse.shape, bool)
+    sources, days = [], []
+    for index, pair in enumerate(config.data.pairs):
+        where = valid[index] if valid else everywhere
+        sources.append(ArchiveSource(pair.name, "made up", decided["split"][pair.name], where))
+        for period in (*pair.split.train, *pair.split.validation):
+            days += [DayKey(index, 0, int(day.astype(int))) for day in np.arange(*_closed(period))]
+    writer = ArchiveWriter.begin(path, grid, names, sources, days, decided, [])
     size = {"t2m": 285.0, "u10": 1.0, "v10": -1.0, "cossza": 0.2}
     terrain = noise(grid, 2, 1)
     eddies = np.zeros((len(config.targets), *grid.shape))
@@ -423,14 +428,16 @@ def write_archive(path: Path, config: Config) -> None:
             coarse = np.array([size[name] for name in config.predictors])[:, None, None] + 3 * wave
             fine = coarse[: len(config.targets)].repeat(grid.factor, -2).repeat(grid.factor, -1)
             eddies = 0.8 * eddies + 0.6 * random.normal(size=eddies.shape)
-            fields = writer.put(day, hour, coarse.astype("f4"), (fine - 2 * terrain + eddies).astype("f4"))
+            target = np.where(fine_cells(sources[key.source].valid, grid), fine - 2 * terrain + eddies, np.nan)
+            coarse = np.where(sources[key.source].valid, coarse, np.nan)
+            fields = writer.put(day, hour, coarse.astype("f4"), target.astype("f4"))
             for kind, values in fields.items():
                 stored[kind].append(values)
         writer.write(key, day, {"hours": list(hours)})
     normalization = {}
     for kind, part in (("predictors", config.predictors), ("target", config.targets)):
         values = np.stack(stored[kind][: 24 * 2]).astype(float)
-        mean, std = (dict(zip(part, one((0, 2, 3)).tolist(), strict=True)) for one in (values.mean, values.std))
+        mean, std = (dict(zip(part, one(values, (0, 2, 3)).tolist(), strict=True)) for one in (np.nanmean, np.nanstd))
         normalization[kind] = Normalization(mean, std)
     writer.close(normalization, {"twin": "synthetic, recipe 2, seed 0"})
 

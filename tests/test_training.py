@@ -28,7 +28,8 @@ from ldmdown.config import BUNDLED, Config, parse_config
 from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import Processes
-from ldmdown.training.batches import Batch, HourSet, load_hour
+from ldmdown.training.batches import Batch
+from ldmdown.training.hours import HourSet, load_hour
 from ldmdown.training.run import Run, State, load, on_disk, read_losses
 from ldmdown.training.stages import UNetStage
 from ldmdown.twin.recipe import RECIPE
@@ -144,6 +145,22 @@ def test_latents_of_the_target_itself(folder: Path) -> None:
     target = archive.normalization["target"].normalize(archive.read(5)["target"], archive.targets)
     decoded = model.autoencoder.decode(torch.from_numpy(latents[5:6]).float())
     np.testing.assert_allclose(decoded[0], target, atol=0.02)
+
+
+def test_a_source_that_covers_a_part_of_the_grid(tmp_path: Path) -> None:
+    """Crops, latents and measurements are of the cells with values; whatever lies outside has no effect."""
+    both = [{"name": name, "split": SMALL["data"]["split"]} for name in ("whole", "part")]
+    path = write_small(tmp_path, data={"sources": both})
+    part = np.zeros((8, 8), bool)
+    part[:7, 1:8] = True
+    part[0, 1] = False
+    write_archive(tmp_path / "archive.zarr", parse_config(path), np.ones((8, 8), bool), part)
+    train(path)
+    for stage in ("unet", "scale", "ldm"):
+        assert np.isfinite([float(loss) for _, loss, _ in losses(tmp_path, stage)]).all()
+    loaded = checkpoint.load(tmp_path / "checkpoints" / "small.safetensors")
+    assert all(tensor.isfinite().all() for tensor in loaded.model.state_dict().values())
+    assert 0 < np.mean(loaded.header["temporal_correlation"]) < 1 and loaded.model.statics.any()
 
 
 def test_bfloat16_where_it_is_asked_for(folder: Path) -> None:

@@ -24,7 +24,8 @@ from ldmdown.errors import LdmdownError
 from ldmdown.header import find, sha256
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.training import heldout, latents, loop, report
-from ldmdown.training.batches import CropSource, HourSet, field_source, latent_source, middle_crop
+from ldmdown.training.batches import CropSource, field_source, latent_source, middle_crop
+from ldmdown.training.hours import HourSet
 from ldmdown.training.run import Run, load, on_disk
 from ldmdown.training.stages import Command, Stage, fingerprint, stages_of, trained_by
 
@@ -78,7 +79,8 @@ class Training:
     ) -> None:
         self.config, self.processes, self.progress = config, processes, progress
         self.archive = Archive(root / config.data.archive)
-        self.hours = {use: HourSet(self.archive, use) for use in ("train", "validation")}
+        weights = [pair.weight for pair in config.data.pairs]
+        self.hours = {use: HourSet(self.archive, use, weights) for use in ("train", "validation")}
         self.checkpoints = root / "checkpoints"
         torch.manual_seed(config.train.seed)
         model = checkpoint.build(config, self.archive.normalization, "ldm")

@@ -1,13 +1,12 @@
 """Batches for the networks: crops of hours drawn at random and prefetched.
 
-Shapes: predictors (B, P, h, w), target (B, T, H, W) and latents (B, L, h, w), all normalised. An hour is known by
-its place in its set. An hour that cannot be read is named, and another one is drawn instead.
+Shapes: predictors (B, P, h, w), target (B, T, H, W) and latents (B, L, h, w), all normalised. Crops lie where their
+hour has values. An hour that cannot be read is named, and another one is drawn instead.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,72 +19,20 @@ import torch
 from torch import Tensor
 
 from ldmdown.config import StageConfig
-from ldmdown.console import say
-from ldmdown.data.archive.store import Archive
-from ldmdown.data.grid import Window
-from ldmdown.errors import LdmdownError
+from ldmdown.data.archive.packing import FILL_VALUE
 from ldmdown.runtime import Processes
-from ldmdown.typing import Float32Array, IntArray
+from ldmdown.training.hours import READ_ERRORS, HourSet, load_hour
 
 Batch = dict[str, Any]
 """Tensors "predictors" and "target" or "latents"; for each crop its first (row, col) in "corners", the seed of its
 noise in "seeds" and its place in the "whole" batch, of which a process or a micro-batch has some; the "step"."""
 
 PREFETCHED = 3  # batches made while the device works
-MAX_UNREADABLE = 0.01  # fraction of the hours of a set that may be unreadable
 READERS = 4  # threads
 MAX_HELD = 4 * 2**30  # bytes of fields that are kept in the memory of a machine
-READ_ERRORS = (OSError, ValueError, RuntimeError, ArithmeticError)  # of a chunk that is cut, garbled or gone
 
 Read = Callable[[int, slice, slice], Tensor]
 """(place, rows, cols) -> (C, rows, cols)."""
-
-
-class HourSet:
-    """The hours of an archive for one use, without those that turn out to be unreadable.
-
-    Raises
-    ------
-    LdmdownError
-        when more than a hundredth of the hours, and more than one, cannot be read.
-    """
-
-    def __init__(self, archive: Archive, use: str) -> None:
-        self.archive = archive
-        self.indices = archive.split(use)
-        self.unreadable: set[int] = set()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, place: int) -> str:
-        """The time of an hour."""
-        return f"{np.datetime64(int(self.archive.hours[self.indices[place]]), 'h')}"
-
-    def window(self, place: int) -> Window:
-        """The coarse cells in which an hour has values: first row and column, rows, columns."""
-        return self.archive.grid.whole
-
-    def choose(self, random: np.random.Generator, count: int) -> IntArray:
-        """Places of `count` hours drawn at random."""
-        return random.integers(len(self), size=count)
-
-    def leave_out(self, place: int, error: object) -> None:
-        """Name an hour that cannot be read, once."""
-        with self._lock:
-            if place in self.unreadable:
-                return
-            self.unreadable.add(place)
-            say(f"{self.archive.path}: {self.name(place)} cannot be read ({error}): left out")
-            if len(self.unreadable) > max(1, MAX_UNREADABLE * len(self)):
-                raise LdmdownError(
-                    self.archive.path,
-                    "too many hours cannot be read",
-                    found=", ".join(self.name(one) for one in sorted(self.unreadable)),
-                    expected=f"at most {MAX_UNREADABLE:.0%} of {len(self)} hours",
-                    fix="restore the archive, or delete it and run `ldmdown prepare`",
-                )
 
 
 @dataclass(frozen=True)
@@ -102,6 +49,7 @@ class CropSource:
     factor: int
     gain: Tensor
     shift: Tensor
+    margin: int = 0  # coarse cells at the edge of a source that covers a part of the grid, where `field` is not exact
 
     def crop(self, place: int, corner: tuple[int, int], size: tuple[int, int], *, seed: int) -> tuple[Tensor, Tensor]:
         """Predictors and field of an hour, or of another one if it cannot be read, at a window of coarse cells."""
@@ -112,7 +60,7 @@ class CropSource:
                     return self._crop(place, corner, size)
                 except READ_ERRORS as error:
                     self.hours.leave_out(place, error)
-            place = int(self.hours.choose(random, 1)[0])
+            place = self.hours.choose_like(random, place)
 
     def whole(self, place: int) -> tuple[Tensor, Tensor]:
         """Predictors and field of the whole domain."""
@@ -134,7 +82,10 @@ class CropSource:
                 part if part.is_cuda else part.pin_memory().to(device, non_blocking=True)
                 for part in (predictors, field)
             )
-        return {"predictors": predictors, self.kind: field.float() * self.gain + self.shift}
+        values = field.float() * self.gain + self.shift
+        if field.dtype == torch.int16:
+            values = values.masked_fill(field == FILL_VALUE, math.nan)
+        return {"predictors": predictors, self.kind: values}
 
 
 def field_source(hours: HourSet, processes: Processes, *, hold: bool = True) -> CropSource:
@@ -166,7 +117,8 @@ def latent_source(hours: HourSet, latents: Tensor, processes: Processes) -> Crop
     if processes.device.type == "cuda" and latents.nbytes < _room(processes.device, processes):
         latents = latents.to(processes.device)
     one, zero = torch.ones((), device=processes.device), torch.zeros((), device=processes.device)
-    return CropSource("latents", hours, _predictors(hours, processes, hold=True), _cropper(latents), 1, one, zero)
+    predictors = _predictors(hours, processes, hold=True)
+    return CropSource("latents", hours, predictors, _cropper(latents), 1, one, zero, margin=1)
 
 
 def sample_batch(
@@ -177,9 +129,10 @@ def sample_batch(
     random = np.random.Generator(bits)
     count, whole = settings.batch, source.hours.archive.grid.coarse.shape
     size = min(settings.crop, whole[0]), min(settings.crop, whole[1])
-    places = source.hours.choose(random, count).tolist()
-    windows = np.array([source.hours.window(place) for place in places], np.int64)
-    corners = (windows[:, :2] + random.integers(windows[:, 2:] - np.array(size) + 1)).tolist()
+    places = source.hours.choose(random, count)
+    possible = [source.hours.corners(place, size, source.margin) for place in places]
+    fractions = random.random(count)
+    corners = [tuple(some[int(f * len(some))].tolist()) for some, f in zip(possible, fractions, strict=True)]
     seeds = random.integers(2**62, size=count).tolist()
     mine = range(count)[processes.share(count)]
     crops = [source.crop(places[i], corners[i], size, seed=seeds[i]) for i in mine]
@@ -228,24 +181,13 @@ def prefetch(make: Callable[[int], Batch], steps: range) -> Iterator[tuple[int, 
             yield first, future.result()
 
 
-def load_hour(hours: HourSet, place: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Normalised predictors and target of a whole hour, each a batch of one."""
-    archive = hours.archive
-    fields = archive.read(int(hours.indices[place]))
-    first, second = (
-        torch.from_numpy(archive.normalization[kind].normalize(fields[kind], names))[None].to(device)
-        for kind, names in (("predictors", archive.predictors), ("target", archive.targets))
-    )
-    return first, second
-
-
 def middle_crop(hours: HourSet, size: int, device: torch.device) -> Batch:
-    """A crop in the middle of the hour in the middle of a set."""
-    place = len(hours) // 2
+    """A crop in the middle of where the hour in the middle of a set has values."""
+    place, whole = len(hours) // 2, hours.archive.grid.coarse.shape
     predictors, target = load_hour(hours, place, device)
-    first_row, first_col, *sides = hours.window(place)
-    rows, cols = (min(size, side) for side in sides)
-    row, col = first_row + (sides[0] - rows) // 2, first_col + (sides[1] - cols) // 2
+    rows, cols = min(size, whole[0]), min(size, whole[1])
+    corners = hours.corners(place, (rows, cols))
+    row, col = corners[np.square(corners - corners.mean(axis=0)).sum(axis=1).argmin()].tolist()
     return {
         "predictors": predictors[..., row : row + rows, col : col + cols],
         "target": target[..., *hours.archive.grid.fine((row, col, rows, cols))],
@@ -259,11 +201,9 @@ def _predictors(hours: HourSet, processes: Processes, *, hold: bool) -> Read:
     archive = hours.archive
 
     def read(place: int, rows: slice, cols: slice) -> Tensor:
-        fields: Float32Array = archive.load_predictors(hours.indices[place : place + 1])[0]
+        fields = archive.load_predictors(hours.indices[place : place + 1])[0]
         fields = archive.normalization["predictors"].normalize(fields, archive.predictors)
-        if not np.isfinite(fields).all():
-            raise ValueError("predictors are missing")
-        return torch.from_numpy(fields)[:, rows, cols]
+        return torch.from_numpy(hours.fill(place, fields))[:, rows, cols]
 
     shape = (len(archive.predictors), *archive.grid.coarse.shape)
     return _held(read, hours, shape, torch.float32, processes) if hold else read

@@ -21,14 +21,13 @@ from ldmdown.runtime import Processes
 from ldmdown.training.batches import (
     Batch,
     CropSource,
-    HourSet,
     field_source,
     latent_source,
-    load_hour,
     micro_batches,
     noise,
     sample_batch,
 )
+from ldmdown.training.hours import HourSet, load_hour
 from ldmdown.training.stages import Stage
 from ldmdown.typing import Float32Array
 
@@ -95,15 +94,15 @@ def scores(fields: dict[str, Float32Array], targets: Sequence[str]) -> dict[str,
 def coherence(model: Downscaler, hours: HourSet, latents: Tensor, processes: Processes) -> list[float]:
     """Correlation of latents an hour apart, in the noise's own units, over some training hours: of each channel."""
     source = latent_source(hours, latents, replace(processes, rank=0, size=1))
-    known = hours.archive.hours[hours.indices]
-    places = np.flatnonzero(np.diff(known) == 1)[:: max(1, len(known) // MEASURED_HOURS)].tolist()
+    places = hours.consecutive()[:: max(1, len(hours) // MEASURED_HOURS)]
     sums = torch.zeros(3, latents.shape[1], dtype=torch.float64)
     for place in places:
         pair = _consecutive(source, place)
         if model.scale is not None:
             statics = model.statics_at(pair["corners"], *pair["predictors"].shape[-2:])
             pair["latents"] *= (-model.scale(pair["predictors"], statics)).exp()
-        now, later = pair["latents"].double()
+        valid = torch.from_numpy(hours.valid(place, source.margin)).to(pair["latents"].device)
+        now, later = pair["latents"].double() * valid
         sums += torch.stack([now * later, now.square(), later.square()]).sum(dim=(-2, -1)).cpu()
     product, *squares = sums
     return (product / (squares[0] * squares[1]).sqrt()).nan_to_num().tolist()
@@ -156,9 +155,19 @@ def reconstruction(model: Downscaler, hours: HourSet, device: torch.device) -> d
     """
     assert model.autoencoder is not None
     grid, true, again = hours.archive.grid, [], []
-    statics = model.statics_at([(0, 0)], *grid.coarse.shape)
-    for place in range(0, len(hours), -(-len(hours) // COMPARED_HOURS)):
+    places = range(0, len(hours), -(-len(hours) // COMPARED_HOURS))
+    covered = grid.covered(np.logical_and.reduce([hours.valid(place) for place in places]))
+    if covered is None:
+        return {}
+    row, col, *sides = covered
+    rows, cols = (side - side % model.size_multiple for side in sides)
+    statics = model.statics_at([(row, col)], rows, cols)
+    for place in places:
         predictors, target = load_hour(hours, place, device)
+        predictors, target = (
+            predictors[..., row : row + rows, col : col + cols],
+            target[..., *grid.fine((row, col, rows, cols))],
+        )
         mean = model.mean_or_zero(predictors, statics)
         true.append(target[0].cpu().numpy())
         again.append((mean + model.autoencoder.decode(model.autoencoder.encode(target - mean)))[0].cpu().numpy())

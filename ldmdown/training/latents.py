@@ -15,7 +15,7 @@ from ldmdown.atomic import replacing
 from ldmdown.config import Precision
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.runtime import Processes
-from ldmdown.training.batches import READ_ERRORS, HourSet, load_hour
+from ldmdown.training.hours import READ_ERRORS, HourSet, load_hour
 
 
 def load(path: Path, hours: Mapping[str, HourSet]) -> dict[str, Tensor]:
@@ -36,6 +36,7 @@ def write(
     """Write the latents of all hours, one set after the other, whole domain, float16, as a NumPy file.
 
     The processes share the hours. A run that was killed resumes where it was; an hour that cannot be read is NaN.
+    Where an hour has no values its residual is taken as zero.
     """
     assert model.autoencoder is not None
     part = path.with_suffix(".part")
@@ -54,7 +55,8 @@ def write(
             try:
                 predictors, target = load_hour(one, place, processes.device)
                 with runtime.autocast(processes.device, precision):
-                    encoded = model.autoencoder.encode(target - model.mean_or_zero(predictors, statics))
+                    residual = (target - model.mean_or_zero(predictors, statics)).nan_to_num()
+                    encoded = model.autoencoder.encode(residual)
                 latents[index] = encoded[0].float().cpu().numpy()
             except READ_ERRORS as error:
                 one.leave_out(place, error)

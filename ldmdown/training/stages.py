@@ -203,9 +203,13 @@ class ScaleStage(Stage):
         if self.model.scale.log_std.any():
             return
         source = sources["train"]
-        places = range(len(source.hours))
-        means = [source.whole(place)[1].float().square().mean((-2, -1)).nan_to_num() for place in places]
-        self.model.scale.log_std.copy_(0.5 * (sum(means, start=torch.zeros(())) / len(means)).log())
+        squares, cells = torch.zeros(len(self.model.scale.log_std), dtype=torch.float64), 0.0
+        for place in range(len(source.hours)):
+            valid = torch.from_numpy(source.hours.valid(place, source.margin))
+            values = source.whole(place)[1].cpu()[:, valid]
+            if values.isfinite().all():
+                squares, cells = squares + values.double().square().sum(dim=1), cells + values.shape[1]
+        self.model.scale.log_std.copy_(0.5 * (squares / cells).log())
 
     def loss(self, batch: Batch) -> Tensor:
         """Negative log-likelihood of independent Gaussians, without its constant."""
