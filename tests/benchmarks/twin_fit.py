@@ -142,7 +142,7 @@ def main() -> None:
         for normal in normals.values():
             normal.add(terms, residual, fields.features.high_pass)
     fitted: dict[tuple[str, str], tuple[list[Term], NDArray]] = {}
-    print(f'"""Coefficients of the terrain response; {Path(__file__).name} has made them and says how."""\n')
+    print('"""The terrain response and the variance that it leaves, as tests/benchmarks/twin_fit.py printed them."""')
     for name, normal in normals.items():
         for ground, (west_part, east_part) in (("LAND", (0, 1)), ("SEA", (2, 3))):
             chosen = normal.choose(LIMITS[name, ground], west_part, east_part)
@@ -180,7 +180,7 @@ def remainder(
         x = np.stack([terms.noise_predictors[name][inside] for name in names])
         squares, products = squares + x @ x.T, products + x @ energy
     found, _ = nnls(squares, products)
-    return {name: float(weight) for name, weight in zip(names, found, strict=True) if weight > 0.01 * found.max()}
+    return {name: float(weight) for name, weight in zip(names, found, strict=True) if weight > 0.001}
 
 
 if __name__ == "__main__":
