@@ -120,8 +120,3 @@ def processes() -> Iterator[Processes]:
         )
     finally:
         distributed.destroy_process_group()
-
-
-def first_process() -> bool:
-    """Whether this is the first of those that torchrun started, or the only one."""
-    return not distributed.is_initialized() or distributed.get_rank() == 0

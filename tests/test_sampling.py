@@ -123,6 +123,19 @@ def test_noise_is_standard_normal_and_its_own_at_each_key() -> None:
         assert abs(float((one * white_noise(*other, shape)).mean())) < 4 / math.sqrt(count)
 
 
+def test_hours_before_1970_have_noise_of_their_own() -> None:
+    """ERA5 begins in 1940; what is drawn after 1970 stays as it was."""
+    shape = (1, 1, 4)
+    fields = [white_noise(0, 0, hour, shape) for hour in (-262_968, -262_967, -2, -1, 0)]
+    assert len({tuple(field.flatten().tolist()) for field in fields}) == 5
+    torch.testing.assert_close(
+        white_noise(0, 0, 400_000, shape).flatten(),
+        torch.tensor([1.842779, 0.3416, 2.392438, 1.647767]),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.7, 0.95])
 def test_coherence_has_the_variance_and_correlation_asked_for(correlation: float) -> None:
     weights = np.array(coherence_weights(correlation))

@@ -90,7 +90,8 @@ def white_noise(seed: int, member: int, hour: int, shape: tuple[int, int, int]) 
     Philox4x64 (Salmon et al. 2011, doi:10.1145/2063384.2063405) with key (seed, member) and the hour in the counter.
     `shape` is always that of the whole domain, so that the position decides the value.
     """
-    bits = np.random.Philox(key=[seed, member], counter=[0, 0, hour % 2**64, NOISE_STREAM])
+    key, counter = (np.array(words, np.uint64) for words in ([seed, member], [0, 0, hour % 2**64, NOISE_STREAM]))
+    bits = np.random.Philox(key=key, counter=counter)
     return torch.from_numpy(np.random.Generator(bits).standard_normal(shape, dtype=np.float32))
 
 
