@@ -341,11 +341,11 @@ class TrainConfig(Section):
     precision: Precision = "auto"  # of matrix products and convolutions; auto: bf16 on CUDA
     compile: bool = False  # the networks, by torch.compile: a wait at first, then faster on CUDA
     init_from: str | None = None  # a checkpoint, by file or name, whose weights the networks start from where they fit
-    unet: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=(0.99,))
+    unet: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=(0.99, 0.998))
     gan: StageConfig = StageConfig(steps=4000, learning_rate=2e-4, batch=16, betas=(0.5, 0.9), ema=(0.99,))
     vae: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=(0.99,))
     scale: StageConfig = StageConfig(steps=1000, learning_rate=1e-3, batch=32, ema=(0.99,))
-    ldm: StageConfig = StageConfig(steps=10000, learning_rate=8e-4, batch=32)
+    ldm: StageConfig = StageConfig(steps=10000, learning_rate=8e-4, batch=32, ema=(0.99, 0.998, 0.9995))
 
 
 class Config(Section):

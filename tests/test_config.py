@@ -104,7 +104,7 @@ def test_a_section_that_names_some_keys_keeps_its_other_defaults(tmp_path: Path)
     config = parse_config(path)
     gan, unet, conditioner = config.train.gan, config.train.unet, config.scale.conditioner
     assert (gan.steps, gan.learning_rate, gan.batch, gan.betas, gan.ema) == (600, 0.002, 8, (0.5, 0.9), (0.99,))
-    assert (unet.steps, unet.learning_rate, unet.batch, unet.ema) == (100, 1e-3, 16, (0.99,))
+    assert (unet.steps, unet.learning_rate, unet.batch, unet.ema) == (100, 1e-3, 16, (0.99, 0.998))
     assert (conditioner.depth, conditioner.statics_dim, conditioner.out_dim) == (2, 48, 64)
     path.write_text(f"name: x\n{DATA}scale: null\n")
     assert parse_config(path).scale is None

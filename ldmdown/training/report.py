@@ -31,17 +31,18 @@ SMOOTHED = 50  # points of a loss curve
 def picture(path: Path, fields: Mapping[str, Float32Array], targets: Sequence[str], title: str) -> None:
     """Draw the first field of `heldout.generate_samples`: a row for each variable, a column for each member."""
     shown = {name: part for name, part in fields.items() if name != "scaled_noise"}
-    panels = [(name, member[0]) for name, part in shown.items() for member in part]
-    figure = Figure((2.6 * len(panels), 2.5 * len(targets)), layout="constrained")
-    axes = figure.subplots(len(targets), len(panels), squeeze=False)
-    for row, target in zip(range(len(targets)), targets, strict=True):
+    names = [name for name, part in shown.items() for _ in part]
+    panels = np.concatenate([part[:, 0] for part in shown.values()])  # (panel, T, rows, cols)
+    panels = np.pad(panels, ((0, 0), (0, 0), (0, 0), (0, 2)), constant_values=np.nan)  # a gap between them
+    width = panels.shape[-1]
+    figure = Figure((2.4 * len(panels), 2.4 * len(targets)), layout="constrained")
+    axes = figure.subplots(len(targets), squeeze=False)[:, 0]
+    for row, (axis, target) in enumerate(zip(axes, targets, strict=True)):
         truth = fields["truth"][0, 0, row]
-        scale = {"vmin": float(truth.min()), "vmax": float(truth.max())}
-        for axis, (name, panel) in zip(axes[row], panels, strict=True):
-            image = axis.imshow(panel[row], cmap="RdYlBu_r", **scale)
-            axis.set(xticks=[], yticks=[], title=name if row == 0 else "")
-        axes[row][0].set_ylabel(target)
-        figure.colorbar(image, ax=axes[row], label=f"less its mean [{variable(target).units}]")
+        scale = {"vmin": float(np.nanmin(truth)), "vmax": float(np.nanmax(truth))}
+        image = axis.imshow(np.hstack(list(panels[:, row])), cmap="RdYlBu_r", **scale)
+        axis.set(yticks=[], ylabel=target, xticks=np.arange(len(names)) * width + width / 2, xticklabels=names)
+        figure.colorbar(image, ax=axis, label=f"less its mean [{variable(target).units}]")
     figure.suptitle(title)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=100)
