@@ -310,6 +310,9 @@ def evaluate(
         Literal["test", "validation", "train"], typer.Option(help="Split of the archive to score.")
     ] = "test",
     members: Annotated[int, typer.Option(min=1, help="Ensemble members per checkpoint.")] = 8,
+    source: Annotated[
+        str | None, typer.Option(help="Source of the archive to score, if it has several (`data.sources`).")
+    ] = None,
     every: Annotated[int, typer.Option(min=1, help="Score every n-th hour of the archive.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the initial noise.")] = 0,
     device: Device = "auto",
@@ -345,7 +348,7 @@ def evaluate(
     if predictions and reference and not checkpoint and archive is None:
         evaluate_files(predictions, reference, output, terrain=terrain, stations=measured)
     elif checkpoint and archive is not None and not predictions and not reference:
-        options = CheckpointOptions(period, members, every, seed, device)
+        options = CheckpointOptions(period, members, every, seed, device, source)
         evaluate_checkpoints(checkpoint, archive, output, options=options, terrain=terrain, stations=measured)
     else:
         raise LdmdownError(

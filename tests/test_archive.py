@@ -116,7 +116,9 @@ def test_sources_that_cover_a_part_and_realizations_of_an_hour(tmp_path: Path) -
     assert archive.sources[1].corners((4, 1)).tolist() == [[10, 0]]
     assert archive.sources[1].corners((1, 2)).tolist() == [[13, 0], [13, 1]]
     assert not len(archive.sources[1].corners((2, 2))) and not len(archive.sources[1].corners((60, 60)))
-    assert len(archive.sources[0].corners((50, 3))) == 1
+    assert archive.window(1) == (10, 0, 4, 1) and archive.window(0, multiple=3) == (0, 0, 48, 3)
+    with pytest.raises(LdmdownError, match="part covers too little for the networks"):
+        archive.window(1, multiple=2)
     shutil.rmtree(archive.path / "target" / "c" / "1")
     with pytest.raises(ValueError, match="chunk is missing"):
         archive.read(1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+from made_up import SMALL, SMALL_STAGE
 
 from ldmdown.commands.prepare import prepare
 from ldmdown.config import BoxMeansConfig, Config
@@ -177,6 +178,26 @@ def test_several_sources_in_one_archive(tmp_path: Path) -> None:
     assert archive.normalization["target"].mean["t2m"] == pytest.approx(known.mean(), rel=1e-6)
     assert archive.normalization["target"].std["t2m"] == pytest.approx(known.std(), rel=1e-5)
     assert archive.manifest["sources"]["narrow"] == {"train": 6, "validation": 24, "test": 0}
+
+
+def test_a_system_is_trained_on_a_source_of_a_part_and_one_of_the_whole(tmp_path: Path) -> None:
+    """From files to a checkpoint that says of what its coarse fields were made."""
+    from ldmdown import checkpoint
+    from ldmdown.commands.train import train
+
+    model_run(tmp_path / "wide" / "a.nc", "2026-02-01T00", 54)
+    model_run(tmp_path / "runs" / "a.nc", "2026-02-01T00", 54, east=15.7)
+    wide = {"name": "wide", "era5": "from_reference", "reference": "wide", "split": SPLIT}
+    path = write(tmp_path, {"sources": [wide, PERFECT | {"name": "narrow", "weight": 3}]})
+    stages = {name: SMALL_STAGE | {"steps": 4, "learning_rate": 0.001} for name in ("unet", "scale", "ldm")}
+    networks = {key: SMALL[key] for key in ("statics", "unet", "conditioner", "scale", "denoiser", "sampler")}
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | networks | {"train": stages}))
+    prepare(path)
+    train(path)
+    loaded = checkpoint.load(tmp_path / "checkpoints" / "small.safetensors")
+    assert set(loaded.header["training"]["coarse"]) == {"wide", "narrow"} and loaded.header["training"]["hours"] == 48
+    assert all(tensor.isfinite().all() for tensor in loaded.model.state_dict().values())
+    assert all(np.isfinite(value) for value in loaded.header["training"]["validation_loss"].values())
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,8 @@ class CheckpointOptions:
         random seed of the initial noise.
     device
         auto, cpu, cuda or cuda:1.
+    source
+        the source of the archive to score; None: its only one.
     """
 
     period: str = "test"
@@ -107,6 +109,7 @@ class CheckpointOptions:
     every: int = 1
     seed: int = 0
     device: str = "auto"
+    source: str | None = None
 
 
 @few_open()

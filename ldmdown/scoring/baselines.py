@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from ldmdown.data.archive.store import Archive
+from ldmdown.data.grid import Window
 from ldmdown.scoring.regression import PREDICTORS, CellRegression, features
 from ldmdown.scoring.results import ScoredSystem
 from ldmdown.scoring.terrain import Terrain
@@ -32,12 +33,16 @@ class Baselines:
 
     Parameters
     ----------
+    source, window
+        the source of the archive whose training hours the regression is fitted to, and where.
     names
         the variables to make; baselines need them among the archive's predictors, and are none without.
     """
 
-    def __init__(self, archive: Archive, names: Sequence[str], terrain: Terrain | None) -> None:
-        self._archive, self._names, self._terrain = archive, tuple(names), terrain
+    def __init__(
+        self, archive: Archive, source: int, window: Window, names: Sequence[str], terrain: Terrain | None
+    ) -> None:
+        self._archive, self._window, self._names, self._terrain = archive, window, tuple(names), terrain
         self.systems: list[ScoredSystem] = []
         self.notes: list[str] = []
         if not set(names) <= set(archive.predictors):
@@ -45,6 +50,7 @@ class Baselines:
         corrected = [LAPSE_RATE] if terrain is not None and "t2m" in names else []
         self.systems = [ScoredSystem(name=name, kind="interpolation") for name in (*INTERPOLATIONS, *corrected)]
         hours = archive.split("train")
+        hours = hours[archive.source[hours] == source]
         if len(hours):
             self._regression = self._fit(hours[:: -(-len(hours) // MAX_FIT_HOURS)].tolist())
             self.systems.append(ScoredSystem(name=REGRESSION, kind="regression"))
@@ -69,12 +75,12 @@ class Baselines:
         channels = [archive.targets.index(name) for name in self._names]
         regression = None
         for index in indices:
-            held = archive.read(index)
+            held = archive.read(index, self._window)
             coarse = self._interpolate(held["predictors"], 1)
             x = features(coarse, int(archive.hours[index]))
             y = held["target"][channels] - np.stack([coarse[name] for name in self._names])
             if regression is None:
-                regression = CellRegression(len(x), len(y), archive.grid.shape)
+                regression = CellRegression(len(x), len(y), y.shape[1:])
             regression.add(x, y)
         assert regression is not None
         regression.solve()

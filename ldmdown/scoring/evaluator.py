@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ldmdown.checkpoint import Checkpoint
-from ldmdown.data.grid import rotate_to_earth
+from ldmdown.data.grid import Window, rotate_to_earth
 from ldmdown.inference import Predictor, SamplingOptions, default_sampler, measured_correlation
 from ldmdown.models.vae import VAE
 from ldmdown.runtime import autocast
@@ -28,14 +28,14 @@ MEMBERS_AT_ONCE = {"cpu": 4, "cuda": 16}  # by device
 class CheckpointGroup:
     """Checkpoints of different variables that together make one system."""
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], members: int, seed: int) -> None:
+    def __init__(self, checkpoints: Sequence[Checkpoint], members: int, seed: int, window: Window) -> None:
         self.label = "+".join(one.path.stem for one in checkpoints)
         self.names = tuple(name for one in checkpoints for name in one.config.targets)
         self._evaluators = []
         for one in checkpoints:
             options = SamplingOptions(members, seed, default_sampler(one), measured_correlation(one))
             batch_size = MEMBERS_AT_ONCE[one.model.statics.device.type]
-            self._evaluators.append(CheckpointEvaluator(Predictor(one, one.grid.whole, options, "auto", batch_size)))
+            self._evaluators.append(CheckpointEvaluator(Predictor(one, window, options, "auto", batch_size)))
 
     @property
     def kinds(self) -> list[SystemKind]:
@@ -62,7 +62,7 @@ class CheckpointGroup:
 
 
 class CheckpointEvaluator:
-    """Everything that one checkpoint makes of an hour of the whole domain."""
+    """Everything that one checkpoint makes of an hour."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor

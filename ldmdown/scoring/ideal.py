@@ -24,7 +24,7 @@ class Ideal:
     """
 
     def __init__(self, grid: Grid, plan: dict[str, Any], archive: Path) -> None:
-        terrain = [_above(archive, plan[kind]) for kind in ("orography", "coarse_orography")]
+        terrain = [above(archive, plan[kind]) for kind in ("orography", "coarse_orography")]
         self.grid = grid
         self.world = TwinWorld(grid, seed=plan["seed"], orography=terrain[0], coarse_orography=terrain[1])
         rotated = SourceGrid(self.world.rlat, self.world.rlon, rotated_pole(POLE_LATITUDE, POLE_LONGITUDE))
@@ -48,7 +48,7 @@ class Ideal:
         return fine, regrid(weights, self.world.place.z, coarse.shape).astype(np.float32)
 
 
-def _above(archive: Path, name: str | None) -> Path | None:
+def above(archive: Path, name: str | None) -> Path | None:
     """A file named from the folder of a configuration, which is the archive's or one above."""
     if name is None:
         return None

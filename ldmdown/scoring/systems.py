@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ldmdown.errors import LdmdownError
 from ldmdown.runtime import choose_device
 from ldmdown.scoring.baselines import Baselines, interpolate
 from ldmdown.scoring.evaluator import CheckpointGroup
-from ldmdown.scoring.ideal import Ideal
+from ldmdown.scoring.ideal import Ideal, above
 from ldmdown.scoring.results import ReferenceFiles, ScoredSystem, SystemKind
 from ldmdown.scoring.terrain import Terrain, heights_on
 from ldmdown.twin.files import RECIPE
@@ -52,7 +53,9 @@ class Systems:
     device
         auto, cpu, cuda or cuda:1.
     terrain
-        a file of heights; None: the twin's own, where the archive is one's.
+        a file of heights; None: the archive's own, where it knows one.
+    source
+        the source of the archive that is scored; None: its only one. Of several runs of an hour the last is scored.
 
     Raises
     ------
@@ -71,18 +74,23 @@ class Systems:
         seed: int = 0,
         device: str = "auto",
         terrain: Path | None = None,
+        source: str | None = None,
     ) -> None:
         self._archive = Archive(archive)
-        indices = self._archive.split(period)[::every].tolist()
-        self.hours = [int(self._archive.hours[index]) for index in indices]
-        self._index = dict(zip(self.hours, indices, strict=True))
+        self._source = _source(self._archive, source)
+        indices = [index for index in self._archive.split(period) if self._archive.source[index] == self._source]
+        last = {int(self._archive.hours[index]): int(index) for index in indices}
+        self.hours = sorted(last)[::every]
+        self._index = last
         if not self.hours:
             raise LdmdownError(archive, f"has no hours of the period {period}", fix="add days to data.split")
         where = choose_device(device)
         loaded = [[load(name, where) for name in text.split(",")] for text in checkpoints]
         for checkpoint in (checkpoint for group in loaded for checkpoint in group):
             _check(checkpoint, self._archive)
-        self._groups = [CheckpointGroup(group, members, seed) for group in loaded]
+        multiple = math.lcm(*(one.model.size_multiple for group in loaded for one in group))
+        self._window = self._archive.window(self._source, multiple)
+        self._groups = [CheckpointGroup(group, members, seed, self._window) for group in loaded]
         self.names = self._groups[0].names
         for one in self._groups:
             if one.names != self.names:
@@ -93,21 +101,22 @@ class Systems:
                     expected=", ".join(self.names),
                 )
         self._channels = [self._archive.targets.index(name) for name in self.names]
-        grid = self._archive.grid
+        grid = self._archive.grid.window(self._window)
         self.grid = SourceGrid(grid.y, grid.x, grid.projection)
-        self.reference = ReferenceFiles(name=f"{archive.name}, {period} period", files=[str(archive)])
+        part = f"{archive.name}, {source}" if source else archive.name
+        self.reference = ReferenceFiles(name=f"{part}, {period} period", files=[str(archive)])
         self.notes = [note for group in loaded for one in group for note in _assumed(one)]
         self._members = members
         self._twin = self._open_twin()
         self.terrain = self._terrain(terrain)
-        self._baselines = Baselines(self._archive, self.names, self.terrain)
+        self._baselines = Baselines(self._archive, self._source, self._window, self.names, self.terrain)
         self.notes += self._baselines.notes
         self._named = _unique_names(self._groups)
         self.systems = self._list()
 
     def read(self, hour: int) -> tuple[Float32Array, dict[str, Float32Array]]:
         """Read the reference (variable, rows, cols) and make the fields of each system."""
-        held = self._archive.read(self._index[hour])
+        held = self._archive.read(self._index[hour], self._window)
         truth = held["target"][self._channels]
         fields = self._baselines.fields(held["predictors"], hour)
         predictors = dict(zip(self._archive.predictors, held["predictors"], strict=True))
@@ -132,7 +141,8 @@ class Systems:
 
     def _open_twin(self) -> Ideal | None:
         plan = self._archive.fingerprint.get("twin")
-        if plan is None:
+        names = [one.name for one in self._archive.sources]
+        if plan is None or self._source != (names.index("twin") if "twin" in names else 0):
             return None
         self.notes.append(f"twin, recipe {RECIPE}: a test world, not a regional model")
         try:
@@ -147,19 +157,48 @@ class Systems:
             return None
         return twin
 
+    def _heights_of_boxes(self) -> tuple[Path | None, Path | None]:
+        """The files of heights between which the temperature of box means was moved, if it was."""
+        path, boxes = self._archive.path, self._archive.fingerprint["sources"][self._source]["box_means"]
+        try:
+            return above(path, boxes["reference_heights"]), above(path, boxes["era5_heights"])
+        except FileNotFoundError as error:
+            self.notes.append(f"the coarse terrain is not known: {error} is not there")
+            return None, None
+
     def _terrain(self, file: Path | None) -> Terrain | None:
         factor = self._archive.grid.factor
+        ours, era5 = self._heights_of_boxes()
+        file = file or ours
         if file is not None:
             fine = heights_on(self.grid, file)
             rows, cols = fine.shape
             coarse = fine.reshape(rows // factor, factor, cols // factor, factor).mean(axis=(1, 3))
-            self.notes.append("the coarse terrain is the mean of the fine one")
+            if era5 is not None:
+                grid = self._archive.grid.coarse.window(self._window)
+                coarse = heights_on(SourceGrid(grid.y, grid.x, grid.projection), era5)
+            self.notes.append(f"the coarse terrain is {'the mean of the fine one' if era5 is None else era5.name}")
         elif self._twin is not None:
             fine, coarse = self._twin.heights()
         else:
             self.notes.append("no terrain is known (--terrain): no lapse rate correction, no scores by kind of ground")
             return None
         return Terrain(fine, interpolate(coarse[None], factor, 1)[0])
+
+
+def _source(archive: Archive, name: str | None) -> int:
+    names = [one.name for one in archive.sources]
+    if name is None and len(names) == 1:
+        return 0
+    if name not in names:
+        raise LdmdownError(
+            archive.path,
+            "has several sources" if name is None else "has no such source",
+            found=name,
+            expected=", ".join(names),
+            fix="name one of them with --source",
+        )
+    return names.index(name)
 
 
 def _check(checkpoint: Checkpoint, archive: Archive) -> None:

@@ -183,7 +183,7 @@ class MadeUp:
         self.hours = np.arange(2)
         self.scale_factor = np.full((len(config.targets), 1, 1), 1 / 256, np.float32)
         self.add_offset = np.zeros_like(self.scale_factor)
-        self.source, self.fingerprint = np.zeros(2, int), fingerprint(config)
+        self.source, self.realization, self.fingerprint = np.zeros(2, int), np.zeros(2, int), fingerprint(config)
         self.sources = [ArchiveSource("data", "white noise", self.fingerprint["split"]["data"], self.valid())]
         self.predictors, self.targets, self.statics = config.predictors, config.targets, config.statics.fields
         names = {"predictors": self.predictors, "target": self.targets}

@@ -143,6 +143,25 @@ class Archive:
             inside |= (self.source == index) & within(self.hours, one.split[use])
         return np.flatnonzero(inside)
 
+    def window(self, source: int, multiple: int = 1) -> Window:
+        """The largest window of coarse cells in which a source has all values, its sides cut to multiples.
+
+        Raises
+        ------
+        LdmdownError
+            if there is none.
+        """
+        row, col, rows, cols = self.grid.covered(self.sources[source].valid) or (0, 0, 0, 0)
+        rows, cols = (side // multiple * multiple for side in (rows, cols))
+        if not rows or not cols:
+            raise LdmdownError(
+                self.path,
+                f"its source {self.sources[source].name} covers too little for the networks",
+                expected=f"at least {multiple} x {multiple} coarse cells",
+                fix="choose another grid, or references of a larger area",
+            )
+        return row, col, rows, cols
+
     def read(self, index: int, window: Window | None = None) -> dict[str, Float32Array]:
         """One sample, or a window of it: "predictors" (P, h, w) and "target" (T, factor h, factor w).
 
