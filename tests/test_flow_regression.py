@@ -58,17 +58,6 @@ def test_a_target_without_relation_is_left_to_the_largest_ridge() -> None:
     assert (weight.abs().amax(dim=(1, 2)) < solvers[0].solve(1e-3).abs().amax(dim=(1, 2))).all()
 
 
-def test_missing_cells_do_not_count() -> None:
-    regression = FlowRegression(3, [0], 2, factor=2)
-    whole, part = LeastSquares(regression), LeastSquares(regression)
-    for predictors, statics in hours(2, 7):
-        residual = statics[:, :1].clone()
-        whole.add(predictors, statics, residual, torch.arange(32))
-        residual[:, :, 4:] = torch.nan
-        part.add(predictors, statics, residual, torch.arange(64))
-    torch.testing.assert_close(part.solve(0.01), whole.solve(0.01))
-
-
 def test_a_window_equals_the_whole_away_from_its_edge() -> None:
     """Only the mean around (7 coarse cells) and the interpolation see past a cell."""
     regression = FlowRegression(3, [0, 1], 2, factor=2)

@@ -79,11 +79,7 @@ class LeastSquares:
         self.cells = 0
 
     def add(self, predictors: Tensor, statics: Tensor, residual: Tensor, cells: Tensor) -> None:
-        """Take an hour: (1, P, h, w), (1, S, H, W), (1, T, H, W), at these cells of the flattened grid.
-
-        Cells whose residual is missing do not count.
-        """
-        cells = cells[residual[0].flatten(1)[:, cells].isfinite().all(dim=0)]
+        """Take an hour: (1, P, h, w), (1, S, H, W), (1, T, H, W), at these cells of the flattened grid."""
         flow = self.regression.interpolate(flow_features(predictors, self.regression.channels))
         x, s, y = (field[0].flatten(1)[:, cells] for field in (flow, statics, residual))
         s = torch.cat([torch.ones_like(s[:1]), s])

@@ -28,8 +28,8 @@ class CellRegression:
         self.hours = torch.zeros(rows, cols)
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Take an hour: x (F, H, W), y (T, H, W), NaN where it is missing."""
-        known = y.isfinite().all(dim=0)
+        """Take an hour: x (F, H, W), y (T, H, W), NaN where they are missing."""
+        known = x.isfinite().all(dim=0) & y.isfinite().all(dim=0)
         x, y = torch.where(known, x, 0), torch.where(known, y, 0)
         self.xx += x[:, None] * x
         self.xy += x[:, None] * y

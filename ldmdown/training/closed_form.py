@@ -64,9 +64,10 @@ class ClosedForm:
         solvers = {use: LeastSquares(regression) for use in ("train", "validation")}
         random = torch.Generator().manual_seed(self.config.train.seed)
         for use, solver in solvers.items():
-            for predictors, fine, residual in self._hours(use):
-                cells = torch.randint(fine[0, 0].numel(), (CELLS,), generator=random).to(fine.device)
-                solver.add(predictors, statics, residual, cells)
+            for predictors, _, residual in self._hours(use):
+                known = residual[0].isfinite().all(dim=0).flatten().nonzero()[:, 0]
+                cells = torch.randint(len(known), (min(CELLS, len(known)),), generator=random)
+                solver.add(predictors, statics, residual, known[cells.to(known.device)])
         regression.weight.copy_(fit(solvers["train"], solvers["validation"]))
 
     def _solve_components(self) -> None:
