@@ -1,7 +1,8 @@
-"""Files and folders that take their name only when they are complete and on the disk."""
+"""Files and folders that take their name only when they are complete and on the disk, and hashes to know them by."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -49,6 +50,12 @@ def sync(path: Path, *, below: bool = True) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(path: Path) -> None:

@@ -20,12 +20,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 
-from ldmdown.atomic import replacing
+from ldmdown.atomic import replacing, sha256
 from ldmdown.config import ConditionerConfig, Config
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.errors import LdmdownError
-from ldmdown.header import FORMAT, KEY, find, read_header, sha256
+from ldmdown.header import FORMAT, KEY, find, read_header
 from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -100,9 +99,3 @@ def _upgraded(header: dict[str, Any]) -> dict[str, Any]:
     if config["statics"]["fields"]:  # instead of which fields were estimated
         config["statics"]["embedding"] = 0
     return header | {"config": config, "normalization": normalization}
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ import torch
 from conftest import CONFIG, NORMALIZATION, untrained
 from safetensors.torch import load_file, save_file
 
-from ldmdown import checkpoint, header
+from ldmdown import atomic, checkpoint, header
 from ldmdown.commands.info import card
 from ldmdown.config import Config
 from ldmdown.errors import LdmdownError
@@ -38,7 +38,7 @@ def test_the_card_names_what_matters(tiny: dict[str, Path]) -> None:
     text = card(str(tiny["ldm"]))
     for part in ("tiny", "Untrained, for tests.", "64 x 64 cells of 2000 m, EPSG:3035", "lapped", "dpmpp"):
         assert part in text
-    assert header.sha256(tiny["ldm"]) in text
+    assert atomic.sha256(tiny["ldm"]) in text
 
 
 def altered(source: Path, target: Path, changes: dict | None = None, **tensors: torch.Tensor | None) -> Path:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import made_up
@@ -73,13 +75,17 @@ def test_defaults_that_depend_on_the_checkpoint_are_shown() -> None:
 def test_the_card_of_an_output(tmp_path: Path) -> None:
     for name in ("out.nc", "out.zarr"):
         made_up.write_output(tmp_path / name, made_up.OUTPUT_FIELDS)
+    with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
+        archive.write(tmp_path / "out.nc", "out.nc")
+    for name in ("out.nc", "out.zarr", "out.zip"):
         done = ldmdown("info", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
-        for part in ("t2m, u10, v10", "realization", "numbers", "CF-1.11", "ldmdown_run"):
+        for part in ("t2m, u10, v10", "3, 2021-03-06T00:00 to 2021-03-06T02:00", "CF-1.11", "ldmdown_run"):
             assert part in done.stdout
+        assert re.search(r"members +3\n", done.stdout) and "16 x 24 cells" in done.stdout
     (tmp_path / "text.nc").write_text("no data")
     done = ldmdown("info", str(tmp_path / "text.nc"))
-    assert done.returncode == 1 and "text.nc: cannot be read" in done.stderr
+    assert done.returncode == 1 and "text.nc: is no NetCDF, GRIB or zip file" in done.stderr
 
 
 def test_a_twin_that_ends_before_it_starts(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pyproj
 import pytest
 import xarray as xr
+from made_up import OUTPUT_FIELDS, OUTPUT_GRID, OUTPUT_HOURS, rotated_reference, write_output
 from made_up import REFERENCE_TIMES as TIMES
-from made_up import rotated_reference
 
-from ldmdown.data.grid import Grid
+from ldmdown.data.grid import LONLAT, Grid
 from ldmdown.data.reading.fields import open_fields
 from ldmdown.data.reading.regridded import Regridded
 from ldmdown.errors import LdmdownError
@@ -112,6 +112,51 @@ def test_grib_on_a_rotated_grid(tmp_path: Path, along: int) -> None:
         np.testing.assert_allclose(v10, -4, atol=0.02)
     else:
         assert np.abs(u10 - 3).min() > 0.1  # the numbers stand as they are
+
+
+def test_grib_on_a_lambert_grid(tmp_path: Path) -> None:
+    """As CERRA: the first point and the steps [m] say where; the wind along the grid is turned by pyproj's angle."""
+    import eccodes  # after pyproj
+
+    crs = pyproj.CRS("+proj=lcc +lat_0=44 +lat_1=44 +lat_2=44 +lon_0=8 +R=6371229")
+    project = pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True)
+    x0, y0 = project.transform(10.0, 43.0)
+    x, y = x0 + 5500 * np.arange(30), y0 + 5500 * np.arange(20)
+    with (tmp_path / "cerra.grib2").open("wb") as file:
+        for name, value in (("10u", 3.0), ("10v", -4.0)):
+            handle = eccodes.codes_grib_new_from_samples("GRIB2")
+            keys = {
+                "gridType": "lambert", "shapeOfTheEarth": 6, "Nx": 30, "Ny": 20, "jScansPositively": 1,
+                "LaDInDegrees": 44, "LoVInDegrees": 8, "Latin1InDegrees": 44, "Latin2InDegrees": 44,
+                "DxInMetres": 5500, "DyInMetres": 5500, "latitudeOfFirstGridPointInDegrees": 43,
+                "longitudeOfFirstGridPointInDegrees": 10, "uvRelativeToGrid": 1, "dataDate": 20200101,
+                "dataTime": 600, "typeOfLevel": "heightAboveGround", "level": 10, "shortName": name,
+            }  # fmt: skip
+            for key, one in keys.items():
+                eccodes.codes_set(handle, key, one)
+            eccodes.codes_set_values(handle, np.full(600, value))
+            eccodes.codes_write(handle, file)
+            eccodes.codes_release(handle)
+    with open_fields([tmp_path / "cerra.grib2"], ["u10", "v10"]) as fields:
+        np.testing.assert_allclose(fields.grid.y, y[::-1], atol=1)
+        np.testing.assert_allclose(fields.grid.x, x, atol=1)
+        u10, v10 = fields.read(0)
+        lon, lat = fields.grid.lonlat()
+    turned = np.arctan2(3, -4) - np.arctan2(u10, v10)
+    convergence = pyproj.Proj(crs).get_factors(lon, lat).meridian_convergence
+    np.testing.assert_allclose(np.degrees(turned), -convergence, atol=0.01)
+    np.testing.assert_allclose(np.hypot(u10, v10), 5, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["out.nc", "out.zarr"])
+def test_our_own_output_comes_back(form: str, tmp_path: Path) -> None:
+    with open_fields([write_output(tmp_path / form, OUTPUT_FIELDS)], NAMES) as fields:
+        assert fields.members == 3 and not fields.rotated
+        np.testing.assert_array_equal(fields.hours, OUTPUT_HOURS)
+        np.testing.assert_array_equal(fields.grid.x, OUTPUT_GRID.x)
+        np.testing.assert_array_equal(fields.grid.y, OUTPUT_GRID.y)
+        for hour, member in ((0, 0), (2, 1), (1, 2)):
+            np.testing.assert_array_equal(fields.read(hour, member), OUTPUT_FIELDS[hour, member])
 
 
 def on_the_output_grid(values: np.ndarray, name: str, units: str, spacing: float) -> xr.Dataset:

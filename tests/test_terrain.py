@@ -45,3 +45,10 @@ def test_heights_of_a_file(tmp_path: Path) -> None:
     far = SourceGrid(GRID.y + 300_000, GRID.x, GRID.projection)
     with pytest.raises(LdmdownError, match="does not cover the grid of the scores\n  found: 13.00 to 17.90 E"):
         heights_on(far, tmp_path / "z.nc")
+    height[5, 5:9] = np.nan
+    xr.Dataset({"z": (("lat", "lon"), height)}, {"lat": lat, "lon": lon}).to_netcdf(tmp_path / "n.nc", engine="netcdf4")
+    heights_on(grid, tmp_path / "n.nc")  # what is missing beside the grid is not used
+    height[20:32, 15:30] = np.nan
+    xr.Dataset({"z": (("lat", "lon"), height)}, {"lat": lat, "lon": lon}).to_netcdf(tmp_path / "m.nc", engine="netcdf4")
+    with pytest.raises(LdmdownError, match=r"lacks heights that are used\n  found: no value in \d+ of 384 cells"):
+        heights_on(grid, tmp_path / "m.nc")

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from ldmdown import checkpoint
+from ldmdown.atomic import sha256
 from ldmdown.config import Config, preset
 from ldmdown.console import say
 from ldmdown.data.archive.statics import read_published
 from ldmdown.data.reading import pickles
 from ldmdown.data.reading.published import read_statistics
 from ldmdown.errors import LdmdownError
-from ldmdown.header import sha256
 from ldmdown.models.diffusion import Diffusion
 
 Kind = Literal["unet", "gan", "vae", "ldm"]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ldmdown.atomic import sha256
 from ldmdown.errors import LdmdownError
-from ldmdown.header import SUFFIX, find, read_header, sha256
+from ldmdown.header import SUFFIX, find, read_header
 
 SHOWN = 16  # numbers of a list
 COLUMN = 24  # where values begin
@@ -46,15 +47,26 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _output(path: Path) -> dict[str, Any]:
-    import xarray as xr
+    """The variables, grid and hours of the files at a path, and the attributes of the files."""
+    from ldmdown.data.reading.fields import fields_of, span
+    from ldmdown.data.reading.files import GriddedFiles
 
-    try:
-        with xr.open_dataset(path, engine="zarr" if path.is_dir() else "netcdf4", decode_cf=False) as dataset:
-            fields = [str(name) for name, one in dataset.data_vars.items() if "grid_mapping" in one.attrs]
-            sizes = {str(name): size for name, size in dataset.sizes.items() if name != "bnds"}
-            return {"file": path, "fields": ", ".join(fields), "dimensions": sizes, **dataset.attrs}
-    except (OSError, ValueError) as error:
-        raise LdmdownError(path, "cannot be read", found=str(error), expected="an output of ldmdown") from None
+    with GriddedFiles([path]) as files:
+        names = files.variables()
+        if not names:
+            raise LdmdownError(path, "holds no variable that ldmdown knows", expected="an output of ldmdown")
+        fields = fields_of(files, names)
+        rows, cols = fields.grid.shape
+        card = {
+            "file": path,
+            "fields": ", ".join(names),
+            "members": fields.members,
+            "hours": f"{len(fields)}, {span(fields.hours)}",
+            "grid": f"{rows} x {cols} cells, {fields.grid.box}",
+        }
+        for source in files.sources:
+            card |= source.attributes
+        return card
 
 
 def _table(values: Mapping[str, Any], indent: str = "") -> str:

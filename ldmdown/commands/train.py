@@ -15,13 +15,13 @@ import torch
 from rich.progress import Progress
 
 from ldmdown import checkpoint, runtime
-from ldmdown.atomic import replacing
+from ldmdown.atomic import replacing, sha256
 from ldmdown.config import Config, load_config
 from ldmdown.console import progress_bar, say
 from ldmdown.data.archive.manifest import fingerprint as archive_fingerprint
 from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
-from ldmdown.header import find, sha256
+from ldmdown.header import find
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.training import heldout, latents, loop, report
 from ldmdown.training.batches import CropSource, field_source, latent_source, middle_crop

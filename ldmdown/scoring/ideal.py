@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ldmdown.data.grid import Grid, SourceGrid, regrid, rotated_pole
+from ldmdown.data.grid import POLE_LATITUDE, Grid, SourceGrid, regrid, rotated_pole
 from ldmdown.twin.files import TwinWorld
-from ldmdown.twin.recipe import POLE_LATITUDE, POLE_LONGITUDE
+from ldmdown.twin.recipe import POLE_LONGITUDE
 from ldmdown.typing import Float32Array
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from ldmdown.data.grid import SourceGrid, regrid
-from ldmdown.data.reading.orography import SHORE, read_heights
+from ldmdown.data.reading.orography import SHORE, check_complete, read_heights
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, Float32Array, FloatArray
 
@@ -54,10 +54,12 @@ def heights_on(grid: SourceGrid, file: Path) -> Float32Array:
     Raises
     ------
     LdmdownError
-        if the file is not one such field, or does not cover the grid.
+        if the file is not one such field, or has no value for a cell of the grid.
     """
     source, heights = read_heights(file)
     lon, lat = grid.lonlat()
     if not source.covers(lat, lon).all():
         raise LdmdownError(file, "does not cover the grid of the scores", found=source.box, expected=grid.box)
-    return regrid(source.weights(lat, lon), heights, grid.shape).astype(np.float32)
+    found = regrid(source.weights(lat, lon), heights, grid.shape).astype(np.float32)
+    check_complete(file, found)
+    return found

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ldmdown.atomic import replacing
 from ldmdown.data import parallel
-from ldmdown.data.grid import Grid
-from ldmdown.twin.recipe import POLE_LATITUDE, POLE_LONGITUDE, RECIPE, TwinWorld
+from ldmdown.data.grid import POLE_LATITUDE, Grid
+from ldmdown.twin.recipe import POLE_LONGITUDE, RECIPE, TwinWorld
 from ldmdown.typing import FloatArray
 
 __all__ = ["RECIPE", "TwinWorld", "write_twin"]

@@ -21,7 +21,7 @@ import pyproj
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ldmdown.data.grid import Grid, rotated_pole
+from ldmdown.data.grid import ERA5_SPACING, POLE_LATITUDE, Grid, rotated_pole
 from ldmdown.data.reading.orography import SHORE
 from ldmdown.data.solar import cos_zenith
 from ldmdown.twin.noise import Eddies, SmoothNoise, Streaks
@@ -41,8 +41,8 @@ from ldmdown.typing import FloatArray
 RECIPE = 3
 """Version of the recipe: every score on the twin cites it; whoever changes the recipe scores again."""
 
-POLE_LATITUDE, POLE_LONGITUDE = 47.0, -168.0  # of the rotated grid [degrees]
-ERA5_STEP, ERA5_MARGIN = 0.25, 0.5  # [degrees]
+POLE_LONGITUDE = -168.0  # of the rotated grid [degrees]
+ERA5_MARGIN = 0.5  # [degrees]
 FINE_MARGIN = 0.06  # [degrees]
 MEDIUM = 4  # fine cells in a medium cell
 LAPSE_RATE = 0.0065  # of the standard atmosphere [K m-1]
@@ -130,8 +130,8 @@ class TwinWorld:
         y = grid.north - np.linspace(0, grid.rows * grid.spacing, 65)
         x, y = np.meshgrid(x, y)
         lon, lat = pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True).transform(x, y)
-        self.longitude = _multiples(lon.min() - ERA5_MARGIN, lon.max() + ERA5_MARGIN, ERA5_STEP)
-        self.latitude = _multiples(lat.min() - ERA5_MARGIN, lat.max() + ERA5_MARGIN, ERA5_STEP)[::-1]
+        self.longitude = _multiples(lon.min() - ERA5_MARGIN, lon.max() + ERA5_MARGIN, ERA5_SPACING)
+        self.latitude = _multiples(lat.min() - ERA5_MARGIN, lat.max() + ERA5_MARGIN, ERA5_SPACING)[::-1]
         rotated = rotated_pole(POLE_LATITUDE, POLE_LONGITUDE)
         back = pyproj.Transformer.from_crs(rotated, "EPSG:4326", always_xy=True)
         rlon, rlat = back.transform(lon, lat, direction="INVERSE")
@@ -155,8 +155,8 @@ class TwinWorld:
 
     def _to_medium(self, coarse: NDArray) -> FloatArray:
         """(latitude, longitude) to the medium grid, by cubic splines."""
-        rows = (self.latitude[0] - self.medium_lat) / ERA5_STEP
-        cols = (self.medium_lon - self.longitude[0]) / ERA5_STEP
+        rows = (self.latitude[0] - self.medium_lat) / ERA5_SPACING
+        cols = (self.medium_lon - self.longitude[0]) / ERA5_SPACING
         return ndimage.map_coordinates(np.asarray(coarse, "f4"), [rows, cols], order=3, mode="nearest")
 
     def _lift(self, medium: FloatArray) -> FloatArray:

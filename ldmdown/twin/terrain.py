@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from ldmdown.data.grid import LONLAT
-from ldmdown.data.reading.orography import SHORE, read_heights
+from ldmdown.data.reading.orography import SHORE, check_complete, read_heights
 from ldmdown.errors import LdmdownError
 from ldmdown.twin.noise import shaped, wavenumbers
 from ldmdown.typing import FloatArray
@@ -51,9 +51,10 @@ def read_raster(path: str | Path) -> Raster:
     Raises
     ------
     LdmdownError
-        if the file cannot be read, or is not one field of heights on such a grid.
+        if the file cannot be read, or is not one complete field of heights on such a grid.
     """
     grid, height = read_heights(path)
+    check_complete(path, height)
     if grid.crs != LONLAT:
         raise LdmdownError(path, "is not on regular latitudes and longitudes", found=grid.crs.name)
     rows, cols = (slice(None, None, 1 if axis[0] < axis[-1] else -1) for axis in (grid.y, grid.x))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmdown.config import Config
 from ldmdown.data.archive.pair import FieldReader, open_pair
-from ldmdown.data.archive.sources import Day, describe, only_in, sha256
+from ldmdown.data.archive.sources import Day, describe, digest, only_in
 from ldmdown.data.archive.store import KINDS, fine_cells, within
 from ldmdown.data.archive.writer import ArchiveWriter
 from ldmdown.data.grid import Grid
@@ -89,7 +89,7 @@ def _write_hours(
         "dropped": dropped,
         "notes": list(dict.fromkeys(note for reader in readers.values() for note in reader.notes)),
         "moments": {kind: asdict(seen) for kind, seen in moments.items()},
-        "sha256": {str(describe(name, job.root)["name"]): sha256(name) for name in day.first},
+        "sha256": {str(describe(name, job.root)["name"]): digest(name) for name in day.first},
     }
     if written or not unusable:
         writer.write(day.key, fields, record)

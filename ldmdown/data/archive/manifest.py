@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ldmdown.config import Config
-from ldmdown.data.archive.sources import describe, sha256
+from ldmdown.data.archive.sources import describe, digest
 from ldmdown.data.archive.store import KINDS, within
 from ldmdown.data.archive.writer import DayKey
 from ldmdown.data.normalization import Moments, Normalization
@@ -55,7 +55,7 @@ def manifest(
 
     `files` are those of the days by kind, and `unmatched` the hours of days that only one kind has, by reason.
     """
-    hashes = {name: digest for record in records.values() for name, digest in record["sha256"].items()}
+    hashes = {name: found for record in records.values() for name, found in record["sha256"].items()}
     by_source = {
         pair.name: {use: int(within(hours_of(records, index), getattr(pair.split, use)).sum()) for use in USES}
         for index, pair in enumerate(config.data.pairs)
@@ -63,7 +63,7 @@ def manifest(
     return {
         "files": {
             **{kind: [{**file, "sha256": hashes[file["name"]]} for file in used] for kind, used in files.items()},
-            "statics": [{**describe(str(file), root), "sha256": sha256(str(file))} for file in statics],
+            "statics": [{**describe(str(file), root), "sha256": digest(str(file))} for file in statics],
         },
         "hours": {use: sum(counts[use] for counts in by_source.values()) for use in USES},
         "sources": by_source,

@@ -6,7 +6,6 @@ open nor memory grows with the years.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ldmdown.atomic import sha256
 from ldmdown.config import Config, SourceConfig
 from ldmdown.data import parallel
 from ldmdown.data.archive.store import Periods, within
@@ -252,10 +252,7 @@ def describe(name: str, root: Path) -> dict[str, Any]:
     return {"name": label, "bytes": path.stat().st_size if path.is_file() else None}
 
 
-def sha256(name: str) -> str | None:
+def digest(name: str) -> str | None:
     """The hash of a file's content; None for a store or an address."""
     path = Path(name)
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path) if path.is_file() else None

@@ -314,7 +314,7 @@ def _common_hours(hours: Mapping[str, Sequence[IntArray]], label: str) -> IntArr
     for found in (one for members in hours.values() for one in members):
         common = found if common is None else np.intersect1d(common, found, assume_unique=True)
     if common is None or not len(common):
-        held = [f"{name} {_span(np.unique(np.concatenate(found)))}" for name, found in hours.items()]
+        held = [f"{name} {span(np.unique(np.concatenate(found)))}" for name, found in hours.items()]
         raise LdmdownError(
             label,
             f"{', '.join(hours)} have no hour in common",
@@ -384,7 +384,8 @@ def _inner(held: slice, part: slice) -> slice:
     return slice(held.start + first, held.start + last)
 
 
-def _span(hours: IntArray) -> str:
+def span(hours: IntArray) -> str:
+    """The first and the last hour, for messages."""
     return f"{moment(hours[0])} to {moment(hours[-1])}" if len(hours) else "never"
 
 

@@ -39,7 +39,11 @@ Labelled = tuple[Path | str, str]
 
 @contextmanager
 def few_open() -> Iterator[None]:
-    """Memory that does not grow with the number of files that are read one after the other."""
+    """Keep memory from growing with the number of files that are read one after the other.
+
+    netCDF4 and xarray have one setting each for the whole process, no option of a file: a command sets them for as
+    long as it runs, `ldmdown.load` leaves those of the user's script alone.
+    """
     usual = netCDF4.get_chunk_cache()
     netCDF4.set_chunk_cache(CHUNK_CACHE, *usual[1:])
     try:

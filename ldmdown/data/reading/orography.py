@@ -11,9 +11,28 @@ from ldmdown.data.reading.blocks import FieldBlock
 from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.data.units import canonical, conversion
 from ldmdown.errors import LdmdownError
-from ldmdown.typing import Float32Array
+from ldmdown.typing import Float32Array, FloatArray
 
 SHORE = 0.5  # [m] above which ground is land
+
+
+def check_complete(path: str | Path, heights: FloatArray) -> None:
+    """Refuse missing values among the heights (rows, cols) that are used of a file.
+
+    Raises
+    ------
+    LdmdownError
+        with how many there are.
+    """
+    missing = np.count_nonzero(np.isnan(heights))
+    if missing:
+        raise LdmdownError(
+            path,
+            "lacks heights that are used",
+            found=f"no value in {missing} of {heights.size} cells",
+            expected="a height everywhere, 0 m at sea",
+            fix="where only the sea is missing, fill it with `cdo setmisstoc,0`",
+        )
 
 
 def read_heights(path: str | Path) -> tuple[SourceGrid, Float32Array]:
