@@ -94,8 +94,6 @@ def fit(
                         validate_and_save(learner, sources["validation"], state, step, losses, show)
                     else:
                         losses.write()
-                    if state.finished:
-                        break
             except DivergedError as error:
                 state = roll_back(stage, run, state, f"{error} before step {step}")
     copy(stage.tensors, load(run.best_path(stage.name))["tensors"])
@@ -294,7 +292,7 @@ class Learner:
             yield
 
     def steps(self, source: CropSource, state: State) -> Iterator[tuple[int, Tensor, float]]:
-        """Take the steps that are left: after each its number, its loss on the device, and the learning rate."""
+        """Take steps until the stage is finished: after each its number, its loss on the device, the learning rate."""
         assert state.micro_batch is not None
         stage, settings, processes = self.stage, self.stage.settings, self.run.processes
         stream = stage.name if not state.rollbacks else f"{stage.name}, rollback {state.rollbacks}"
@@ -310,6 +308,8 @@ class Learner:
             for ema in self.averages:
                 ema.update(step)
             yield step + 1, loss, learning_rate
+            if state.finished:
+                break
 
     @torch.no_grad()
     def validate(self, source: CropSource, micro_batch: int) -> tuple[float, dict[str, float]]:

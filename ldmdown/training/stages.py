@@ -341,9 +341,13 @@ def trained_by(stages: Sequence[Stage], command: Command) -> list[Stage]:
     wanted = [stage for stage in stages if command in ("all", stage.command)]
     if not wanted:
         fix = next(kind.to_have_it for kind in STAGES if kind.command == command)
-        raise LdmdownError("--stage", "the configuration has no such stage", found=command,
-                           expected=", ".join(dict.fromkeys(["all", *(stage.command for stage in stages)])),
-                           fix=f"leave --stage out, or {fix}")  # fmt: skip
+        raise LdmdownError(
+            "--stage",
+            "the configuration has no such stage",
+            found=command,
+            expected=", ".join(dict.fromkeys(["all", *(stage.command for stage in stages)])),
+            fix=f"leave --stage out, or {fix}",
+        )
     return wanted
 
 
