@@ -115,10 +115,12 @@ def test_a_hole_on_the_grid_and_a_day_without_a_usable_hour(folder: Path) -> Non
     prepare(write(folder))
     dropped = Archive(folder / "archive.zarr").manifest["dropped"]
     ((reason, hours),) = dropped.items()
-    assert "u10 is missing found: no value in" in reason and hours == ["2021-01-05T03"]
+    assert "u10 has missing values on the grid at 2021-01-05T03 found: 12 of 1024 cells" in reason and hours == [
+        "2021-01-05T03"
+    ]
     shutil.rmtree(folder / "archive.zarr")
     change(file, lambda data: hole(data, slice(None)))
-    with pytest.raises(LdmdownError, match="u10 is missing"):
+    with pytest.raises(LdmdownError, match="u10 has missing values on the grid at 2021-01-05T00"):
         prepare(folder / "small.yaml")
 
 
@@ -264,4 +266,4 @@ def test_a_system_of_its_own_terrain_is_prepared_and_trained(tmp_path: Path, mon
     train(path)
     loaded = checkpoint.load(tmp_path / "checkpoints" / "small.safetensors")
     assert loaded.stage == "ldm"
-    np.testing.assert_allclose(loaded.model.statics, archive.load_statics(), atol=2e-3)
+    np.testing.assert_allclose(loaded.model.statics[:3], archive.load_statics(), atol=2e-3)  # then estimated ones
