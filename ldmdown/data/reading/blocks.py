@@ -6,7 +6,6 @@ Nothing is read before it is asked for. Times are hours since 1970-01-01T00.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -89,33 +88,6 @@ class FieldBlock:
             ],
             axis=1,
         )
-
-
-class Source(Protocol):
-    """One dataset, or one GRIB file, that is open."""
-
-    label: str
-    attributes: Mapping[str, Any]
-
-    @property
-    def names(self) -> Collection[str]:
-        """What its variables are called."""
-
-    @property
-    def gridded(self) -> Collection[str]:
-        """Those of them that lie on a regular grid."""
-
-    def blocks(self, name: str, level: int | None, *, static: bool = False) -> Iterable[FieldBlock]:
-        """Where a field lies, on a pressure level [hPa] or on none; nothing if it is not on this level."""
-
-    def contents(self) -> list[str]:
-        """Its variables with their pressure levels, for messages."""
-
-    def hours(self) -> IntArray:
-        """The hours of anything in it."""
-
-    def notes(self) -> list[str]:
-        """What was decided about it that a user should know."""
 
 
 def version_rank(version: Any) -> int:

@@ -18,8 +18,8 @@ import pandas as pd
 import xarray as xr
 
 from ldmdown.data.grid import LONLAT, SourceGrid, grid_rotation, rotate_to_earth
-from ldmdown.data.reading.blocks import FieldBlock, Source
-from ldmdown.data.reading.files import GriddedFiles
+from ldmdown.data.reading.blocks import FieldBlock
+from ldmdown.data.reading.files import GriddedFiles, Source
 from ldmdown.data.reading.series import TimeSeries
 from ldmdown.data.units import Conversion, canonical, conversion, likely
 from ldmdown.data.variables import Variable, variable

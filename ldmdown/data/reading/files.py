@@ -16,7 +16,6 @@ import netCDF4
 import numpy as np
 import xarray as xr
 
-from ldmdown.data.reading.blocks import Source
 from ldmdown.data.reading.grib import GribFile
 from ldmdown.data.reading.layout import Layout
 from ldmdown.data.variables import VARIABLES, variable
@@ -33,8 +32,8 @@ START, STOPS = "valid_time_start", ("valid_time_stop", "valid_time_stop_era5t") 
 OPEN_FILES, CHUNK_CACHE = 8, 2**24  # at once, and bytes that HDF5 keeps of each variable of each
 FORMATS = "a NetCDF, GRIB or zip file, or a folder of Zarr"
 
-Labelled = tuple[Path | str, str]
-"""A file, store or address, and what messages call it."""
+Source = Layout | GribFile
+"""One dataset, or one GRIB file, that is open."""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +41,15 @@ class _Message:
 
 
 @dataclass(frozen=True)
-class _Key:
+class _Field:
     """What messages of one field have in common."""
 
     name: str
     level: float | None  # [hPa]
     grid: str
     accumulated: bool
-
-
-@dataclass
-class _Group:
-    """The messages of one field."""
-
     units: str
     along_grid: bool
-    messages: list[_Message] = field(default_factory=list)
 
 
 class GribFile:
@@ -73,37 +66,34 @@ class GribFile:
 
         self.path, self.label = path, label
         self.attributes: Mapping[str, Any] = {}
-        self._groups: dict[_Key, _Group] = {}
+        self._fields: dict[_Field, list[_Message]] = {}
         self._grids: dict[str, SourceGrid | str] = {}
         self._axes: dict[str, Axes] = {}
         try:
-            for message, key, handle in _scan(path):
-                if key.grid not in self._grids:
-                    self._grids[key.grid] = _grid(handle)
-                if key not in self._groups:
-                    along = bool(_get(handle, "uvRelativeToGrid", 0))
-                    self._groups[key] = _Group(str(_get(handle, "units", "")), along)
-                self._groups[key].messages.append(message)
+            for message, field, handle in _scan(path):
+                if field.grid not in self._grids:
+                    self._grids[field.grid] = _grid(handle)
+                self._fields.setdefault(field, []).append(message)
         except eccodes.CodesInternalError as error:
             raise ValueError(str(error)) from None
 
     @property
     def names(self) -> Collection[str]:
         """What its fields are called."""
-        return {key.name for key in self._groups}
+        return {field.name for field in self._fields}
 
     @property
     def gridded(self) -> Collection[str]:
         """Those of them that lie on a regular grid."""
-        return {key.name for key in self._groups if not isinstance(self._grids[key.grid], str)}
+        return {field.name for field in self._fields if not isinstance(self._grids[field.grid], str)}
 
     def contents(self) -> list[str]:
         """Its variables, with the pressure levels of each."""
-        return [f"{key.name} ({key.level:g} hPa)" if key.level else key.name for key in self._groups]
+        return [f"{field.name} ({field.level:g} hPa)" if field.level else field.name for field in self._fields]
 
     def hours(self) -> IntArray:
         """The hours of anything in it."""
-        found = {message.valid_time for group in self._groups.values() for message in group.messages}
+        found = {message.valid_time for messages in self._fields.values() for message in messages}
         return whole_hours(self.label, np.array(sorted(found), "datetime64[m]"))
 
     def notes(self) -> list[str]:
@@ -118,31 +108,30 @@ class GribFile:
         LdmdownError
             if it is on no regular grid, or its times are no full hours.
         """
-        for key, group in self._groups.items():
-            if (key.name, key.level) != (name, level):
-                continue
-            axes = self._ordered(name, key.grid)
-            for member in sorted({message.member for message in group.messages}):
-                messages = [message for message in group.messages if message.member == member]
-                yield self._block(messages[:1] if static else messages, key, group, axes, static)
+        for field, messages in self._fields.items():
+            if (field.name, field.level) == (name, level):
+                for member in sorted({message.member for message in messages}):
+                    mine = [message for message in messages if message.member == member]
+                    yield self._block(field, mine[:1] if static else mine, static)
 
-    def _block(self, messages: list[_Message], key: _Key, group: _Group, axes: Axes, static: bool) -> FieldBlock:
+    def _block(self, field: _Field, messages: list[_Message], static: bool) -> FieldBlock:
+        axes = self._ordered(field.name, field.grid)
         valid, init, start = (
             whole_hours(self.label, np.array([getattr(message, time) for message in messages], "datetime64[m]"))
             for time in ("valid_time", "init_time", "accumulation_start")
         )
         return FieldBlock(
             self.label,
-            _Values(self.path, messages, self._grids[key.grid].shape),  # type: ignore[union-attr]
+            _Values(self.path, messages, axes.grid.shape),
             axes,
             0 * valid if static else valid,
             0 * init if static else init,
             np.array([message.rank for message in messages], np.int64),
             forecast=True,
-            accumulation_start=start if key.accumulated else None,
+            accumulation_start=start if field.accumulated else None,
             member=messages[0].member,
-            units=group.units,
-            along_grid=group.along_grid,
+            units=field.units,
+            along_grid=field.along_grid,
         )
 
     def _ordered(self, name: str, key: str) -> Axes:
@@ -160,7 +149,7 @@ class GribFile:
         return self._axes[key]
 
 
-def _scan(path: Path) -> Iterator[tuple[_Message, _Key, Any]]:
+def _scan(path: Path) -> Iterator[tuple[_Message, _Field, Any]]:
     """Each field, and its header for as long as it is the last."""
     import eccodes
 
@@ -188,8 +177,15 @@ def _scan(path: Path) -> Iterator[tuple[_Message, _Key, Any]]:
                     version_rank(_get(handle, "expver", "1")),
                     int(_get(handle, "number", 0)),
                 )
-                accumulated = _get(handle, "stepType", "instant") == "accum"
-                yield message, _Key(name, level, _get(handle, "md5GridSection"), accumulated), handle
+                field = _Field(
+                    name,
+                    level,
+                    _get(handle, "md5GridSection"),
+                    _get(handle, "stepType", "instant") == "accum",
+                    str(_get(handle, "units", "")),
+                    bool(_get(handle, "uvRelativeToGrid", 0)),
+                )
+                yield message, field, handle
             finally:
                 eccodes.codes_release(handle)
 

@@ -1,8 +1,8 @@
 """Blocks of one variable, from many files, as one series of hours that is read when it is asked for.
 
 Where several blocks hold an hour, the first that has a value counts: of a forecast the shortest lead, then final
-before preliminary ERA5, then the order of the files. Sums over longer than an hour become sums over the hour that
-ends at the valid time.
+before preliminary ERA5, then the order of the files. Sums since the start of a forecast, or since midnight in
+ERA5-Land, become sums over the hour that ends at the valid time.
 """
 
 from __future__ import annotations
@@ -10,11 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ldmdown.data.reading.accumulation import FieldTable, Numbers, Places, hourly_sums
 from ldmdown.data.reading.blocks import FieldBlock
 from ldmdown.data.units import Conversion
 from ldmdown.typing import Float32Array, FloatArray, IntArray
+
+LONGEST = 6  # hours over which a sum may be spread evenly
+ERA5_LAND_SPACING = 0.1  # [degrees]
+SAMPLE_FIELDS, SAMPLE_CELLS = 48, 300  # that are read, cells along each side, to see what sums run over
+TIMES = ("valid_time", "init_time", "rank")
+PLACES = ("block", "index", "earlier_block", "earlier_index", "length")
+FIELD = np.dtype([(name, np.int32) for name in (*TIMES, *PLACES)])  # of decades of hours the table would be large
+"""When a field is valid, what decides between those of an hour, and where it lies.
+
+An hour's value is the difference from an earlier field, if there is one (block -1), over the `length` between them [h].
+"""
+
+Table = NDArray[np.void]
 
 
 class TimeSeries:
@@ -32,16 +45,16 @@ class TimeSeries:
 
     def __init__(self, blocks: Sequence[FieldBlock], conversions: Sequence[Conversion], *, accumulated: bool) -> None:
         self.blocks, self.conversions = blocks, conversions
-        table = FieldTable.of(blocks)
+        table = np.concatenate([_fields(number, block) for number, block in enumerate(blocks)])
         if accumulated:
-            table = hourly_sums(table, blocks, [conversion.rate for conversion in conversions])
-        table = table.take(np.lexsort((table.rank, table.valid_time - table.init_time, table.valid_time)))
-        hours, first, count = np.unique(table.valid_time, return_index=True, return_counts=True)
-        self.hours, self._first, self._count = hours.astype(np.int64), first.astype(np.int32), count.astype(np.int32)
-        same_hour, other_run = np.diff(table.valid_time) == 0, np.diff(table.init_time) != 0
+            table = _hourly_sums(table, blocks, [conversion.rate for conversion in conversions])
+        valid, init = table["valid_time"], table["init_time"]
+        self._table = table = table[np.lexsort((table["rank"], valid - init, valid))]
+        hours, first, count = np.unique(table["valid_time"], return_index=True, return_counts=True)
+        self.hours, self._first, self._count = hours.astype(np.int64), first, count
+        same_hour, other_run = np.diff(table["valid_time"]) == 0, np.diff(table["init_time"]) != 0
         self.overlapping = bool((same_hour & other_run).any())
-        self.longest_sum = int(table.places.length.max(initial=1))
-        self._places = table.places
+        self.longest_sum = int(table["length"].max(initial=1))
 
     def read(self, hours: IntArray, rows: slice, cols: slice) -> Float32Array:
         """(hours, rows, cols) at places along the hours and along the ordered axes; NaN where nothing has a value."""
@@ -51,19 +64,19 @@ class TimeSeries:
         for candidate in range(int(self._count[hours].max(initial=0))):
             missing = (self._count[hours] > candidate) & np.isnan(block).any(axis=(1, 2))
             if missing.any():
-                found = self._values(self._places.take(self._first[hours[missing]] + candidate), down, right)
+                found = self._values(self._table[self._first[hours[missing]] + candidate], down, right)
                 block[missing] = np.where(np.isnan(block[missing]), found, block[missing])
         return block
 
-    def _values(self, at: Places, rows: IntArray, cols: IntArray) -> FloatArray:
+    def _values(self, at: Table, rows: IntArray, cols: IntArray) -> FloatArray:
         """Fields with sums reduced to an hour's."""
-        block = self._stored(at.block, at.index, rows, cols)
-        later = at.earlier_block >= 0
+        block = self._stored(at["block"], at["index"], rows, cols)
+        later = at["earlier_block"] >= 0
         if later.any():
-            block[later] -= self._stored(at.earlier_block[later], at.earlier_index[later], rows, cols)
-        return block if (at.length == 1).all() else block / at.length[:, None, None]
+            block[later] -= self._stored(at["earlier_block"][later], at["earlier_index"][later], rows, cols)
+        return block if (at["length"] == 1).all() else block / at["length"][:, None, None]
 
-    def _stored(self, block: Numbers, index: Numbers, rows: IntArray, cols: IntArray) -> FloatArray:
+    def _stored(self, block: IntArray, index: IntArray, rows: IntArray, cols: IntArray) -> FloatArray:
         """Fields as the blocks hold them, neighbours read together, in the wanted units."""
         fields = []
         ends = np.flatnonzero((np.diff(block) != 0) | (np.diff(index) != 1)) + 1
@@ -72,3 +85,67 @@ class TimeSeries:
             values = self.blocks[number].read(slice(start, start + len(group)), rows, cols)
             fields.append(self.conversions[number](values))
         return np.concatenate(fields)
+
+
+def _fields(number: int, block: FieldBlock) -> Table:
+    table = np.zeros(len(block.valid_time), FIELD)
+    for name in TIMES:
+        table[name] = getattr(block, name)
+    table["block"], table["index"] = number, np.arange(len(table))
+    table["earlier_block"], table["length"] = -1, 1
+    return table
+
+
+def _hourly_sums(table: Table, blocks: Sequence[FieldBlock], rates: Sequence[bool]) -> Table:
+    """With what must be subtracted and divided to get sums over an hour, without those that no hour's sum gives.
+
+    Values of blocks that are `rates` are sums over an hour already.
+    """
+    number, valid = table["block"], table["valid_time"]
+    start = np.concatenate([_accumulation_start(block) for block in blocks])
+    start = np.where(np.array(rates)[number], valid - 1, start)
+    if (valid - start == 1).all():
+        return table
+    known = np.array([block.forecast for block in blocks])[number]
+    init = np.where(known, table["init_time"], start)
+    order = np.lexsort((valid, init, start))
+    table["length"] = valid - start
+    before = -1
+    for this, last in zip(order[1:], order[:-1], strict=True):
+        if start[this] != start[last] or init[this] != init[last]:
+            before = -1
+        elif valid[this] > valid[last]:
+            before = last
+        if before >= 0 and valid[before] > start[this]:
+            table["earlier_block"][this], table["earlier_index"][this] = number[before], table["index"][before]
+            table["length"][this] = valid[this] - valid[before]
+    return table[(table["length"] > 0) & (table["length"] <= LONGEST)]
+
+
+def _accumulation_start(block: FieldBlock) -> IntArray:
+    """Where the sums of a block begin: as the file says, or at the start of the run, or of ERA5-Land at 00 UTC.
+
+    A sum never falls before the next begins; where values do, they are sums over an hour.
+    """
+    if block.accumulation_start is not None:
+        return block.accumulation_start
+    hour = block.valid_time - 1
+    land = bool(np.isclose(block.axes.grid.spacing[1], ERA5_LAND_SPACING, atol=0.01))
+    if not block.forecast and not land:
+        return hour
+    start = np.where(block.init_time < block.valid_time, block.init_time, hour) if block.forecast else hour // 24 * 24
+    return hour if _falls(block, start) else start
+
+
+def _falls(block: FieldBlock, start: IntArray) -> bool:
+    """Whether anywhere in the middle of the area a value is less than the one before it."""
+    rows, cols = (_middle(size) for size in block.axes.grid.shape)
+    values = block.read(slice(0, SAMPLE_FIELDS), rows, cols)
+    same_sum = np.diff(start[:SAMPLE_FIELDS]) == 0
+    change = np.diff(values, axis=0)[same_sum & (np.diff(block.valid_time[:SAMPLE_FIELDS]) > 0)]
+    return bool((change < -1e-4 * np.nanmax(values, initial=0)).any())
+
+
+def _middle(size: int) -> IntArray:
+    start = max(0, (size - SAMPLE_CELLS) // 2)
+    return np.arange(start, min(size, start + SAMPLE_CELLS))
