@@ -665,7 +665,7 @@ def test_heights_are_metres_whatever_their_units(units: str | None, factor: floa
 
 
 def test_heights_in_kelvin_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LdmdownError, match="has units of heights that are not understood\n  found: K"):
+    with pytest.raises(LdmdownError, match="the height has units that are not understood\n  found: K"):
         read_heights(written(new_cds(["t2m"]), tmp_path / "t.nc"))
 
 

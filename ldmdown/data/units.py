@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from ldmdown.errors import LdmdownError
 from ldmdown.typing import FloatArray
 
 SPELLINGS = {
@@ -102,6 +104,28 @@ def conversion(found: str, wanted: str) -> Conversion | None:
     if (found, wanted) in CONVERSIONS:
         return Conversion(*CONVERSIONS[found, wanted])
     return None
+
+
+def require_conversion(
+    label: str | Path, what: str, units: str, wanted: str, *, rates: bool = False, expected: str | None = None
+) -> Conversion:
+    """The conversion of `what` in a file from units as it spells them; those of a rate only where `rates` serve.
+
+    Raises
+    ------
+    LdmdownError
+        if it is not known.
+    """
+    found = conversion(canonical(units), wanted)
+    if found is None or (found.rate and not rates):
+        raise LdmdownError(
+            label,
+            f"{what} has units that are not understood",
+            found=units,
+            expected=expected or wanted,
+            fix="correct its units",
+        )
+    return found
 
 
 def likely(low: float, high: float, wanted: str, bounds: tuple[float, float]) -> str | None:

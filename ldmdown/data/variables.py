@@ -33,6 +33,11 @@ class Variable:
     fill: float | None = None
     regridding: Literal["bilinear", "conservative"] = "bilinear"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What files may call it."""
+        return (self.name, *self.aliases, *([self.cds] if self.cds else []))
+
 
 def _table(*variables: Variable) -> dict[str, Variable]:
     return {variable.name: variable for variable in variables}
@@ -45,7 +50,7 @@ VARIABLES = _table(
         "K",
         (180, 340),
         "air_temperature",
-        aliases=("2t", "2m_temperature", "T_2M", "tas", "2mT"),
+        aliases=("2t", "T_2M", "tas", "2mT"),
         height=2,
         cds="2m_temperature",
     ),
@@ -55,7 +60,7 @@ VARIABLES = _table(
         "m s-1",
         (-100, 100),
         "eastward_wind",
-        aliases=("10u", "10m_u_component_of_wind", "U_10M", "uas", "U10"),
+        aliases=("10u", "U_10M", "uas", "U10"),
         height=10,
         cds="10m_u_component_of_wind",
     ),
@@ -65,7 +70,7 @@ VARIABLES = _table(
         "m s-1",
         (-100, 100),
         "northward_wind",
-        aliases=("10v", "10m_v_component_of_wind", "V_10M", "vas", "V10"),
+        aliases=("10v", "V_10M", "vas", "V10"),
         height=10,
         cds="10m_v_component_of_wind",
     ),
@@ -76,7 +81,7 @@ VARIABLES = _table(
         "K",
         (150, 330),
         "dew_point_temperature",
-        aliases=("2d", "2m_dewpoint_temperature", "TD_2M", "dp2mT"),
+        aliases=("2d", "TD_2M", "dp2mT"),
         height=2,
         cds="2m_dewpoint_temperature",
     ),
@@ -86,7 +91,7 @@ VARIABLES = _table(
         "Pa",
         (85000, 110000),
         "air_pressure_at_mean_sea_level",
-        aliases=("mean_sea_level_pressure", "prmsl", "PMSL", "psl", "pmsl"),
+        aliases=("prmsl", "PMSL", "psl", "pmsl"),
         cds="mean_sea_level_pressure",
     ),
     Variable(
@@ -95,7 +100,7 @@ VARIABLES = _table(
         "K",
         (250, 320),
         "sea_surface_temperature",
-        aliases=("sea_surface_temperature", "SST", "tos"),
+        aliases=("SST", "tos"),
         fill=-10,
         cds="sea_surface_temperature",
     ),
@@ -105,7 +110,7 @@ VARIABLES = _table(
         "m",
         (0, 20),
         "lwe_thickness_of_surface_snow_amount",
-        aliases=("snow_depth", "SNDPT", "sdwe", "snw"),
+        aliases=("SNDPT", "sdwe", "snw"),
         cds="snow_depth",
     ),
     Variable(
@@ -113,7 +118,7 @@ VARIABLES = _table(
         "Total precipitation",
         "m",
         (-1e-5, 0.25),
-        aliases=("total_precipitation", "TOT_PREC", "TP", "pr", "mtpr", "avg_tprate"),
+        aliases=("TOT_PREC", "TP", "pr", "mtpr", "avg_tprate"),
         accumulated=True,
         regridding="conservative",
         cds="total_precipitation",
@@ -124,7 +129,7 @@ VARIABLES = _table(
         "J m-2",
         (-1e4, 6e6),
         "integral_wrt_time_of_surface_downwelling_shortwave_flux_in_air",
-        aliases=("surface_solar_radiation_downwards", "SSRadIn", "rsds", "sdswrf", "msdwswrf", "avg_sdswrf"),
+        aliases=("SSRadIn", "rsds", "sdswrf", "msdwswrf", "avg_sdswrf"),
         accumulated=True,
         cds="surface_solar_radiation_downwards",
     ),
@@ -134,7 +139,7 @@ VARIABLES = _table(
         "kg kg-1",
         (-1e-3, 0.05),
         "specific_humidity",
-        aliases=("q", "specific_humidity", "Q850", "hus"),
+        aliases=("q", "Q850", "hus"),
         level=850,
         cds="specific_humidity",
     ),
@@ -144,7 +149,7 @@ VARIABLES = _table(
         "K",
         (180, 340),
         "air_temperature",
-        aliases=("t", "temperature", "T850", "ta"),
+        aliases=("t", "T850", "ta"),
         level=850,
         cds="temperature",
     ),
@@ -154,7 +159,7 @@ VARIABLES = _table(
         "m s-1",
         (-150, 150),
         "eastward_wind",
-        aliases=("u", "u_component_of_wind", "U850", "ua"),
+        aliases=("u", "U850", "ua"),
         level=850,
         cds="u_component_of_wind",
     ),
@@ -164,7 +169,7 @@ VARIABLES = _table(
         "m s-1",
         (-150, 150),
         "northward_wind",
-        aliases=("v", "v_component_of_wind", "V850", "va"),
+        aliases=("v", "V850", "va"),
         level=850,
         cds="v_component_of_wind",
     ),
@@ -174,7 +179,7 @@ VARIABLES = _table(
         "Pa s-1",
         (-50, 50),
         "lagrangian_tendency_of_air_pressure",
-        aliases=("w", "vertical_velocity", "W850", "wap"),
+        aliases=("w", "W850", "wap"),
         level=850,
         cds="vertical_velocity",
     ),
@@ -184,7 +189,7 @@ VARIABLES = _table(
         "m2 s-2",
         (-5000, 90000),
         "surface_geopotential",
-        aliases=("geopotential_at_surface", "geopotential", "orog", "orography", "height", "HSURF"),
+        aliases=("geopotential_at_surface", "orog", "orography", "height", "HSURF"),
         static=True,
         cds="geopotential",
     ),
@@ -194,7 +199,7 @@ VARIABLES = _table(
         "1",
         (-1e-3, 1.001),
         "land_binary_mask",
-        aliases=("land_sea_mask", "land", "sftlf", "FR_LAND"),
+        aliases=("land", "sftlf", "FR_LAND"),
         static=True,
         cds="land_sea_mask",
     ),
@@ -224,7 +229,7 @@ def variable(name: str) -> Variable:
 
 def variable_called(name: str) -> str:
     """The short name of the variable that has this name or alias; the name itself if none has."""
-    return next((known.name for known in VARIABLES.values() if name in (known.name, *known.aliases)), name)
+    return next((known.name for known in VARIABLES.values() if name in known.names), name)
 
 
 def attributes(name: str, *, earth_relative: bool = True) -> dict[str, str]:

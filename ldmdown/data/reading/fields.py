@@ -21,7 +21,7 @@ from ldmdown.data.grid import LONLAT, SourceGrid, grid_rotation, rotate_to_earth
 from ldmdown.data.reading.blocks import FieldBlock
 from ldmdown.data.reading.files import GriddedFiles, Source
 from ldmdown.data.reading.series import TimeSeries
-from ldmdown.data.units import Conversion, canonical, conversion, likely
+from ldmdown.data.units import likely, require_conversion
 from ldmdown.data.variables import Variable, variable
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array, FloatArray, IntArray
@@ -232,7 +232,7 @@ def _find(sources: Sequence[Source], known: Variable) -> list[FieldBlock]:
     """A variable under any of its names, from every source that has it."""
     found = []
     for source in sources:
-        for name in (known.name, *known.aliases):
+        for name in known.names:
             if name not in source.names:
                 continue
             level = None if name == known.name else known.level
@@ -249,23 +249,18 @@ def _series(known: Variable, blocks: Sequence[FieldBlock]) -> list[TimeSeries]:
     series = []
     for member in members or [-1]:
         mine = [block for block in blocks if block.member in (member, None)]
-        conversions = [_conversion(block, known) for block in mine]
+        conversions = [
+            require_conversion(
+                block.label,
+                known.name,
+                known.units if block.units is None else str(block.units),
+                known.units,
+                rates=known.accumulated,
+            )
+            for block in mine
+        ]
         series.append(TimeSeries(mine, conversions, accumulated=known.accumulated))
     return series
-
-
-def _conversion(block: FieldBlock, known: Variable) -> Conversion:
-    units = known.units if block.units is None else str(block.units)
-    found = conversion(canonical(units), known.units)
-    if found is None or (found.rate and not known.accumulated):
-        raise LdmdownError(
-            block.label,
-            f"{known.name} has units that are not understood",
-            found=units,
-            expected=known.units,
-            fix="correct its units attribute",
-        )
-    return found
 
 
 def _check_grids(found: Mapping[str, Sequence[FieldBlock]]) -> None:
@@ -365,7 +360,7 @@ def _missing(files: GriddedFiles, missing: Sequence[Variable], request: str | No
 
 def _looked_for(known: Variable) -> str:
     level = f" on {known.level} hPa" if known.level else ""
-    return ", ".join((known.name, *(f"{name}{level}" for name in known.aliases)))
+    return ", ".join((known.name, *(f"{name}{level}" for name in known.names[1:])))
 
 
 def _dates(files: GriddedFiles) -> str:

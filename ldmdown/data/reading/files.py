@@ -111,7 +111,7 @@ class GriddedFiles:
     def variables(self) -> list[str]:
         """The variables of data/variables that they hold under any name."""
         held = {name for source in self.sources for name in source.names}
-        return [name for name in VARIABLES if held & {name, *variable(name).aliases}]
+        return [name for name in VARIABLES if held & set(variable(name).names)]
 
     def hours(self) -> IntArray:
         """The hours since 1970-01-01T00 of anything in them."""

@@ -9,7 +9,7 @@ import numpy as np
 from ldmdown.data.grid import SourceGrid
 from ldmdown.data.reading.blocks import FieldBlock
 from ldmdown.data.reading.files import GriddedFiles
-from ldmdown.data.units import canonical, conversion
+from ldmdown.data.units import canonical, require_conversion
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array, FloatArray
 
@@ -46,15 +46,7 @@ def read_heights(path: str | Path) -> tuple[SourceGrid, Float32Array]:
         if the file cannot be read, holds more than one field, or its units are not understood.
     """
     grid, values, units = read_static(path)
-    convert = conversion(units or "m", "m")
-    if convert is None or convert.rate:
-        raise LdmdownError(
-            path,
-            "has units of heights that are not understood",
-            found=units,
-            expected="m, or m2 s-2 of geopotential",
-            fix="correct the units attribute",
-        )
+    convert = require_conversion(path, "the height", units or "m", "m", expected="m, or m2 s-2 of geopotential")
     return grid, convert(values).astype(np.float32)
 
 

@@ -40,13 +40,7 @@ PLAIN: dict[tuple[str, str], Any] = {
     **{
         (module, name): kind
         for module in ("builtins", "__builtin__")
-        for name, kind in {
-            "set": set,
-            "dict": dict,
-            "list": list,
-            "complex": complex,
-            "bytearray": bytearray,
-        }.items()
+        for name, kind in {"set": set, "dict": dict, "list": list, "complex": complex, "bytearray": bytearray}.items()
     },
 }
 INERT_PACKAGES = (
@@ -129,8 +123,7 @@ def read_torch(file: str | Path | BinaryIO, name: str | Path | None = None) -> A
         _, kind, key, _, size = persistent_id
 
         def read() -> NDArray[Any]:
-            values = np.frombuffer(archive.read(f"{root}data/{key}"), STORAGES[kind.name])
-            return values[:size]
+            return np.frombuffer(archive.read(f"{root}data/{key}"), STORAGES[kind])[:size]
 
         return read
 
@@ -172,11 +165,6 @@ def _load(program: bytes, name: str | Path, storage: Callable[..., Any] | None) 
         ) from error
 
 
-@dataclass(frozen=True)
-class _Storage:
-    name: str
-
-
 class _Reader(pickle.Unpickler):
     """An unpickler whose every name is looked up here, never imported."""
 
@@ -186,19 +174,12 @@ class _Reader(pickle.Unpickler):
         self.storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in PLAIN:
-            return PLAIN[module, name]
-        if self.storage is not None:
-            if module == "torch" and name in STORAGES:
-                return _Storage(name)
-            if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-                return _rebuild_tensor
-            if (module, name) == ("torch._utils", "_rebuild_parameter"):
-                return _rebuild_parameter
-            if module.startswith(tuple(f"{package}." for package in INERT_PACKAGES)) or module in INERT_PACKAGES:
-                return type(name.rpartition(".")[2], (Placeholder,), {})
-        elif module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in NUMPY:
-            return NUMPY[name]
+        known = PLAIN | (NUMPY if self.storage is None else TORCH)
+        if (module, name) in known:
+            return known[module, name]
+        inert = any(f"{module}.".startswith(f"{package}.") for package in INERT_PACKAGES)
+        if inert and self.storage is not None:
+            return type(name.rpartition(".")[2], (Placeholder,), {})
         raise LdmdownError(
             self.name,
             f"its pickle asks for {module}.{name}; refused, nothing was executed",
@@ -238,10 +219,6 @@ def _rebuild_tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tu
     return Tensor(storage, offset, tuple(size), tuple(stride))
 
 
-def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
-
-
 class _Array:
     """A NumPy array in the making: `numpy.ndarray.__setstate__`'s tuple gives shape, type and bytes."""
 
@@ -272,4 +249,13 @@ def _scalar(dtype: _DType, data: str | bytes) -> Any:
     return np.frombuffer(raw, dtype.kind)[0].item()
 
 
-NUMPY: dict[str, Any] = {"_reconstruct": _Array, "ndarray": _Array, "dtype": _DType, "scalar": _scalar}
+NUMPY: dict[tuple[str, str], Any] = {
+    (module, name): kind
+    for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+    for name, kind in {"_reconstruct": _Array, "ndarray": _Array, "dtype": _DType, "scalar": _scalar}.items()
+}
+TORCH: dict[tuple[str, str], Any] = {
+    **{("torch", name): name for name in STORAGES},
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+}

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ldmdown.data.units import canonical, conversion
+from ldmdown.data.units import require_conversion
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, FloatArray
 
@@ -122,11 +122,7 @@ def _converted(file: Path, table: pd.DataFrame, units: Mapping[str, str]) -> pd.
     for key in (key for key in UNITS if key in table):
         usual, wanted = UNITS[key]
         unit = units.get(key) or ("K" if key == "t2m" and table[key].median() > COLDEST else usual)
-        convert = conversion(canonical(unit), wanted)
-        if convert is None or convert.rate:
-            raise LdmdownError(
-                file, f"{key} has units that are not understood", found=unit, expected=f"{wanted} or {usual}"
-            )
+        convert = require_conversion(file, key, unit, wanted, expected=f"{wanted} or {usual}")
         table[key] = convert(table[key].to_numpy(float))
     if {"ws10", "direction"} <= set(table.columns):
         angle = np.radians(table["direction"])
