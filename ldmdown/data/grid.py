@@ -228,12 +228,7 @@ class SourceGrid:
     @property
     def is_global(self) -> bool:
         """Whether the longitudes go round the globe."""
-        return bool(self.crs.is_geographic and not self.is_rotated and np.ptp(self.x) + 1.5 * self.spacing[1] > 360)
-
-    @property
-    def is_rotated(self) -> bool:
-        """Whether the axes are those of a rotated pole."""
-        return self.crs.is_derived
+        return bool(self.crs.is_geographic and not self.crs.is_derived and np.ptp(self.x) + 1.5 * self.spacing[1] > 360)
 
     def lonlat(self) -> tuple[FloatArray, FloatArray]:
         """Longitudes and latitudes of the centres, each (rows, cols) [degrees]."""

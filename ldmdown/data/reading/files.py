@@ -214,14 +214,16 @@ def _is_zarr(folder: Path) -> bool:
 
 def file_format(path: Path) -> str | None:
     """netcdf, grib or zip, by the first bytes; None if it is none of them."""
+    return next((name for first, name in FIRST_BYTES.items() if _start(path).startswith(first)), None)
+
+
+def _start(path: Path) -> bytes:
     with path.open("rb") as file:
-        start = file.read(8)
-    return next((name for first, name in FIRST_BYTES.items() if start.startswith(first)), None)
+        return file.read(4)
 
 
 def _not_data(path: Path, label: str) -> LdmdownError:
-    with path.open("rb") as file:
-        start = file.read(4)
+    start = _start(path)
     fix = next((fix for first, fix in NOT_DATA.items() if start.startswith(first)), "check the download")
     return LdmdownError(
         label, "is no NetCDF, GRIB or zip file", found=f"first bytes {start!r}" if start else "an empty file", fix=fix
@@ -258,10 +260,6 @@ def _open_zarr(address: str, label: str) -> xr.Dataset:
             fix += "; for a public bucket set FSSPEC_S3_ANON=true"
         found = f"{type(error).__name__}: {error}"
         raise LdmdownError(label, "cannot be opened as Zarr", found=found, fix=fix) from None
-    return _until_valid(dataset)
-
-
-def _until_valid(dataset: xr.Dataset) -> xr.Dataset:
-    """Without the hours for which ARCO-ERA5 has room but no values."""
     stops = [str(dataset.attrs[name]) for name in STOPS if name in dataset.attrs]
+    # without the hours for which ARCO-ERA5 has room but no values
     return dataset.sel(time=slice(dataset.attrs.get(START), max(stops))) if stops else dataset

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from ldmdown.data.grid import SourceGrid
-from ldmdown.data.reading.blocks import FieldBlock
 from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.data.units import canonical, require_conversion
 from ldmdown.errors import LdmdownError
@@ -59,21 +58,16 @@ def read_static(path: str | Path) -> tuple[SourceGrid, Float32Array, str]:
         if the file cannot be read, or holds more than one field.
     """
     with GriddedFiles([path]) as files:
-        block = _only_block(files)
-        grid = block.axes.grid
-        values = block.read(slice(0, 1), np.arange(len(grid.y)), np.arange(len(grid.x)))[0]
-        return grid, values, canonical(str(block.units)) if block.units else ""
-
-
-def _only_block(files: GriddedFiles) -> FieldBlock:
-    names = [(source, name) for source in files.sources for name in source.gridded]
-    blocks = [block for source, name in names for block in source.blocks(name, None, static=True)]
-    if len(blocks) != 1:
-        raise LdmdownError(
-            files.label,
-            "does not hold one static field",
-            found=", ".join(name for _, name in names) or "none",
-            expected="one field on a regular grid",
-            fix="take the one that is meant out of it with `cdo selname`",
-        )
-    return blocks[0]
+        names = [(source, name) for source in files.sources for name in source.gridded]
+        blocks = [block for source, name in names for block in source.blocks(name, None, static=True)]
+        if len(blocks) != 1:
+            raise LdmdownError(
+                files.label,
+                "does not hold one static field",
+                found=", ".join(name for _, name in names) or "none",
+                expected="one field on a regular grid",
+                fix="take the one that is meant out of it with `cdo selname`",
+            )
+        grid, units = blocks[0].axes.grid, blocks[0].units
+        values = blocks[0].read(slice(0, 1), np.arange(len(grid.y)), np.arange(len(grid.x)))[0]
+        return grid, values, canonical(str(units)) if units else ""

@@ -17,7 +17,9 @@ from ldmdown.typing import FloatArray
 AXES = (("rlat", "rlon"), ("y", "x"), ("latitude", "longitude"), ("lat", "lon"))
 """Dimensions of a field, by the names in use."""
 
-STANDARD = {"projection_y_coordinate", "projection_x_coordinate", "grid_latitude", "grid_longitude"}
+STANDARD = (("projection_y_coordinate", "projection_x_coordinate"), ("grid_latitude", "grid_longitude"))
+"""The same, by the standard names of their coordinates, where these are not longitudes and latitudes."""
+
 SOUTH_POLES = (
     ("GRIB_latitudeOfSouthernPoleInDegrees", "GRIB_longitudeOfSouthernPoleInDegrees"),
     ("grid_south_pole_latitude", "grid_south_pole_longitude"),
@@ -28,11 +30,8 @@ REGULAR = 0.02  # of the spacing: how far axes that are computed may waver
 
 def horizontal(field: xr.DataArray) -> tuple[str, str] | None:
     """The dimensions of a field that run over the ground, northwards and eastwards; None if it has none."""
-    pairs = [*AXES]
     named = {str(field[dim].attrs.get("standard_name")): str(dim) for dim in field.dims if dim in field.coords}
-    for y, x in (("projection_y_coordinate", "projection_x_coordinate"), ("grid_latitude", "grid_longitude")):
-        if y in named and x in named:
-            pairs.insert(0, (named[y], named[x]))
+    pairs = [(named[y], named[x]) for y, x in STANDARD if {y, x} <= set(named)] + list(AXES)
     return next((pair for pair in pairs if set(pair) <= set(field.dims)), None)
 
 
@@ -51,7 +50,8 @@ def source_grid(dataset: xr.Dataset, name: str, axes: tuple[str, str], file: str
         regular = _from_points(dataset, LONLAT, axes)
         if regular is not None:
             return SourceGrid(*regular)
-    projected = axes[0] in ("rlat", "y") or any(field[axis].attrs.get("standard_name") in STANDARD for axis in axes)
+    named = {field[axis].attrs.get("standard_name") for axis in axes}
+    projected = axes[0] in ("rlat", "y") or any(named & set(pair) for pair in STANDARD)
     crs = _crs(dataset, field, file) if projected or _mapping(dataset, field) else LONLAT
     if set(axes) <= set(field.coords):
         y, x = (np.asarray(field[axis], float) * _scale(field[axis], crs) for axis in axes)
