@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from ldmdown.scoring.accuracy import Accuracy
-from ldmdown.scoring.geometry import WHOLE
+from ldmdown.scoring.geometry import WHOLE, Cells
 
 TRUTH = {"t2m": np.array([[0.0, 2.0], [4.0, 6.0]], np.float32)}
 
 
 def scored(fields: np.ndarray, truth: np.ndarray, name: str = "t2m", valid: np.ndarray | None = None) -> Accuracy:
     accuracy = Accuracy(truth.shape, 1, {"land": np.array([[True, True], [False, False]])})
-    complete = WHOLE if valid is None else None
-    accuracy.add(0, {name: fields.astype(np.float32)}, {name: truth.astype(np.float32)}, valid, complete)
+    cells = Cells(valid, WHOLE if valid is None else None)
+    accuracy.add(0, {name: fields.astype(np.float32)}, {name: truth.astype(np.float32)}, cells)
     return accuracy
 
 
@@ -43,7 +43,7 @@ def test_wind_vectors_by_hand() -> None:
     """Errors of 3 along and 4 across are 5 long."""
     zero = np.zeros((2, 2), np.float32)
     accuracy = Accuracy((2, 2), 1, {})
-    accuracy.add(0, {"u10": zero[None] + 3, "v10": zero[None] - 4}, {"u10": zero, "v10": zero}, None, WHOLE)
+    accuracy.add(0, {"u10": zero[None] + 3, "v10": zero[None] - 4}, {"u10": zero, "v10": zero}, Cells())
     assert accuracy.sums["wind", "square"][0] == 25 and accuracy.sums["wind", "absolute"][0] == 5
     assert accuracy.sums["wind", "energy"][0] == pytest.approx(5)
 
@@ -51,7 +51,7 @@ def test_wind_vectors_by_hand() -> None:
 def test_maps_and_kinds_of_ground() -> None:
     error = np.array([[1.0, 3.0], [-2.0, 0.0]])
     accuracy = scored((TRUTH["t2m"] + error)[None], TRUTH["t2m"])
-    accuracy.add(0, {"t2m": (TRUTH["t2m"] - error)[None].astype(np.float32)}, TRUTH, None, WHOLE)
+    accuracy.add(0, {"t2m": (TRUTH["t2m"] - error)[None].astype(np.float32)}, TRUTH, Cells())
     count, total, square = accuracy.maps["t2m"]
     assert (count == 2).all() and (total == 0).all() and square.tolist() == [[2, 18], [8, 0]]
     assert accuracy.by_surface["t2m"][:, 0].tolist() == [4, 0, 20]  # of the upper row

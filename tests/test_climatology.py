@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmdown.data.grid import EARTH_RADIUS, Grid, SourceGrid, rotate_to_earth
+from ldmdown import metrics
+from ldmdown.data.grid import EARTH_RADIUS, Grid, SourceGrid, grid_rotation, rotate_to_earth
 from ldmdown.scoring.climatology import Bins, Climatology
-from ldmdown.scoring.geometry import WHOLE, GridGeometry
+from ldmdown.scoring.geometry import Cells, GridGeometry
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=16, cols=24)
 GEOMETRY = GridGeometry(SourceGrid(GRID.y, GRID.x, GRID.projection))
@@ -26,7 +27,7 @@ def test_divergence_and_vorticity_along_a_turned_grid() -> None:
     """u = a x + b y, v = c x + d y along the grid, whose north is 4 degrees off, as winds to east and north."""
     a, b, c, d = 3e-5, -2e-5, 5e-5, 1e-5
     x, y = np.meshgrid(GRID.x - GRID.x[0], GRID.y - GRID.y[0])
-    east, north = rotate_to_earth(a * x + b * y, c * x + d * y, GEOMETRY._rotation)
+    east, north = rotate_to_earth(a * x + b * y, c * x + d * y, grid_rotation(GEOMETRY.grid))
     found = GEOMETRY.divergence_and_vorticity(east, north)
     np.testing.assert_allclose(found["divergence"], a + d, rtol=1e-4)
     np.testing.assert_allclose(found["vorticity"], c - b, rtol=1e-4)
@@ -56,7 +57,7 @@ def test_convergence_of_meridians() -> None:
 def filled(series: dict[int, np.ndarray], name: str = "t2m") -> Climatology:
     climatology = Climatology(GEOMETRY, 1)
     for hour, field in series.items():
-        climatology.add(hour, 0, {name: field}, None, WHOLE)
+        climatology.add(hour, 0, {name: field}, Cells())
     return climatology
 
 
@@ -90,7 +91,7 @@ def test_missing_cells_are_left_out() -> None:
     holed = np.where(valid, field, np.nan)
     climatology = Climatology(GEOMETRY, 1)
     for hour in (0, 1):
-        climatology.add(hour, 0, {"t2m": holed + hour}, valid, None)
+        climatology.add(hour, 0, {"t2m": holed + hour}, Cells(valid, None))
     assert climatology.histogram["t2m"].sum() == 2 * valid.sum() and not climatology.power
     assert climatology.change_square["t2m"][0] == pytest.approx([1, 1])
     assert climatology.diurnal["t2m"][0, 0] == pytest.approx(field[valid].mean())
@@ -99,6 +100,6 @@ def test_missing_cells_are_left_out() -> None:
 def test_kinetic_energy_is_half_the_sum_of_the_winds_power() -> None:
     u, v = RNG.normal(size=(2, *GRID.shape))
     climatology = Climatology(GEOMETRY, 1)
-    climatology.add(0, 0, {"u10": u, "v10": v}, None, WHOLE)
-    (_, of_u), (_, of_v) = (GEOMETRY.spectrum(part) for part in (u, v))
+    climatology.add(0, 0, {"u10": u, "v10": v}, Cells())
+    (_, of_u), (_, of_v) = (metrics.power_spectrum(part, GEOMETRY.spacing_km) for part in (u, v))
     np.testing.assert_allclose(climatology.power["ke"], (of_u + of_v) / 2)

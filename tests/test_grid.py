@@ -9,7 +9,16 @@ import pyproj
 import pytest
 import xarray as xr
 
-from ldmdown.data.grid import LONLAT, Grid, SourceGrid, grid_north, regrid, rotate_to_earth, rotated_pole
+from ldmdown.data.grid import (
+    LONLAT,
+    Grid,
+    SourceGrid,
+    grid_north,
+    largest_rectangle,
+    regrid,
+    rotate_to_earth,
+    rotated_pole,
+)
 
 ITALY = Grid()
 ROTATED = rotated_pole(47.0, -168.0)
@@ -205,7 +214,7 @@ def test_the_largest_rectangle_by_trying_all() -> None:
     random = np.random.default_rng(1)
     for _ in range(20):
         inside = random.random((7, 9)) < 0.75
-        row, col, rows, cols = Grid().covered(inside) or (0, 0, 0, 0)
+        row, col, rows, cols = largest_rectangle(inside) or (0, 0, 0, 0)
         assert inside[row : row + rows, col : col + cols].all()
         best = max(
             (b - a) * (d - c)
@@ -216,7 +225,7 @@ def test_the_largest_rectangle_by_trying_all() -> None:
             if inside[a:b, c:d].all()
         )
         assert rows * cols == best
-    assert Grid().covered(np.zeros((3, 3), bool)) is None
+    assert largest_rectangle(np.zeros((3, 3), bool)) is None
 
 
 def test_a_window_grows_to_what_the_networks_divide_and_stays_inside() -> None:

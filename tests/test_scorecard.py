@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ldmdown.data.grid import Grid, SourceGrid
 from ldmdown.scoring.geometry import GridGeometry
 from ldmdown.scoring.results import Results, Score, ScoredSystem, SystemKind
-from ldmdown.scoring.scorecard import Scorecard, largest_rectangle
+from ldmdown.scoring.scorecard import Scorecard, complete_part
 from ldmdown.scoring.summaries import error_maps
 
 GRID = Grid(west=4_700_000, north=2_200_000, rows=24, cols=32)
@@ -198,12 +198,12 @@ def test_an_hour_that_lacks_a_part_of_the_rectangle_has_no_spectrum() -> None:
     assert found.notes()[0].startswith("1 of 2 hours have missing cells: spectra")
 
 
-def test_the_largest_rectangle() -> None:
+def test_the_complete_part() -> None:
     valid = np.ones((40, 30), bool)
-    assert valid[largest_rectangle(valid)].size == 1200
+    assert valid[complete_part(valid)].size == 1200
     valid[:10, :10] = valid[35, 15] = False
-    assert valid[largest_rectangle(valid)].shape == (25, 30)  # 750 cells; 35 x 20 are 700
-    assert largest_rectangle(valid[:15]) is None  # too flat
+    assert valid[complete_part(valid)].shape == (25, 30)  # 750 cells; 35 x 20 are 700
+    assert complete_part(valid[:15]) is None  # too flat
 
 
 def test_kinds_of_ground_are_scored_apart() -> None:

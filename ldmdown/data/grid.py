@@ -131,25 +131,6 @@ class Grid:
         rows, cols = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
         return int(rows[0]), int(cols[0]), int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1
 
-    def covered(self, inside: BoolArray) -> Window | None:
-        """The largest window whose cells are all true in `inside` (coarse rows, cols); None if there is none.
-
-        The largest rectangle under the histogram of each row, by a stack.
-        """
-        best: Window = (0, 0, 0, 0)
-        heights = np.zeros(inside.shape[1] + 1, int)  # of the column of true cells above; the last closes the row
-        for row, line in enumerate(inside):
-            heights[:-1] = np.where(line, heights[:-1] + 1, 0)
-            open_: list[tuple[int, int]] = []  # rectangles that go on: first column and height, which rises
-            for col, height in enumerate(heights.tolist()):
-                start = col
-                while open_ and open_[-1][1] >= height:
-                    start, tall = open_.pop()
-                    if tall * (col - start) > best[2] * best[3]:
-                        best = (row - tall + 1, start, tall, col - start)
-                open_.append((start, height))
-        return best if best[2] else None
-
     def grow(self, window: Window, multiple: int) -> Window:
         """The smallest window inside the domain that holds `window` and has sides divisible by `multiple`.
 
@@ -348,6 +329,26 @@ class SourceGrid:
             x[col, None] + right * (x[col + 1] - x[col])[:, None], y[row, None] + down * (y[row + 1] - y[row])[:, None]
         )
         return row * len(self.x) + col, *outline
+
+
+def largest_rectangle(mask: BoolArray) -> Window | None:
+    """The largest window whose cells are all true in a mask (rows, cols); None if there is none.
+
+    The largest rectangle under the histogram of each row, by a stack.
+    """
+    best: Window = (0, 0, 0, 0)
+    heights = np.zeros(mask.shape[1] + 1, int)  # of the column of true cells above; the last closes the row
+    for row, line in enumerate(mask):
+        heights[:-1] = np.where(line, heights[:-1] + 1, 0)
+        open_: list[tuple[int, int]] = []  # rectangles that go on: first column and height, which rises
+        for col, height in enumerate(heights.tolist()):
+            start = col
+            while open_ and open_[-1][1] >= height:
+                start, tall = open_.pop()
+                if tall * (col - start) > best[2] * best[3]:
+                    best = (row - tall + 1, start, tall, col - start)
+            open_.append((start, height))
+    return best if best[2] else None
 
 
 def regrid(weights: scipy.sparse.csr_array, field: FloatArray, shape: tuple[int, int]) -> FloatArray:

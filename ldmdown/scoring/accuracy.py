@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ldmdown import metrics
-from ldmdown.scoring.geometry import Rectangle
+from ldmdown.scoring.geometry import Cells
 from ldmdown.typing import BoolArray, FloatArray
 
 Truth = Mapping[str, FloatArray]
@@ -60,62 +60,48 @@ class Accuracy:
 
     def __init__(self, shape: tuple[int, int], blocks: int, surfaces: Mapping[str, BoolArray]) -> None:
         self.sums: dict[tuple[str, str], FloatArray] = defaultdict(lambda: np.zeros(blocks))
-        self.hourly: dict[str, dict[str, list[float]]] = {}
+        self.hourly: dict[str, dict[str, list[float]]] = defaultdict(lambda: {score: [] for score in HOURLY_SCORES})
         self.maps: dict[str, FloatArray] = defaultdict(lambda: np.zeros((3, *shape)))
         self.ranks: dict[str, FloatArray] = {}
         self.votes: dict[str, FloatArray] = {}
         self.by_surface: dict[str, FloatArray] = defaultdict(lambda: np.zeros((3, len(surfaces))))
-        self._surfaces = np.stack([mask.ravel() for mask in surfaces.values()]).astype(np.float32) if surfaces else None
+        masks = [mask.ravel() for mask in surfaces.values()]
+        self._surfaces = np.array(masks, np.float32).reshape(len(masks), shape[0] * shape[1])
 
-    def add(
-        self, block: int, fields: Ensemble, truth: Truth, valid: BoolArray | None, complete: Rectangle | None
-    ) -> None:
-        """Take an hour.
-
-        Parameters
-        ----------
-        valid
-            the cells that count; None: all.
-        complete
-            a part of the grid without missing cells, on which patches and pairs of cells are scored; None: nowhere.
-        """
+    def add(self, block: int, fields: Ensemble, truth: Truth, cells: Cells) -> None:
+        """Take an hour."""
         for name, reference in truth.items():
-            self._add_field(block, name, fields[name][0], reference, valid)
-            self._add_members(block, name, _cells(fields[name], valid), _cells(reference, valid))
+            self._add_field(block, name, fields[name][0], reference, cells)
+            self._add_members(block, name, cells.of(fields[name]), cells.of(reference))
         if set(WIND) <= set(truth):
-            u, v = (_cells(fields[name][0] - truth[name], valid) for name in WIND)
+            u, v = (cells.of(fields[name][0] - truth[name]) for name in WIND)
             square = u * u + v * v
             self._note(block, "wind", square=_mean(square), absolute=_mean(np.sqrt(square)))
         for event, (name, sign, threshold) in EVENTS.items():
-            if name in truth:
-                forecast, observed = (sign * _cells(part[name], valid) > sign * threshold for part in (fields, truth))
-                self._vote(event, forecast, observed)
-        if complete is not None:
-            whole = ({name: field[..., *complete] for name, field in part.items()} for part in (fields, truth))
+            if name in truth and len(fields[name]) > 1:
+                forecast, observed = (sign * cells.of(part[name]) > sign * threshold for part in (fields, truth))
+                self.votes[event] = self.votes.get(event, 0.0) + np.stack(metrics.reliability(forecast, observed))
+        if cells.complete is not None:
+            whole = ({name: field[..., *cells.complete] for name, field in part.items()} for part in (fields, truth))
             self._add_structure(block, *whole)
 
-    def _add_field(
-        self, block: int, name: str, field: FloatArray, reference: FloatArray, valid: BoolArray | None
-    ) -> None:
-        error = field - reference if valid is None else np.where(valid, field - reference, 0)
+    def _add_field(self, block: int, name: str, field: FloatArray, reference: FloatArray, cells: Cells) -> None:
+        counts = np.ones(field.shape, np.float32) if cells.valid is None else cells.valid.astype(np.float32)
+        error = field - reference if cells.valid is None else np.where(cells.valid, field - reference, 0)
         square = error * error
-        for total, part in zip(self.maps[name], (1 if valid is None else valid, error, square), strict=True):
+        for total, part in zip(self.maps[name], (counts, error, square), strict=True):
             total += part
-        if self._surfaces is not None:
-            held = np.ones(error.size, np.float32) if valid is None else valid.ravel().astype(np.float32)
-            self.by_surface[name] += [self._surfaces @ part.ravel() for part in (held, error, square)]
-        error, square = (_cells(part, valid) for part in (error, square))
+        self.by_surface[name] += [self._surfaces @ part.ravel() for part in (counts, error, square)]
+        field, reference, error, square = (cells.of(part) for part in (field, reference, error, square))
         self._note(block, name, square=_mean(square), error=_mean(error), absolute=_mean(np.abs(error)))
-        field, reference = (_cells(part, valid) for part in (field, reference))
         hour = {
             "rmse": _mean(square) ** 0.5,
             "bias": _mean(error),
             "r2": metrics.r2(field, reference),
             "pcc": metrics.pcc(field, reference),
         }
-        hourly = self.hourly.setdefault(name, {score: [] for score in HOURLY_SCORES})
         for score, value in hour.items():
-            hourly[score].append(value)
+            self.hourly[name][score].append(value)
         for score in ("r2", "pcc"):
             if np.isfinite(hour[score]):
                 self.sums[name, score][block] += hour[score]
@@ -128,10 +114,6 @@ class Accuracy:
         self.sums[name, "variance"][block] += _mean(np.var(members, axis=0, ddof=1))
         self.sums[name, "square of mean"][block] += _mean(np.square(members.mean(axis=0) - reference))
         self.ranks[name] = self.ranks.get(name, 0.0) + metrics.rank_histogram(members, reference)
-
-    def _vote(self, event: str, forecast: BoolArray, observed: BoolArray) -> None:
-        if len(forecast) > 1:
-            self.votes[event] = self.votes.get(event, 0.0) + np.stack(metrics.reliability(forecast, observed))
 
     def _add_structure(self, block: int, fields: Ensemble, truth: Truth) -> None:
         """Add scores that look at several cells at once; the energy score is per root of a patch's cells."""
@@ -156,11 +138,6 @@ class Accuracy:
         for what, value in means.items():
             self.sums[name, what][block] += value
         self.sums[name, "hours"][block] += 1
-
-
-def _cells(fields: FloatArray, valid: BoolArray | None) -> FloatArray:
-    """Flatten (..., rows, cols) to (..., cells)."""
-    return fields.reshape(*fields.shape[:-2], -1) if valid is None else fields[..., valid]
 
 
 def _mean(values: FloatArray) -> float:

@@ -12,8 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ldmdown.scoring.geometry import GridGeometry, Rectangle
-from ldmdown.typing import BoolArray, FloatArray, IntArray
+from ldmdown import metrics
+from ldmdown.scoring.geometry import Cells, GridGeometry
+from ldmdown.typing import FloatArray, IntArray
 
 FieldsByName = Mapping[str, FloatArray]
 """Each (rows, cols)."""
@@ -77,23 +78,13 @@ class Climatology:
         self._memory: dict[str, _Memory] = {}
         self._last: tuple[int, FieldsByName] | None = None
 
-    def add(
-        self, hour: int, block: int, fields: FieldsByName, valid: BoolArray | None, complete: Rectangle | None
-    ) -> None:
-        """Take an hour's fields.
-
-        Parameters
-        ----------
-        valid
-            the cells that count; None: all.
-        complete
-            a part of the grid without missing cells, of which spectra and derivatives are taken; None: of nothing.
-        """
-        found = {name: field if valid is None else field[valid] for name, field in fields.items()}
-        if complete is not None:
+    def add(self, hour: int, block: int, fields: FieldsByName, cells: Cells) -> None:
+        """Take an hour's fields."""
+        found = {name: cells.of(field) for name, field in fields.items()}
+        if cells.complete is not None:
             if "u10" in fields:
-                found |= self.geometry.divergence_and_vorticity(fields["u10"], fields["v10"], complete)
-            self._add_spectra({name: field[complete] for name, field in fields.items()})
+                found |= self.geometry.divergence_and_vorticity(fields["u10"], fields["v10"], cells.complete)
+            self._add_spectra({name: field[cells.complete] for name, field in fields.items()})
         for name, values in found.items():
             self.histogram[name][block] += BINS[name].count(values)
             self.diurnal[name][hour % 24] += float(np.mean(values, dtype=np.float64)), 1
@@ -102,11 +93,11 @@ class Climatology:
         self._last = hour, fields
 
     def _add_spectra(self, fields: FieldsByName) -> None:
-        kinds = {"t2m": [fields["t2m"]]} if "t2m" in fields else {}
-        kinds |= {"ke": [fields["u10"], fields["v10"]]} if "u10" in fields else {}
-        for kind, parts in kinds.items():
-            self.wavelength_km, power = self.geometry.spectrum(np.stack(parts))
-            self.power[kind] = self.power.get(kind, 0.0) + power
+        for kind, names in (("t2m", ["t2m"]), ("ke", ["u10", "v10"])):
+            if fields.keys() >= set(names):
+                parts = np.stack([fields[name] for name in names])
+                self.wavelength_km, power = metrics.power_spectrum(parts, self.geometry.spacing_km)
+                self.power[kind] = self.power.get(kind, 0.0) + power
         self.spectra += 1
 
     def _add_changes(self, block: int, before: FieldsByName, fields: FieldsByName) -> None:
@@ -116,8 +107,8 @@ class Climatology:
             self.change[name] += CHANGES[name].count(change)
             if change.size:
                 self.change_square[name][block] += float(np.mean(np.square(change, dtype=np.float64))), 1
-            memory = self._memory.setdefault(name, _Memory(before[name][::EVERY_NTH_CELL, ::EVERY_NTH_CELL]))
-            memory.add(before[name][::EVERY_NTH_CELL, ::EVERY_NTH_CELL], field[::EVERY_NTH_CELL, ::EVERY_NTH_CELL])
+            now, later = (part[::EVERY_NTH_CELL, ::EVERY_NTH_CELL] for part in (before[name], field))
+            self._memory.setdefault(name, _Memory(now)).add(now, later)
 
     def lag1(self, name: str) -> float:
         """Correlation of an hour with the next in a cell, averaged over cells; NaN without successive hours."""

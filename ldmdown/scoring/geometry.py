@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from ldmdown import metrics
-from ldmdown.data.grid import LONLAT, SourceGrid, grid_north, rotate_to_earth
-from ldmdown.typing import FloatArray
+from ldmdown.data.grid import LONLAT, SourceGrid, grid_rotation, rotate_to_earth
+from ldmdown.typing import BoolArray, FloatArray
 
 Rectangle = tuple[slice, slice]
 """A part of a grid, by its rows and columns."""
 WHOLE: Rectangle = (slice(None), slice(None))
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of an hour that count.
+
+    Parameters
+    ----------
+    valid
+        a mask (rows, cols); None: all.
+    complete
+        a part of the grid without missing cells, on which derivatives, spectra, patches and pairs of cells are
+        scored; None: nowhere.
+    """
+
+    valid: BoolArray | None = None
+    complete: Rectangle | None = WHOLE
+
+    def of(self, fields: FloatArray) -> FloatArray:
+        """Values (..., cells) of fields (..., rows, cols)."""
+        return fields.reshape(*fields.shape[:-2], -1) if self.valid is None else fields[..., self.valid]
 
 
 class GridGeometry:
@@ -22,9 +44,8 @@ class GridGeometry:
         self.lon, self.lat = grid.lonlat()
         self.height, self.width = grid.cell_size()
         self.spacing_km = float(np.mean(self.height)) / 1e3, float(np.mean(self.width)) / 1e3
-        self._rotation = None if grid.crs == LONLAT else grid_north(grid.crs, *np.meshgrid(grid.x, grid.y))
-        self._down = 1.0 if grid.y[-1] > grid.y[0] else -1.0
-        self._right = 1.0 if grid.x[-1] > grid.x[0] else -1.0
+        self._rotation = None if grid.crs == LONLAT else grid_rotation(grid)
+        self._signs = [1.0 if axis[-1] > axis[0] else -1.0 for axis in (grid.y, grid.x)]
 
     def divergence_and_vorticity(
         self, east: FloatArray, north: FloatArray, part: Rectangle = WHOLE
@@ -41,13 +62,9 @@ class GridGeometry:
         area = height * width
 
         def along(field: FloatArray, axis: int) -> FloatArray:
-            return np.gradient(field, axis=axis) * (self._down if axis == 0 else self._right)
+            return np.gradient(field, axis=axis) * self._signs[axis]
 
         return {
             "divergence": (along(u * height, 1) + along(v * width, 0)) / area,
             "vorticity": (along(v * height, 1) - along(u * width, 0)) / area,
         }
-
-    def spectrum(self, fields: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Wavelengths [km] and power of (..., rows, cols), of the grid or of a part of it."""
-        return metrics.power_spectrum(fields, self.spacing_km)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ldmdown.data.grid import Grid
+from ldmdown.data.grid import largest_rectangle
 from ldmdown.data.variables import variable
 from ldmdown.scoring import scores, summaries
 from ldmdown.scoring.accuracy import WIND, Accuracy
 from ldmdown.scoring.bootstrap import Blocks
 from ldmdown.scoring.climatology import Climatology
-from ldmdown.scoring.geometry import WHOLE, GridGeometry, Rectangle
+from ldmdown.scoring.geometry import WHOLE, Cells, GridGeometry, Rectangle
 from ldmdown.scoring.results import GridSummary, HoursSummary, ScoredSystem, ScoredVariable
 from ldmdown.scoring.summaries import REFERENCE
 from ldmdown.typing import BoolArray, FloatArray
@@ -55,10 +55,9 @@ class Scorecard:
         self.names, self.systems, self.geometry = tuple(names), tuple(systems), geometry
         self.blocks = Blocks(hours)
         self.surfaces = {name: mask for name, mask in surfaces.items() if mask.any()}
-        self.series = {name: Climatology(geometry, self.blocks.count) for name in (REFERENCE, *self._system_names())}
-        self.accuracy = {
-            name: Accuracy(geometry.shape, self.blocks.count, self.surfaces) for name in self._system_names()
-        }
+        labels = [one.name for one in systems]
+        self.series = {name: Climatology(geometry, self.blocks.count) for name in (REFERENCE, *labels)}
+        self.accuracy = {name: Accuracy(geometry.shape, self.blocks.count, self.surfaces) for name in labels}
         self.scored: list[int] = []
         self.incomplete = 0
         self.rectangle: Rectangle | None = None
@@ -84,23 +83,23 @@ class Scorecard:
         if not valid.any():
             return shown
         if not self.scored:
-            self.rectangle = largest_rectangle(valid)
+            self.rectangle = complete_part(valid)
         self.scored.append(hour)
         complete = self.rectangle if self.rectangle is not None and valid[self.rectangle].all() else None
         self.incomplete += complete is None
-        block, mask = self.blocks.of(hour), None if valid.all() else valid
+        block, cells = self.blocks.of(hour), Cells(None if valid.all() else valid, complete)
         for name, one in shown.items():
-            self.series[name].add(hour, block, one, mask, complete)
+            self.series[name].add(hour, block, one, cells)
         for name, ensemble in ensembles.items():
-            self.accuracy[name].add(block, ensemble, named, mask, complete)
+            self.accuracy[name].add(block, ensemble, named, cells)
         return shown
 
     def notes(self) -> list[str]:
         """What a reader of the scores must know."""
         found = []
         partial = "spectra, derivatives of the wind, energy and variogram scores"
-        if self.rectangle is not None and self._rectangle_shape() != self.geometry.shape:
-            rows, cols = self._rectangle_shape()
+        rows, cols = self._rectangle_shape()
+        if self.rectangle is not None and (rows, cols) != self.geometry.shape:
             found.append(f"cells are missing: {partial} are of the largest rectangle without, {rows} x {cols} cells")
         if self.incomplete:
             found.append(f"{self.incomplete} of {len(self.scored)} hours have missing cells: {partial} leave them out")
@@ -116,9 +115,14 @@ class Scorecard:
             )
             for one in self.systems
         }
+        rows, cols = self.geometry.shape
+        spacing = round(sum(self.geometry.spacing_km) / 2, 3)
+        first, last = (str(np.datetime64(self.scored[place], "h")) for place in (0, -1))
         return {
-            "grid": self._grid(),
-            "hours": self._hours(),
+            "grid": GridSummary(rows=rows, cols=cols, spacing_km=spacing, crs=self.geometry.grid.crs.name),
+            "hours": HoursSummary(
+                first=first, last=last, count=len(self.scored), days=self.blocks.days, blocks=self.blocks.count
+            ),
             "variables": self._described(),
             "systems": list(self.systems),
             "scores": {
@@ -141,9 +145,6 @@ class Scorecard:
             "hour_to_hour": summaries.hour_to_hour(self.series),
         }
 
-    def _system_names(self) -> list[str]:
-        return [one.name for one in self.systems]
-
     def _named(self, fields: FloatArray) -> dict[str, FloatArray]:
         """Fields (..., rows, cols) by variable, of (..., variable, rows, cols)."""
         named = {name: fields[..., place, :, :] for place, name in enumerate(self.names)}
@@ -160,23 +161,12 @@ class Scorecard:
     def _rectangle_shape(self) -> tuple[int, int]:
         return self.geometry.lat[self.rectangle].shape if self.rectangle is not None else (0, 0)
 
-    def _grid(self) -> GridSummary:
-        rows, cols = self.geometry.shape
-        spacing = round(sum(self.geometry.spacing_km) / 2, 3)
-        return GridSummary(rows=rows, cols=cols, spacing_km=spacing, crs=self.geometry.grid.crs.name)
 
-    def _hours(self) -> HoursSummary:
-        first, last = (str(np.datetime64(self.scored[place], "h")) for place in (0, -1))
-        return HoursSummary(
-            first=first, last=last, count=len(self.scored), days=self.blocks.days, blocks=self.blocks.count
-        )
-
-
-def largest_rectangle(valid: BoolArray) -> Rectangle | None:
+def complete_part(valid: BoolArray) -> Rectangle | None:
     """The largest part of a grid (rows, cols) whose cells are all valid; None where it is too small."""
     if valid.all():
         return WHOLE
-    window = Grid().covered(valid)
+    window = largest_rectangle(valid)
     if window is None or min(window[2:]) < SMALLEST_RECTANGLE:
         return None
     row, col, rows, cols = window

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ldmdown import metrics
 from ldmdown.data.archive.store import Archive
+from ldmdown.data.grid import largest_rectangle
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.models.sampling import Sampler
 from ldmdown.runtime import Processes
@@ -156,7 +157,7 @@ def reconstruction(model: Downscaler, hours: HourSet, device: torch.device) -> d
     assert model.autoencoder is not None
     grid, true, again = hours.archive.grid, [], []
     places = range(0, len(hours), -(-len(hours) // COMPARED_HOURS))
-    covered = grid.covered(np.logical_and.reduce([hours.valid(place) for place in places]))
+    covered = largest_rectangle(np.logical_and.reduce([hours.valid(place) for place in places]))
     if covered is None:
         return {}
     row, col, *sides = covered

@@ -24,7 +24,7 @@ import numpy as np
 import zarr
 
 from ldmdown.data.archive.packing import FILL_VALUE, Int16Array, Packing
-from ldmdown.data.grid import Grid, Window
+from ldmdown.data.grid import Grid, Window, largest_rectangle
 from ldmdown.data.normalization import Normalization
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, Float32Array, IntArray
@@ -151,7 +151,7 @@ class Archive:
         LdmdownError
             if there is none.
         """
-        row, col, rows, cols = self.grid.covered(self.sources[source].valid) or (0, 0, 0, 0)
+        row, col, rows, cols = largest_rectangle(self.sources[source].valid) or (0, 0, 0, 0)
         rows, cols = (side // multiple * multiple for side in (rows, cols))
         if not rows or not cols:
             raise LdmdownError(

@@ -10,7 +10,7 @@ from typing import Literal, Self
 import numpy as np
 import scipy.sparse
 
-from ldmdown.data.grid import EARTH_RADIUS, Grid, SourceGrid, Window, regrid
+from ldmdown.data.grid import EARTH_RADIUS, Grid, SourceGrid, Window, largest_rectangle, regrid
 from ldmdown.data.reading.fields import Fields, moment
 from ldmdown.data.solar import LAGS, cos_zenith
 from ldmdown.data.variables import Variable, variable
@@ -133,7 +133,7 @@ def spacing_degrees(grid: SourceGrid) -> float:
 def covered_window(fields: Fields, grid: Grid) -> Window | None:
     """The largest window of coarse cells whose centres the fields enclose; None if there is none."""
     coarse = grid.coarse
-    return grid.covered(fields.grid.covers(coarse.lat, coarse.lon))
+    return largest_rectangle(fields.grid.covers(coarse.lat, coarse.lon))
 
 
 def check_coverage(fields: Fields, grid: Grid, window: Window) -> None:
