@@ -52,8 +52,10 @@ class Baselines:
         hours = archive.split("train")
         hours = hours[archive.source[hours] == source]
         if len(hours):
-            self._regression = self._fit(hours[:: -(-len(hours) // MAX_FIT_HOURS)].tolist())
+            hours = hours[:: -(-len(hours) // MAX_FIT_HOURS)]
+            self._regression = self._fit(hours.tolist())
             self.systems.append(ScoredSystem(name=REGRESSION, kind="regression"))
+            self.notes.append(f"the {REGRESSION} is fitted to {len(hours)} hours of the training period")
 
     def fields(self, predictors: Float32Array, hour: int) -> dict[str, Float32Array]:
         """Make each baseline (1, variable, rows, cols) of an hour's predictors (predictor, rows, cols)."""
@@ -84,7 +86,6 @@ class Baselines:
             regression.add(x, y)
         assert regression is not None
         regression.solve()
-        self.notes.append(f"the {REGRESSION} is fitted to {len(indices)} hours of the training period")
         return regression
 
     def _interpolate(self, predictors: Float32Array, order: SplineOrder) -> dict[str, Float32Array]:
@@ -105,6 +106,5 @@ def interpolate(coarse: FloatArray, factor: int, order: SplineOrder) -> Float32A
 def _splines(size: int, factor: int, order: SplineOrder) -> Float32Array:
     """The weight of each coarse place at each fine one (factor size, size)."""
     places = (np.arange(factor * size) + 0.5) / factor - 0.5
-    unit = np.eye(size)
-    taken = [ndimage.map_coordinates(one, [places], order=order, mode="nearest") for one in unit]
+    taken = [ndimage.map_coordinates(one, [places], order=order, mode="nearest") for one in np.eye(size)]
     return np.stack(taken, axis=1).astype(np.float32)

@@ -44,20 +44,17 @@ class CheckpointGroup:
 
     def same_mean(self, other: CheckpointGroup) -> bool:
         """Whether the U-Nets are the same."""
-        return len(self._evaluators) == len(other._evaluators) and all(
-            mine.same_mean(theirs) for mine, theirs in zip(self._evaluators, other._evaluators, strict=True)
-        )
+        ours, theirs = ([part for one in group._evaluators for part in one.mean_weights()] for group in (self, other))
+        return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
     def make(self, predictors: dict[str, Any], truth: Float32Array, hour: int) -> dict[SystemKind, Float32Array]:
         """Make each kind of fields (member, variable, rows, cols) of an hour.
 
         `predictors` are (rows, cols) by name; `truth` (variable, rows, cols) is what a reconstruction starts from.
         """
-        made, start = [], 0
-        for one in self._evaluators:
-            targets = one.predictor.checkpoint.config.targets
-            made.append(one.make(predictors, truth[start : start + len(targets)], hour))
-            start += len(targets)
+        ends = np.cumsum([len(one.predictor.checkpoint.config.targets) for one in self._evaluators])
+        parts = zip(self._evaluators, np.split(truth, ends[:-1]), strict=True)
+        made = [one.make(predictors, part, hour) for one, part in parts]
         return {kind: np.concatenate([part[kind] for part in made], axis=1) for kind in self.kinds}
 
 
@@ -77,13 +74,10 @@ class CheckpointEvaluator:
         }
         self.kinds = [kind for kind, made in kinds.items() if made]
 
-    def same_mean(self, other: CheckpointEvaluator) -> bool:
-        """Whether the U-Nets are the same."""
-        ours, theirs = (
-            {name: part for name, part in one.predictor.model.state_dict().items() if name.split(".")[0] in MEAN_PARTS}
-            for one in (self, other)
-        )
-        return ours.keys() == theirs.keys() and all(torch.equal(part, theirs[name]) for name, part in ours.items())
+    def mean_weights(self) -> list[Tensor]:
+        """The weights of the U-Net and of its static fields."""
+        weights = self.predictor.model.state_dict()
+        return [part for name, part in weights.items() if name.split(".")[0] in MEAN_PARTS]
 
     @torch.inference_mode()
     def make(self, predictors: dict[str, Any], truth: Float32Array, hour: int) -> dict[SystemKind, Float32Array]:
@@ -113,13 +107,13 @@ class CheckpointEvaluator:
     def _reconstruct(self, base: Tensor, truth: Float32Array) -> Float32Array:
         """Put the truth through the autoencoder and back; cells without a reference are those of the mean."""
         predictor, targets = self.predictor, self.predictor.checkpoint.config.targets
+        autoencoder = predictor.model.autoencoder
+        assert autoencoder is not None
         if predictor.grid_rotation is not None and {"u10", "v10"} <= set(targets):
             u, v = (targets.index(name) for name in ("u10", "v10"))
             truth = truth.copy()
             truth[u], truth[v] = rotate_to_earth(truth[u], truth[v], -predictor.grid_rotation)
         normalized = predictor.checkpoint.normalization["target"].normalize(truth, targets)
-        autoencoder = predictor.model.autoencoder
-        assert autoencoder is not None
         residual = torch.from_numpy(normalized).to(predictor.device)[None] - base
         latent = autoencoder.encode(residual.nan_to_num())
         return predictor.physical(base + autoencoder.decode(latent).float())

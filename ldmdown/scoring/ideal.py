@@ -24,9 +24,9 @@ class Ideal:
     """
 
     def __init__(self, grid: Grid, plan: dict[str, Any], archive: Path) -> None:
-        terrain = [above(archive, plan[kind]) for kind in ("orography", "coarse_orography")]
+        terrain = {kind: above(archive, plan[kind]) for kind in ("orography", "coarse_orography")}
         self.grid = grid
-        self.world = TwinWorld(grid, seed=plan["seed"], orography=terrain[0], coarse_orography=terrain[1])
+        self.world = TwinWorld(grid, seed=plan["seed"], **terrain)
         rotated = SourceGrid(self.world.rlat, self.world.rlon, rotated_pole(POLE_LATITUDE, POLE_LONGITUDE))
         self.weights = rotated.weights(grid.lat, grid.lon)
 
@@ -52,7 +52,7 @@ def above(archive: Path, name: str | None) -> Path | None:
     """A file named from the folder of a configuration, which is the archive's or one above."""
     if name is None:
         return None
-    found = next((folder / name for folder in archive.resolve().parents if (folder / name).exists()), None)
-    if found is None:
-        raise FileNotFoundError(name)
-    return found
+    for folder in archive.resolve().parents:
+        if (folder / name).exists():
+            return folder / name
+    raise FileNotFoundError(name)

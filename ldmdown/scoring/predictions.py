@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,9 +18,10 @@ from ldmdown.data.grid import SourceGrid, regrid
 from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.errors import LdmdownError
+from ldmdown.scoring.geometry import Rectangle
 from ldmdown.scoring.results import ReferenceFiles, ScoredSystem
 from ldmdown.scoring.terrain import Terrain, heights_on
-from ldmdown.typing import BoolArray, Float32Array, FloatArray
+from ldmdown.typing import BoolArray, Float32Array
 
 SCORED = ("t2m", "u10", "v10")
 NEARLY_AS_FINE = 1.25  # times the finest spacing
@@ -78,10 +79,11 @@ class Predictions:
 
     def _open_grid(self, opened: Sequence[Fields], labels: Sequence[str], terrain: Path | None) -> Terrain | None:
         """Choose the grid of the scores, and find the way of every file to it."""
-        chosen = _finest(opened)
-        self.grid, *cut = _common_area(opened, chosen)
-        lon, lat = self.grid.lonlat()
-        *self._parts, self._truth = (_on_grid(one, opened[chosen].grid, (cut[0], cut[1]), lat, lon) for one in opened)
+        spacing = [float(np.mean([np.mean(size) for size in one.grid.cell_size()])) for one in opened]
+        chosen = next(place for place, one in enumerate(spacing) if one <= NEARLY_AS_FINE * min(spacing))
+        cut = _common_area(opened, chosen)
+        self.grid = opened[chosen].grid.part(*cut)
+        *self._parts, self._truth = (_on_grid(one, opened[chosen].grid, cut, self.grid) for one in opened)
         for label, part in zip(labels, [*self._parts, self._truth], strict=True):
             if part.weights is not None:
                 self.notes.append(f"{label} was regridded bilinearly to the grid of {labels[chosen]}")
@@ -109,9 +111,9 @@ class _Part:
 
     fields: Fields
     index: dict[int, int]
-    cut: tuple[slice, slice]  # where the files are on that grid
-    weights: Any  # None: they are
-    outside: BoolArray
+    cut: Rectangle  # where the files are on that grid
+    weights: Any = None  # None: they are
+    outside: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
 
     def read(self, hour: int) -> Float32Array:
         """Read (member, variable, rows, cols); a file without members has one."""
@@ -153,35 +155,26 @@ def _notes(groups: Iterable[GriddedFiles]) -> list[str]:
     return [f"twin, recipe {recipe}: a test world, not a regional model" for recipe in sorted(recipes)]
 
 
-def _finest(parts: Sequence[Fields]) -> int:
-    """Which one's grid is that of the scores; the reference comes last."""
-    spacing = [float(np.mean([np.mean(size) for size in part.grid.cell_size()])) for part in parts]
-    return next(place for place, one in enumerate(spacing) if one <= NEARLY_AS_FINE * min(spacing))
-
-
-def _common_area(parts: Sequence[Fields], chosen: int) -> tuple[SourceGrid, slice, slice]:
-    """The chosen grid, cut to the box of its cells that all cover, and where it was cut."""
-    grid = parts[chosen].grid
-    lon, lat = grid.lonlat()
-    inside = np.ones(grid.shape, bool)
-    for place, part in enumerate(parts):
-        if place != chosen:
-            inside &= part.grid.covers(lat, lon)
-            if not inside.any():
-                raise LdmdownError(part.label, "covers nothing of the area of the others")
+def _common_area(parts: Sequence[Fields], chosen: int) -> Rectangle:
+    """The box of the cells of the chosen grid that all cover."""
+    lon, lat = parts[chosen].grid.lonlat()
+    inside = np.ones(lon.shape, bool)
+    for part in parts:
+        inside &= part is parts[chosen] or part.grid.covers(lat, lon)
+        if not inside.any():
+            raise LdmdownError(part.label, "covers nothing of the area of the others")
     rows, cols = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
     if min(len(rows), len(cols)) < 2:
         raise LdmdownError(parts[0].label, "fewer than two common rows and columns with the other files")
-    cut = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
-    return SourceGrid(grid.y[cut[0]], grid.x[cut[1]], grid.crs), *cut
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
 
 
-def _on_grid(fields: Fields, grid: SourceGrid, cut: tuple[slice, slice], lat: FloatArray, lon: FloatArray) -> _Part:
+def _on_grid(fields: Fields, chosen: SourceGrid, cut: Rectangle, grid: SourceGrid) -> _Part:
     index = {hour: place for place, hour in enumerate(fields.hours.tolist())}
-    source = fields.grid
-    if source.is_close(grid):
-        return _Part(fields, index, cut, None, np.zeros(lat.shape, bool))
-    return _Part(fields, index, cut, source.weights(lat, lon), ~source.covers(lat, lon))
+    if fields.grid.is_close(chosen):
+        return _Part(fields, index, cut)
+    lon, lat = grid.lonlat()
+    return _Part(fields, index, cut, fields.grid.weights(lat, lon), ~fields.grid.covers(lat, lon))
 
 
 def _span(fields: Fields) -> str:
