@@ -341,15 +341,17 @@ def evaluate(
     or height (m); t or t2m (degrees C or K); ws, wg, ff or ws10 (m/s, at 10 m); wr or dd (direction that the wind
     comes from, degrees). A second line may hold units in brackets.
     """
-    from ldmdown.commands.evaluate import CheckpointOptions, StationOptions, evaluate_checkpoints
+    from ldmdown.commands.evaluate import StationOptions, evaluate_checkpoints
     from ldmdown.commands.evaluate import evaluate as evaluate_files
 
     measured = StationOptions(stations, nearest, height_correction)
     if predictions and reference and not checkpoint and archive is None:
         evaluate_files(predictions, reference, output, terrain=terrain, stations=measured)
     elif checkpoint and archive is not None and not predictions and not reference:
+        from ldmdown.scoring.systems import CheckpointOptions
+
         options = CheckpointOptions(period, members, every, seed, device, source)
-        evaluate_checkpoints(checkpoint, archive, output, options=options, terrain=terrain, stations=measured)
+        evaluate_checkpoints(checkpoint, archive, output, options, terrain=terrain, stations=measured)
     else:
         raise LdmdownError(
             "evaluate",

@@ -7,35 +7,35 @@ cut them away first. Every score of an ensemble is fair, that is unbiased by its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
 import scipy.fft
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating]
+from ldmdown.typing import BoolArray, FloatArray, IntArray
 
 TOLERANCE = 1.0  # [dB]
 BAND = 1 / 6  # octaves on each side, over which power is averaged before it is compared
 
 
-def rmse(prediction: Array, reference: Array) -> float:
+def rmse(prediction: FloatArray, reference: FloatArray) -> float:
     """Root-mean-square error, in the fields' units."""
     return float(np.sqrt(np.mean(np.square(prediction - reference, dtype=np.float64))))
 
 
-def bias(prediction: Array, reference: Array) -> float:
+def bias(prediction: FloatArray, reference: FloatArray) -> float:
     """Mean of prediction - reference, in the fields' units."""
     return float(np.mean(prediction - reference, dtype=np.float64))
 
 
-def mae(prediction: Array, reference: Array) -> float:
+def mae(prediction: FloatArray, reference: FloatArray) -> float:
     """Mean absolute error, in the fields' units."""
     return float(np.mean(np.abs(prediction - reference), dtype=np.float64))
 
 
-def r2(prediction: Array, reference: Array) -> float:
+def r2(prediction: FloatArray, reference: FloatArray) -> float:
     """Coefficient of determination, 1 - (mean squared error) / (variance of the reference); higher is better.
 
     NaN where the reference is constant.
@@ -45,7 +45,7 @@ def r2(prediction: Array, reference: Array) -> float:
     return 1 - rmse(prediction, reference) ** 2 / float(np.var(reference, dtype=np.float64))
 
 
-def pcc(prediction: Array, reference: Array) -> float:
+def pcc(prediction: FloatArray, reference: FloatArray) -> float:
     """Pearson's correlation over all cells; higher is better. NaN where one of the fields is constant."""
     if _constant(prediction) or _constant(reference):
         return float("nan")
@@ -53,18 +53,16 @@ def pcc(prediction: Array, reference: Array) -> float:
     return float(np.mean(ours * theirs) / np.sqrt(np.mean(ours**2) * np.mean(theirs**2)))
 
 
-def crps(ensemble: Array, reference: Array) -> float:
+def crps(ensemble: FloatArray, reference: FloatArray) -> float:
     """Fair continuous ranked probability score, averaged over all cells, in the fields' units.
 
     E|X - y| - E|X - X'| / 2 (Gneiting and Raftery 2007, doi:10.1198/016214506000001437, eq. 21), with the
     second mean over pairs of different members. Of one member it is the mean absolute error.
     """
-    distance = np.mean([mae(member, reference) for member in ensemble])
-    pairs = [mae(one, other) for one, other in combinations(ensemble, 2)]
-    return float(distance - np.mean(pairs) / 2) if pairs else float(distance)
+    return _fair(ensemble, reference, mae)
 
 
-def spread_skill(ensemble: Array, reference: Array) -> float:
+def spread_skill(ensemble: FloatArray, reference: FloatArray) -> float:
     """Spread over error of the ensemble mean; 1 is reliable (doi:10.1175/JHM-D-14-0008.1, eq. 15).
 
     NaN where the ensemble mean has no error.
@@ -75,20 +73,21 @@ def spread_skill(ensemble: Array, reference: Array) -> float:
     return float(np.sqrt(variance * (members + 1) / members)) / error if error else float("nan")
 
 
-def energy_score(ensemble: Array, reference: Array, patch: int | None = None) -> float:
+def energy_score(ensemble: FloatArray, reference: FloatArray, patch: int | None = None) -> float:
     """Fair energy score of (member, channel, rows, cols), averaged over square patches of `patch` cells.
 
     E||X - y|| - E||X - X'|| / 2 with the Euclidean norm over all channels and cells of a patch, so give
     the channels comparable units first (doi:10.1198/016214506000001437, eq. 22). None: one patch. Of one
     member it is the mean distance.
     """
-    ensemble, reference = _patches(ensemble, patch), _patches(reference, patch)  # (member, patch, values)
-    distance = np.mean([np.mean(np.linalg.norm(member - reference, axis=-1)) for member in ensemble])
-    pairs = [np.mean(np.linalg.norm(one - other, axis=-1)) for one, other in combinations(ensemble, 2)]
-    return float(distance - np.mean(pairs) / 2) if pairs else float(distance)
+
+    def distance(one: FloatArray, other: FloatArray) -> float:
+        return float(np.mean(np.linalg.norm(one - other, axis=-1)))
+
+    return _fair(_patches(ensemble, patch), _patches(reference, patch), distance)  # (member, patch, values)
 
 
-def variogram_score(ensemble: Array, reference: Array, lags: tuple[int, ...] = (1, 2, 4, 8)) -> float:
+def variogram_score(ensemble: FloatArray, reference: FloatArray, lags: tuple[int, ...] = (1, 2, 4, 8)) -> float:
     """Variogram score of order 0.5 over pairs of cells `lags` apart along rows and columns, averaged.
 
     (|y_i - y_j|^0.5 - E|X_i - X_j|^0.5)^2 (Scheuerer and Hamill 2015, doi:10.1175/MWR-D-14-00269.1), less
@@ -113,7 +112,7 @@ def variogram_score(ensemble: Array, reference: Array, lags: tuple[int, ...] = (
     return float(np.mean(terms)) if terms else float("nan")
 
 
-def rank_histogram(ensemble: Array, reference: Array) -> Array:
+def rank_histogram(ensemble: FloatArray, reference: FloatArray) -> FloatArray:
     """How often the reference has rank 0 to M among the members, (M + 1,); flat is reliable.
 
     A reference equal to members counts in equal parts for every rank that it may have
@@ -132,7 +131,7 @@ def rank_histogram(ensemble: Array, reference: Array) -> Array:
     return np.cumsum(starts - ends)[: members + 1]
 
 
-def reliability(forecast: NDArray[np.bool_], observed: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+def reliability(forecast: BoolArray, observed: BoolArray) -> tuple[IntArray, IntArray]:
     """(forecasts, events), each (M + 1,): cells where k members say that an event happens, and where it then does.
 
     forecast (member, ...) and observed (...) say where the event is.
@@ -143,7 +142,7 @@ def reliability(forecast: NDArray[np.bool_], observed: NDArray[np.bool_]) -> tup
     return count, np.bincount(votes[observed.ravel()], minlength=members + 1)
 
 
-def wasserstein(counts: Array, other: Array, width: float) -> Array:
+def wasserstein(counts: FloatArray, other: FloatArray, width: float) -> FloatArray:
     """Wasserstein-1 distance of two histograms (..., bins) with bins of equal `width`, in its units.
 
     The area between the two distribution functions (doi:10.3390/e19020047).
@@ -153,7 +152,7 @@ def wasserstein(counts: Array, other: Array, width: float) -> Array:
     return np.abs(ours - theirs).sum(axis=-1) * width
 
 
-def percentile(counts: Array, edges: Array, share: float) -> Array:
+def percentile(counts: FloatArray, edges: FloatArray, share: float) -> FloatArray:
     """Value below which a `share` (0 to 1) of a histogram (..., bins) lies, linear within a bin."""
     total = np.cumsum(counts, axis=-1)
     wanted = share * total[..., -1:]
@@ -164,11 +163,18 @@ def percentile(counts: Array, edges: Array, share: float) -> Array:
     return (edges[place] + part * np.diff(edges)[place])[..., 0]
 
 
-def _constant(field: Array) -> bool:
+def _fair(ensemble: FloatArray, reference: FloatArray, distance: Callable[[FloatArray, FloatArray], float]) -> float:
+    """Mean distance of members to the reference, less half of that between different members."""
+    error = np.mean([distance(member, reference) for member in ensemble])
+    pairs = [distance(one, other) for one, other in combinations(ensemble, 2)]
+    return float(error - np.mean(pairs) / 2) if pairs else float(error)
+
+
+def _constant(field: FloatArray) -> bool:
     return bool(field.min() == field.max())
 
 
-def _patches(field: Array, patch: int | None) -> Array:
+def _patches(field: FloatArray, patch: int | None) -> FloatArray:
     *lead, channels, rows, cols = field.shape
     if patch is None:
         return field.reshape(*lead, 1, channels * rows * cols)
@@ -179,7 +185,7 @@ def _patches(field: Array, patch: int | None) -> Array:
     return field.reshape(*lead, down * across, channels * patch * patch)
 
 
-def _root_difference(field: Array, lag: int, axis: int) -> Array:
+def _root_difference(field: FloatArray, lag: int, axis: int) -> FloatArray:
     later, earlier = (
         (field[..., lag:, :], field[..., :-lag, :]) if axis == -2 else (field[..., lag:], field[..., :-lag])
     )
@@ -188,7 +194,7 @@ def _root_difference(field: Array, lag: int, axis: int) -> Array:
     return np.sqrt(difference, out=difference)
 
 
-def power_spectrum(field: Array, spacing: tuple[float, float]) -> tuple[Array, Array]:
+def power_spectrum(field: FloatArray, spacing: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
     """Variance by wavelength of (..., rows, cols), averaged over the leading axes.
 
     The discrete cosine transform needs no window at the borders of a limited area (Denis, Cote and
@@ -204,14 +210,16 @@ def power_spectrum(field: Array, spacing: tuple[float, float]) -> tuple[Array, A
     return wavelength, variance[1 : len(wavelength) + 1] / count[1 : len(wavelength) + 1]
 
 
-def decibels(power: Array, reference: Array) -> Array:
+def decibels(power: FloatArray, reference: FloatArray) -> FloatArray:
     """Ratio of two spectra [dB]; NaN where the reference has none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = 10 * np.log10(power / reference)
     return np.where(np.isfinite(ratio), ratio, np.nan)
 
 
-def effective_resolution(wavelength: Array, power: Array, reference: Array, error: Array | float = 0.0) -> float:
+def effective_resolution(
+    wavelength: FloatArray, power: FloatArray, reference: FloatArray, error: FloatArray | float = 0.0
+) -> float:
     """The shortest wavelength down to which power stays within TOLERANCE of the reference's.
 
     Wavelengths fall. Powers are averaged over a third of an octave first, since a ring of few coefficients
@@ -225,7 +233,7 @@ def effective_resolution(wavelength: Array, power: Array, reference: Array, erro
     return float(wavelength[last - 1]) if last else float("nan")
 
 
-def sampling_error(shape: tuple[int, int], spacing: tuple[float, float], fields: int) -> Array:
+def sampling_error(shape: tuple[int, int], spacing: tuple[float, float], fields: int) -> FloatArray:
     """Standard error of a ratio of two spectra [dB], of so many independent fields, as bands are averaged.
 
     A mean of n squares of Gaussian numbers has the relative error sqrt(2 / n).
@@ -235,13 +243,13 @@ def sampling_error(shape: tuple[int, int], spacing: tuple[float, float], fields:
     return 10 / np.log(10) * np.sqrt(4 / numbers)
 
 
-def _near(wavelength: Array) -> NDArray[np.float64]:
+def _near(wavelength: FloatArray) -> FloatArray:
     """Which wavelengths (columns) lie in the band of each (rows)."""
     return (np.abs(np.log2(wavelength[:, None] / wavelength)) <= BAND).astype(np.float64)
 
 
 @lru_cache(maxsize=4)
-def _rings(rows: int, cols: int, dy: float, dx: float) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
+def _rings(rows: int, cols: int, dy: float, dx: float) -> tuple[FloatArray, IntArray, IntArray]:
     """(wavelengths of rings 1 and on, ring of each coefficient, coefficients in each ring).
 
     A ring is as wide as the smallest wavenumber of the shorter side; rings end at the Nyquist wavelength.

@@ -75,10 +75,10 @@ def test_joined_bins_keep_the_share_of_every_value() -> None:
     edges = np.linspace(180, 340, 3201)
     density = np.exp(-(((edges[1:] + edges[:-1]) / 2 - 280) ** 2) / 50)
     density /= (density * np.diff(edges)).sum()
-    wide, joined = plots._joined(Distribution(edges=edges, density={"reference": density}))
+    wide, joined = plots.join_bins(Distribution(edges=edges, density={"reference": density}))
     assert len(wide) <= plots.MAX_BINS + 1 and wide[0] == 180 and wide[-1] == 340
     assert (joined["reference"] * np.diff(wide)).sum() == pytest.approx(1)
-    low, high = plots._tails(density, edges)
+    low, high = plots.tails(density, edges)
     assert (low, high) == pytest.approx((280 - 5 * 2.3263, 280 + 5 * 2.3263), abs=0.03)  # normal quantiles
 
 

@@ -184,7 +184,7 @@ def test_a_system_is_trained_on_a_source_of_a_part_and_one_of_the_whole(tmp_path
     """From files to a checkpoint that says of what its coarse fields were made, and to scores on either source."""
     from ldmdown import checkpoint
     from ldmdown.commands.train import train
-    from ldmdown.scoring.systems import Systems
+    from ldmdown.scoring.systems import CheckpointOptions, Systems
 
     model_run(tmp_path / "wide" / "a.nc", "2026-02-01T00", 54)
     model_run(tmp_path / "runs" / "a.nc", "2026-02-01T00", 54, east=15.7)
@@ -199,8 +199,8 @@ def test_a_system_is_trained_on_a_source_of_a_part_and_one_of_the_whole(tmp_path
     assert set(loaded.header["training"]["coarse"]) == {"wide", "narrow"} and loaded.header["training"]["hours"] == 48
     assert all(tensor.isfinite().all() for tensor in loaded.model.state_dict().values())
     assert all(np.isfinite(value) for value in loaded.header["training"]["validation_loss"].values())
-    files = [str(tmp_path / "checkpoints" / "small.safetensors")], tmp_path / "archive.zarr", "validation"
-    data = Systems(*files, members=2, source="narrow")
+    files = [str(tmp_path / "checkpoints" / "small.safetensors")], tmp_path / "archive.zarr"
+    data = Systems(*files, CheckpointOptions("validation", 2, source="narrow"))
     _, _, rows, cols = Archive(files[1]).window(1)
     truth, fields = data.read(data.hours[0])
     assert len(data.hours) == 6 and truth.shape == (3, *data.grid.shape) == (3, 8 * rows, 8 * cols)
@@ -208,7 +208,7 @@ def test_a_system_is_trained_on_a_source_of_a_part_and_one_of_the_whole(tmp_path
     assert {"bilinear", "cell regression", "LDM", "U-Net"} <= set(fields)
     for source, message in ((None, "has several sources"), ("sea", "has no such source\n  found: sea")):
         with pytest.raises(LdmdownError, match=message):
-            Systems(*files, members=2, source=source)
+            Systems(*files, CheckpointOptions("validation", 2, source=source))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ldmdown.errors import LdmdownError
 from ldmdown.inference import Predictor, SamplingOptions, default_sampler, measured_correlation
 from ldmdown.scoring.baselines import interpolate
 from ldmdown.scoring.ideal import Ideal
-from ldmdown.scoring.systems import Systems
+from ldmdown.scoring.systems import CheckpointOptions, Systems
 from ldmdown.twin.files import RECIPE
 
 SMALL = {
@@ -73,7 +73,7 @@ def _random(model: torch.nn.Module) -> torch.nn.Module:
 
 def systems(folder: Path, *names: str) -> Systems:
     files = [str(folder / f"{name}.safetensors") for name in names]
-    return Systems(files, folder / "archive.zarr", "test", members=2, every=8)
+    return Systems(files, folder / "archive.zarr", CheckpointOptions(members=2, every=8))
 
 
 @pytest.fixture(scope="module")
@@ -217,14 +217,15 @@ def _attributes(plan: dict) -> object:
 
 def test_what_does_not_fit_is_refused(folder: Path, tiny: dict[str, Path]) -> None:
     with pytest.raises(LdmdownError, match="is on another grid than .*archive.zarr"):
-        Systems([str(tiny["unet"])], folder / "archive.zarr", "test", members=1)
+        Systems([str(tiny["unet"])], folder / "archive.zarr", CheckpointOptions())
     with pytest.raises(LdmdownError, match="has no hours of the period validation"):
-        Systems([str(folder / "unet.safetensors")], folder / "archive.zarr", "validation", members=1)
+        Systems([str(folder / "unet.safetensors")], folder / "archive.zarr", CheckpointOptions("validation"))
 
 
 def test_the_whole_scorecard(folder: Path) -> None:
     files = [str(folder / f"{name}.safetensors") for name in ("small", "kl")]
-    scored, _ = score(Systems(files, folder / "archive.zarr", "test", members=3, every=6), StationOptions())
+    data = Systems(files, folder / "archive.zarr", CheckpointOptions(members=3, every=6))
+    scored, _ = score(data, StationOptions())
     results = as_written(scored)
     scores = {name: parts["t2m"] for name, parts in results["scores"].items()}
     assert scores["ideal"]["crps"]["value"] < scores["bilinear"]["crps"]["value"] < scores["LDM (kl)"]["crps"]["value"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from rich.box import SIMPLE
@@ -35,6 +35,9 @@ from ldmdown.scoring.stations import StationScores
 from ldmdown.scoring.summaries import error_maps
 from ldmdown.scoring.terrain import Terrain
 from ldmdown.typing import Float32Array, FloatArray
+
+if TYPE_CHECKING:
+    from ldmdown.scoring.systems import CheckpointOptions
 
 FIGURE_DPI = 130
 MAX_SYSTEMS_IN_TITLE = 3
@@ -84,34 +87,6 @@ class StationOptions:
     height_corrected: bool = False
 
 
-@dataclass(frozen=True)
-class CheckpointOptions:
-    """How checkpoints are scored.
-
-    Parameters
-    ----------
-    period
-        the split of the archive to score: train, validation or test.
-    members
-        ensemble members per checkpoint.
-    every
-        score every n-th hour.
-    seed
-        random seed of the initial noise.
-    device
-        auto, cpu, cuda or cuda:1.
-    source
-        the source of the archive to score; None: its only one.
-    """
-
-    period: str = "test"
-    members: int = 8
-    every: int = 1
-    seed: int = 0
-    device: str = "auto"
-    source: str | None = None
-
-
 @few_open()
 def evaluate(
     predictions: Sequence[Path],
@@ -147,8 +122,8 @@ def evaluate_checkpoints(
     checkpoints: Sequence[str],
     archive: Path,
     output: Path,
+    options: CheckpointOptions,
     *,
-    options: CheckpointOptions = CheckpointOptions(),
     terrain: Path | None = None,
     stations: StationOptions = StationOptions(),
 ) -> None:
@@ -156,7 +131,7 @@ def evaluate_checkpoints(
 
     Parameters
     ----------
-    checkpoints, archive, terrain
+    checkpoints, archive, options, terrain
         as in `systems.Systems`.
     output
         the folder.
@@ -168,7 +143,7 @@ def evaluate_checkpoints(
     """
     from ldmdown.scoring.systems import Systems  # and PyTorch with it, which files do not need
 
-    write_scores(Systems(checkpoints, archive, terrain=terrain, **vars(options)), output, stations)
+    write_scores(Systems(checkpoints, archive, options, terrain), output, stations)
 
 
 def write_scores(data: EvaluationData, output: Path, stations: StationOptions) -> None:
@@ -186,10 +161,8 @@ def write_scores(data: EvaluationData, output: Path, stations: StationOptions) -
     _print_tables(results)
     for note in results.notes:
         say(note)
-    say(
-        f"{results.hours.count} hours scored; look at {output / 'report.html'}; beside it scores.json, scores.csv and "
-        "the figures"
-    )
+    report = output / "report.html"
+    say(f"{results.hours.count} hours scored; look at {report}; beside it scores.json, scores.csv and the figures")
 
 
 def score(data: EvaluationData, stations: StationOptions) -> tuple[Results, MapFields]:
@@ -215,9 +188,11 @@ def score(data: EvaluationData, stations: StationOptions) -> tuple[Results, MapF
                 snapshots = first
     if not card.scored:
         raise LdmdownError(data.reference.name, "no common cell with the predictions that is not missing")
+    names = [one.name for one in data.systems]
+    what = ", ".join(names) if len(names) <= MAX_SYSTEMS_IN_TITLE else f"{len(names)} systems"
     results = Results(
         ldmdown=version("ldmdown"),
-        title=_title(data),
+        title=f"{what} against {data.reference.name}",
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         reference=data.reference,
         notes=[*data.notes, *card.notes()],
@@ -227,12 +202,6 @@ def score(data: EvaluationData, stations: StationOptions) -> tuple[Results, MapF
     when = str(np.datetime64(shown, "h"))
     maps = error_maps(card.accuracy)
     return results, MapFields(geometry.lat, geometry.lon, data.grid.x, data.grid.y, maps, when, snapshots)
-
-
-def _title(data: EvaluationData) -> str:
-    names = [one.name for one in data.systems]
-    what = ", ".join(names) if len(names) <= MAX_SYSTEMS_IN_TITLE else f"{len(names)} systems"
-    return f"{what} against {data.reference.name}"
 
 
 def _open_stations(data: EvaluationData, options: StationOptions) -> StationScores | None:
@@ -246,13 +215,8 @@ def _open_stations(data: EvaluationData, options: StationOptions) -> StationScor
             f"{np.datetime64(min(hours), 'h')} to {np.datetime64(max(hours), 'h')}"
             for hours in (measured.values, data.hours)
         )
-        raise LdmdownError(
-            options.file,
-            "no common hours with the fields",
-            found=found,
-            expected=expected,
-            fix="give stations and fields of the same hours",
-        )
+        wrong, fix = "no common hours with the fields", "give stations and fields of the same hours"
+        raise LdmdownError(options.file, wrong, found=found, expected=expected, fix=fix)
     terrain = data.terrain if options.height_corrected else None
     return StationScores(measured, data.grid, "nearest" if options.nearest else "bilinear", terrain)
 
@@ -265,10 +229,8 @@ def _write_csv(path: Path, results: Results) -> None:
         for name, variables in results.scores.items():
             for key, scores in variables.items():
                 for score, one in scores.items():
-                    units = results.score_info[score].units
-                    units = results.variables[key].units if units == "field" else units
                     numbers = [value if np.isfinite(value) else "" for value in (one.value, one.low, one.high)]
-                    writer.writerow([name, key, score, *numbers, units])
+                    writer.writerow([name, key, score, *numbers, results.units(score, key)])
 
 
 def _print_tables(results: Results) -> None:

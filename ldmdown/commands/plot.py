@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ldmdown.atomic import replacing
 from ldmdown.data.grid import LONLAT
@@ -91,7 +90,9 @@ def plot(files: Sequence[Path], output: Path, options: PlotOptions = PlotOptions
             mesh = _draw_row(axes, hours, name, shown)
             for axis, hour in zip(axes, hours, strict=True):
                 axis.set(xlim=(west, east), ylim=(south, north), aspect=aspect, title=f"{hour.label}, {hour.time}")
-                _label_degrees(axis)
+                style.label_degrees(axis, 6)
+                axis.tick_params(labelsize=7.5, length=2.5)
+                axis.spines[["top", "right"]].set_visible(True)
                 if options.arrows:
                     _draw_arrows(axis, hour, shown)
             units = style.units_of_fields(variable(name).units)
@@ -146,20 +147,19 @@ def read_hour(file: Path, names: Sequence[str], time: str | None, member: int) -
         wanted = [name for name in names if not (made and name == "ws10")]
         fields = fields_of(files, list(dict.fromkeys([*wanted, *(("u10", "v10") if made else ())])))
         if member >= fields.members:
-            raise LdmdownError(
-                file, "has no such member", found=f"{fields.members} members, from 0", expected=str(member)
-            )
+            found = f"{fields.members} members, from 0"
+            raise LdmdownError(file, "has no such member", found=found, expected=str(member))
         index = _index(fields, time)
-        found = dict(zip(fields.names, fields.read(index, member), strict=True))
+        values = dict(zip(fields.names, fields.read(index, member), strict=True))
         if made:
-            found["ws10"] = np.hypot(found["u10"], found["v10"])
+            values["ws10"] = np.hypot(values["u10"], values["v10"])
         lon, lat = fields.grid.lonlat()
         if fields.grid.crs == LONLAT:
             lon = (lon + 180) % 360 - 180
             order = np.argsort(lon[0])
             lon, lat = lon[:, order], lat[:, order]
-            found = {name: field[:, order] for name, field in found.items()}
-        return MapHour(file.name, str(fields.times[index])[:16], lon, lat, found)
+            values = {name: field[:, order] for name, field in values.items()}
+        return MapHour(file.name, str(fields.times[index])[:16], lon, lat, values)
 
 
 def _index(fields: Fields, time: str | None) -> int:
@@ -179,12 +179,8 @@ def _check(output: Path, extent: Extent | None) -> None:
     if not output.parent.is_dir():
         raise LdmdownError(output, "lies in a folder that is not there", fix=f"mkdir -p {output.parent}")
     if extent and not (extent[0] < extent[2] and extent[1] < extent[3]):
-        raise LdmdownError(
-            "--extent",
-            "is empty",
-            found=" ".join(f"{edge:g}" for edge in extent),
-            expected="west south east north, such as 6 45 11 47",
-        )
+        found, expected = " ".join(f"{edge:g}" for edge in extent), "west south east north, such as 6 45 11 47"
+        raise LdmdownError("--extent", "is empty", found=found, expected=expected)
 
 
 def _draw_row(axes: Sequence[Axes], hours: Sequence[MapHour], name: str, shown: Extent) -> QuadMesh:
@@ -199,14 +195,6 @@ def _draw_row(axes: Sequence[Axes], hours: Sequence[MapHour], name: str, shown: 
     for axis, hour, field in zip(axes, hours, fields, strict=True):
         mesh = axis.pcolormesh(hour.lon, hour.lat, field, **scale)
     return mesh
-
-
-def _label_degrees(axis: Axes) -> None:
-    for side, sides in ((axis.xaxis, "EW"), (axis.yaxis, "NS")):
-        side.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        side.set_major_formatter(FuncFormatter(lambda value, _, sides=sides: style.degrees(round(value, 4), sides)))
-    axis.tick_params(labelsize=7.5, length=2.5)
-    axis.spines[["top", "right"]].set_visible(True)
 
 
 def _draw_arrows(axis: Axes, hour: MapHour, shown: Extent) -> None:

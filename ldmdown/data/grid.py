@@ -193,8 +193,7 @@ class SourceGrid:
     @property
     def box(self) -> str:
         """The extent of its centres, for messages."""
-        lon, lat = (self.x, self.y) if self.crs == LONLAT else self.lonlat()
-        return f"{lon.min():.2f} to {lon.max():.2f} E, {lat.min():.2f} to {lat.max():.2f} N"
+        return box_of(*((self.x, self.y) if self.crs == LONLAT else self.lonlat()))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -329,6 +328,11 @@ class SourceGrid:
             x[col, None] + right * (x[col + 1] - x[col])[:, None], y[row, None] + down * (y[row + 1] - y[row])[:, None]
         )
         return row * len(self.x) + col, *outline
+
+
+def box_of(lon: FloatArray, lat: FloatArray) -> str:
+    """The extent of positions [degrees], for messages."""
+    return f"{lon.min():.2f} to {lon.max():.2f} E, {lat.min():.2f} to {lat.max():.2f} N"
 
 
 def largest_rectangle(mask: BoolArray) -> Window | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ldmdown.drawing import style
 from ldmdown.drawing.map_fields import MapFields
@@ -47,7 +46,7 @@ def figures(results: Results, shown: MapFields | None, names: Sequence[str]) -> 
 
 def error_maps(results: Results, shown: MapFields, score: str, name: str) -> Figure:
     """A score of every cell over all hours, a map a system, on one scale."""
-    fields = {system: shown.maps[score][name][system] for system in _ordered(results, shown.maps[score][name])}
+    fields = {system: shown.maps[score][name][system] for system in results.ordered(shown.maps[score][name])}
     limits = _limits(score, fields.values())
     whole = _whole(shown)
     figure, axes = _panels(len(fields), [_aspect(shown, whole)])
@@ -60,7 +59,7 @@ def error_maps(results: Results, shown: MapFields, score: str, name: str) -> Fig
 
 def snapshots(results: Results, shown: MapFields, name: str) -> Figure:
     """An hour of every system, and below each map a part of it, the Alps if they are there."""
-    held = ["reference", *_ordered(results, shown.snapshots)]
+    held = ["reference", *results.ordered(shown.snapshots)]
     units = results.variables[name].units
     fields = {system: style.displayed(shown.snapshots[system][name], units) for system in held}
     low, high = np.nanpercentile(fields["reference"], [0.1, 99.9])
@@ -113,7 +112,7 @@ def stations(results: Results, score: str, name: str) -> Figure:
     part = results.stations
     assert part is not None
     lon, lat = (np.array([getattr(station, axis) for station in part.stations]) for axis in ("lon", "lat"))
-    fields = {system: getattr(part.scores[system][name], score) for system in _ordered(results, part.scores)}
+    fields = {system: getattr(part.scores[system][name], score) for system in results.ordered(part.scores)}
     stretch = 1 / np.cos(np.radians(lat.mean()))
     height, width = (max(float(np.ptp(part)), 0.2) for part in (lat, lon))  # of one station too
     figure, axes = _panels(len(fields), [1.05 * height * stretch / width])
@@ -122,9 +121,7 @@ def stations(results: Results, score: str, name: str) -> Figure:
         image = axis.scatter(lon, lat, c=field, s=18, linewidths=0.4, edgecolors="#5b6570", **limits)
         axis.set(aspect=stretch, title=system)
         axis.margins(0.06)
-        for side, sides in ((axis.xaxis, "EW"), (axis.yaxis, "NS")):
-            side.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-            side.set_major_formatter(FuncFormatter(lambda value, _, sides=sides: style.degrees(value, sides)))
+        style.label_degrees(axis, 4)
         axis.tick_params(**TICKS)
     _bar(figure, image, axes, _label(results, score, name), score)
     return figure
@@ -170,11 +167,6 @@ def _bar(figure: Figure, image: Any, axes: Sequence[Sequence[Axes]], label: str,
     extend = "max" if score == "rmse" else "both"
     bar = figure.colorbar(image, ax=every, label=label, extend=extend, extendfrac=0.025, aspect=36, pad=0.015)
     bar.outline.set_visible(False)
-
-
-def _ordered(results: Results, held: Mapping[str, Any]) -> list[str]:
-    """The systems that are held, in table order."""
-    return [system.name for system in results.systems if system.name in held]
 
 
 def _whole(shown: MapFields) -> Box:

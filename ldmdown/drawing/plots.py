@@ -19,6 +19,7 @@ from ldmdown.typing import FloatArray
 
 WIDTH = 10.0  # of every figure [inches]
 TAIL_SHARE = 0.01  # of the reference's distribution, on each side
+NOT_SHOWN = 1e-5  # of the reference's distribution of changes and derivatives, on each side, about
 MIN_TAIL_WIDTH = 0.05  # of the whole range; a narrower tail is not drawn
 MAX_BINS = 120
 BOXES = {"rmse": "RMSE", "bias": "Bias", "r2": "R²", "pcc": "Correlation (PCC)"}
@@ -40,14 +41,15 @@ def figures(results: Results, shown: MapFields | None = None) -> dict[str, Figur
 def boxplots(results: Results) -> Figure:
     """Hourly scores: a box holds half of the hours, its whiskers nine tenths."""
     hourly, names = results.hourly, style.main_variables(results)
-    systems = [system for system in _systems(results) if system in hourly]
+    systems = results.ordered(hourly)
     colours = style.colours(results.systems)
     figure = Figure(figsize=(WIDTH, (max(1.2, 0.24 * len(systems)) + 0.8) * len(names)))
     rows = figure.subplots(len(names), len(BOXES), squeeze=False, sharey=True)
     for axes, name in zip(rows, names, strict=True):
         for axis, (score, title) in zip(axes, BOXES.items(), strict=True):
             for place, system in enumerate(systems):
-                _box(axis, place, _finite(getattr(hourly[system][name], score)), colours[system])
+                values = getattr(hourly[system][name], score)
+                _box(axis, place, values[np.isfinite(values)], colours[system])
             units = "1" if score in WITHOUT_UNITS else results.variables[name].units
             axis.set_title(style.labelled(title, units))
             if score == "bias":
@@ -55,7 +57,7 @@ def boxplots(results: Results) -> Figure:
             axis.grid(visible=False, axis="y")
         axes[0].set_yticks(range(len(systems)), systems)
         axes[0].set_ylim(len(systems) - 0.5, -0.5)
-        axes[0].set_ylabel(_long_name(results, name))
+        axes[0].set_ylabel(results.long_name(name))
     return figure
 
 
@@ -82,28 +84,28 @@ def distributions(results: Results) -> Figure:
     cells = figure.add_gridspec(len(names), 3, width_ratios=(1.25, 1, 1))
     for row, name in enumerate(names):
         part, units = results.distribution[name], results.variables[name].units
-        edges, densities = _joined(part)
+        edges, densities = join_bins(part)
         edges = style.displayed(edges, units)
-        (left, right), (low, high) = _span(densities.values(), edges), _tails(densities["reference"], edges)
-        tails = {"The lowest hundredth": (left, low), "The highest hundredth": (high, right)}
+        (left, right), (low, high) = _span(densities.values(), edges), tails(densities["reference"], edges)
+        zoomed = {"The lowest hundredth": (left, low), "The highest hundredth": (high, right)}
         if low - left < MIN_TAIL_WIDTH * (right - left):
-            del tails["The lowest hundredth"]
-        places = [cells[row, 0], cells[row, 1], cells[row, 2]] if len(tails) == 2 else [cells[row, 0], cells[row, 1:]]
+            del zoomed["The lowest hundredth"]
+        places = [cells[row, 0], cells[row, 1], cells[row, 2]] if len(zoomed) == 2 else [cells[row, 0], cells[row, 1:]]
         whole, *zooms = (figure.add_subplot(place) for place in places)
         for axis in (whole, *zooms):
             for system, line in _lines(results, densities):
                 axis.stairs(densities[system], edges, baseline=None, **line)
-            axis.set_xlabel(f"{_long_name(results, name)} [{style.units_of_fields(units)}]")
+            axis.set_xlabel(f"{results.long_name(name)} [{style.units_of_fields(units)}]")
         whole.set(xlim=(left, right), ylim=(0, None), title="All values")
         whole.set_ylabel(f"Frequency [{style.per(style.units_of_fields(units))}]")
-        for axis, (title, limits) in zip(zooms, tails.items(), strict=True):
+        for axis, (title, limits) in zip(zooms, zoomed.items(), strict=True):
             axis.set(xlim=limits, yscale="log", title=title)
             _fit_logarithmic(axis, densities.values(), edges, limits)
     _legend(figure, results, results.distribution[names[0]].density)
     return figure
 
 
-def _joined(part: Distribution) -> tuple[FloatArray, dict[str, FloatArray]]:
+def join_bins(part: Distribution) -> tuple[FloatArray, dict[str, FloatArray]]:
     """Edges and densities by system, with so many neighbouring bins joined that a few remain."""
     edges = part.edges
     starts = np.arange(0, len(edges) - 1, -(-len(edges) // MAX_BINS))
@@ -115,18 +117,11 @@ def _joined(part: Distribution) -> tuple[FloatArray, dict[str, FloatArray]]:
     return wide, densities
 
 
-def _tails(density: FloatArray, edges: FloatArray) -> tuple[float, float]:
-    """Values that a hundredth of the reference lies below, and above."""
-    share = np.append(0, np.cumsum(density * np.diff(edges)))
-    low, high = np.interp([TAIL_SHARE, 1 - TAIL_SHARE], share / share[-1], edges)
+def tails(density: FloatArray, edges: FloatArray, share: float = TAIL_SHARE) -> tuple[float, float]:
+    """Values that a share of a distribution lies below, and above."""
+    below = np.append(0, np.cumsum(density * np.diff(edges)))
+    low, high = np.interp([share, 1 - share], below / below[-1], edges)
     return float(low), float(high)
-
-
-def _main_range(density: FloatArray, edges: FloatArray) -> tuple[float, float]:
-    """Symmetric about zero, a little more than all but a hundred-thousandth of the reference."""
-    share = np.append(0, np.cumsum(density * np.diff(edges)))
-    ends = np.interp([1e-5, 1 - 1e-5], share / share[-1], edges)
-    return -1.4 * float(np.abs(ends).max()), 1.4 * float(np.abs(ends).max())
 
 
 def _span(densities: Iterable[FloatArray], edges: FloatArray) -> tuple[float, float]:
@@ -196,7 +191,7 @@ def ranks(results: Results) -> Figure:
             axis.axhline(1, color="black", linewidth=0.9)
             axis.set_xticks(range(len(counts)))
             axis.grid(visible=False, axis="x")
-            axis.set_title(f"{system}: {_long_name(results, name)}")
+            axis.set_title(f"{system}: {results.long_name(name)}")
         axes[0].set_ylabel("Share / even share")
     for axis in rows[-1]:
         axis.set_xlabel("Members below the reference")
@@ -235,7 +230,7 @@ def diurnal(results: Results) -> Figure:
             means = style.displayed(part[name][system], units)
             known = np.flatnonzero(np.isfinite(means))
             axis.plot(known, means[known], marker="o" if len(known) < 24 else "", markersize=3, **line)
-        axis.set(xlim=(0, 23), xlabel="Hour [UTC]", title=_long_name(results, name))
+        axis.set(xlim=(0, 23), xlabel="Hour [UTC]", title=results.long_name(name))
         axis.set_ylabel(f"Mean [{style.units_of_fields(units)}]")
         axis.set_xticks(range(0, 24, 3))
     _legend(figure, results, part[names[0]])
@@ -261,12 +256,13 @@ def _logarithmic(results: Results, part: Mapping[str, Distribution], names: Sequ
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         units = results.variables[name].units
         scale, shown = (1e4, "10⁻⁴ s⁻¹") if units == "s-1" else (1.0, style.written(units))
-        edges, densities = _joined(part[name])
+        edges, densities = join_bins(part[name])
         edges, densities = edges * scale, {system: values / scale for system, values in densities.items()}
         for system, line in _lines(results, densities):
             axis.stairs(densities[system], edges, baseline=None, **line)
-        limits = _main_range(densities["reference"], edges)
-        axis.set(yscale="log", xlim=limits, title=_long_name(results, name).capitalize())
+        top = 1.4 * max(map(abs, tails(densities["reference"], edges, NOT_SHOWN)))
+        limits = -top, top
+        axis.set(yscale="log", xlim=limits, title=results.long_name(name).capitalize())
         axis.set(xlabel=f"{label or name.capitalize()} [{shown}]", ylabel=f"Frequency [{style.per(shown)}]")
         _fit_logarithmic(axis, densities.values(), edges, limits)
     _legend(figure, results, part[names[0]].density)
@@ -276,7 +272,7 @@ def _logarithmic(results: Results, part: Mapping[str, Distribution], names: Sequ
 def surfaces(results: Results) -> Figure:
     """RMSE and bias over land, sea, mountains and coasts."""
     part, names = results.by_surface, style.main_variables(results)
-    systems = [system for system in _systems(results) if all(system in one for one in part.values())]
+    systems = results.ordered(set.intersection(*(set(one) for one in part.values())))
     colours = style.colours(results.systems)
     figure = Figure(figsize=(WIDTH, 4.6))
     rows = figure.subplots(2, len(names), squeeze=False, sharex=True)
@@ -290,7 +286,7 @@ def surfaces(results: Results) -> Figure:
             axis.axhline(0, color="black", linewidth=0.8)
             axis.set_xticks(range(len(part)), list(part))
             axis.grid(visible=False, axis="x")
-            axis.set_title(_long_name(results, name))
+            axis.set_title(results.long_name(name))
             axis.set_ylabel(style.labelled(title, results.variables[name].units))
     figure.legend(*rows[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(systems)))
     return figure
@@ -314,22 +310,10 @@ CURVES: dict[str, tuple[Callable[[Results], bool], Callable[[Results], Figure]]]
 }  # the stem of the file's name: when it is drawn, and how
 
 
-def _systems(results: Results) -> list[str]:
-    return [system.name for system in results.systems]
-
-
-def _long_name(results: Results, name: str) -> str:
-    return results.variables[name].long_name
-
-
-def _finite(values: FloatArray) -> FloatArray:
-    return values[np.isfinite(values)]
-
-
 def _lines(results: Results, held: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
     """How the line of each system that is held looks, in table order; the reference first."""
     colours = style.colours(results.systems)
-    kinds = {system.name: system.kind for system in results.systems} | {"reference": "reference"}
+    kinds = {"reference": "reference", **{system.name: system.kind for system in results.systems}}
     return [
         (
             name,
@@ -340,7 +324,7 @@ def _lines(results: Results, held: Iterable[str]) -> list[tuple[str, dict[str, A
                 "linestyle": style.LINES.get(kinds[name], "solid"),
             },
         )
-        for name in ("reference", *_systems(results))
+        for name in kinds
         if name in set(held)
     ]
 

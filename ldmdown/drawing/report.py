@@ -152,7 +152,7 @@ def _score_tables(results: Results) -> Markup:
         for name in results.variables
     }
     main = style.main_variables(results)
-    titled = {name: (_sentence(results.variables[name].long_name), found) for name, found in tables.items() if found}
+    titled = {name: (_sentence(results.long_name(name)), found) for name, found in tables.items() if found}
     return render(
         "scores.html",
         main=dict(one for name, one in titled.items() if name in main),
@@ -179,18 +179,11 @@ def _system_table(
 ) -> Markup:
     """A table with a row a system."""
     colours = style.colours(results.systems)
-    rows = [
-        [
-            Cell(
-                one.name,
-                float(place),
-                one.kind if one.members == 1 else f"{one.members} members",
-                colour=colours[one.name],
-            ),
-            *(cells[place] for cells in columns.values()),
-        ]
-        for place, one in enumerate(systems)
-    ]
+    rows: list[list[Cell]] = []
+    for place, one in enumerate(systems):
+        note = one.kind if one.members == 1 else f"{one.members} members"
+        head = Cell(one.name, float(place), note, colour=colours[one.name])
+        rows.append([head, *(cells[place] for cells in columns.values())])
     return table(caption, ["System", *columns], rows)
 
 
@@ -203,11 +196,11 @@ def _score_cells(systems: Sequence[ScoredSystem], values: Sequence[Score | None]
         if not one or not np.isfinite(one.value):
             cells.append(Cell("–"))
             continue
-        ends = [one.low, one.high]
-        note = " … ".join(_decimal(end, decimals) for end in ends) if np.isfinite(ends).all() else ""
+        value, *ends = (f"{number:.{decimals}f}".replace("-", "−") for number in (one.value, one.low, one.high))
+        note = " … ".join(ends) if np.isfinite([one.low, one.high]).all() else ""
         mark: Literal["", "best", "tie"] = "best" if best and system.name == best.system else ""
         mark = "tie" if best and system.name in best.not_significantly_different_from else mark
-        cells.append(Cell(_decimal(one.value, decimals), one.value, note, mark))
+        cells.append(Cell(value, one.value, note, mark))
     return cells
 
 
@@ -230,12 +223,10 @@ def _ratios(results: Results) -> Markup:
 def _resolution(results: Results) -> Markup:
     """Effective resolutions."""
     titles = {"t2m": "2 metre temperature", "ke": "Kinetic energy"}
-    columns = {
-        f"{titles[kind]} [km]": [
-            Cell(number(one, 2), one) for one in (part.effective_resolution_km[each.name] for each in results.systems)
-        ]
-        for kind, part in results.spectra.items()
-    }
+    columns: dict[str, list[Cell]] = {}
+    for kind, part in results.spectra.items():
+        reached = [part.effective_resolution_km[one.name] for one in results.systems]
+        columns[f"{titles[kind]} [km]"] = [Cell(number(value, 2), value) for value in reached]
     return _system_table(results, "Effective resolution", results.systems, columns)
 
 
@@ -284,13 +275,13 @@ def _words(results: Results, maps: MapFields | None, name: str) -> dict[str, str
     """What captions speak of."""
     names = [name] if name else style.main_variables(results)
     best = [
-        f"Lowest RMSE of {results.variables[one].long_name}: {results.best[one]['rmse'].system}."
+        f"Lowest RMSE of {results.long_name(one)}: {results.best[one]['rmse'].system}."
         for one in names
         if "rmse" in results.best.get(one, {})
     ]
     return {
         "systems": ", ".join(system.name for system in results.systems),
-        "variable": results.variables[name].long_name if name else "",
+        "variable": results.long_name(name) if name else "",
         "time": maps.snapshot_time if maps else "",
         "best": " ".join(best),
     }
@@ -298,13 +289,7 @@ def _words(results: Results, maps: MapFields | None, name: str) -> dict[str, str
 
 def _header(results: Results, score: str, name: str) -> str:
     """A score with its units, which do not break."""
-    units = results.score_info[score].units
-    units = results.variables[name].units if units == "field" else units
-    return style.labelled(SHORT.get(score, score), units).replace(" s⁻¹", "\u00a0s⁻¹")
-
-
-def _decimal(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}".replace("-", "−")
+    return style.labelled(SHORT.get(score, score), results.units(score, name)).replace(" s⁻¹", "\u00a0s⁻¹")
 
 
 def _sentence(text: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ldmdown.data.variables import VARIABLES
 from ldmdown.scoring.results import Results, ScoredSystem
@@ -82,17 +85,12 @@ def units_of_fields(units: str) -> str:
 def written(units: str) -> str:
     """Units with raised exponents; nothing for "1"."""
     raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-    return "" if units == "1" else " ".join(_raised(part, raised) for part in units.split(" "))
+    return "" if units == "1" else re.sub(r"-?\d+\b", lambda power: power[0].translate(raised), units)
 
 
 def per(units: str) -> str:
     """The units of a density."""
     return f"1 / ({units})" if " " in units else f"1 / {units}"
-
-
-def _raised(part: str, table: dict[int, int]) -> str:
-    base = part.rstrip("-0123456789")
-    return base + part[len(base) :].translate(table)
 
 
 def labelled(name: str, units: str) -> str:
@@ -111,6 +109,13 @@ def whole_degrees(values: FloatArray) -> FloatArray:
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     step = next((step for step in (0.1, 0.2, 0.5, 1, 2, 4) if (high - low) / step <= 4.5), 5)
     return np.arange(np.ceil(low / step) * step, high, step)
+
+
+def label_degrees(axis: Axes, ticks: int) -> None:
+    """Label at most so many longitudes and latitudes along the sides of a map."""
+    for side, sides in ((axis.xaxis, "EW"), (axis.yaxis, "NS")):
+        side.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
+        side.set_major_formatter(FuncFormatter(lambda value, _, sides=sides: degrees(round(value, 4), sides)))
 
 
 def degrees(value: float, sides: str) -> str:

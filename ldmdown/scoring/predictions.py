@@ -65,12 +65,9 @@ class Predictions:
             self.terrain = self._open_grid(opened, [*labels, self.reference.name], terrain)
             self.hours = sorted(set(self._truth.index).intersection(*(part.index for part in self._parts)))
             if not self.hours:
-                raise LdmdownError(
-                    predictions[0],
-                    "no common hours with the reference",
-                    found=f"{_span(opened[0])}, reference {_span(opened[-1])}",
-                    fix="give files of the same hours",
-                )
+                spans = f"{_span(opened[0])}, reference {_span(opened[-1])}"
+                wrong, fix = "no common hours with the reference", "give files of the same hours"
+                raise LdmdownError(predictions[0], wrong, found=spans, fix=fix)
             self._files = stack.pop_all()
         self.systems = [
             ScoredSystem(name=label, kind="prediction", members=part.fields.members, regridded=part.weights is not None)
@@ -139,12 +136,8 @@ def _common_names(groups: Sequence[GriddedFiles]) -> list[str]:
     common = [name for name in common if name == "t2m" or both]  # one component cannot be turned
     if not common:
         found = [f"{files.label}: {', '.join(sorted(one)) or 'none'}" for files, one in zip(groups, held, strict=True)]
-        raise LdmdownError(
-            groups[0].label,
-            "no common variables with the other files",
-            found="; ".join(found),
-            expected=f"one of {', '.join(SCORED)}",
-        )
+        wrong, expected = "no common variables with the other files", f"one of {', '.join(SCORED)}"
+        raise LdmdownError(groups[0].label, wrong, found="; ".join(found), expected=expected)
     return common
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import numpy as np
@@ -219,3 +220,16 @@ class Results(_Part):
     diurnal: dict[str, dict[str, Values]]
     hour_to_hour: dict[str, ChangeDistribution]
     stations: StationResults | None = None
+
+    def units(self, score: str, variable: str) -> str:
+        """Units of a score of a variable."""
+        units = self.score_info[score].units
+        return self.variables[variable].units if units == "field" else units
+
+    def long_name(self, variable: str) -> str:
+        """Long name of a variable."""
+        return self.variables[variable].long_name
+
+    def ordered(self, held: Iterable[str]) -> list[str]:
+        """Names of the systems that are held, in table order."""
+        return [one.name for one in self.systems if one.name in set(held)]

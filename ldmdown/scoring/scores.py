@@ -10,7 +10,7 @@ import numpy as np
 from ldmdown import metrics
 from ldmdown.scoring.accuracy import Accuracy
 from ldmdown.scoring.bootstrap import Blocks, Estimate, Statistic
-from ldmdown.scoring.climatology import BINS, Bins, Climatology
+from ldmdown.scoring.climatology import BINS, Climatology
 from ldmdown.scoring.results import Best, Score, ScoredSystem, ScoreInfo
 from ldmdown.typing import FloatArray
 
@@ -73,10 +73,11 @@ def estimates(
             if all((key, part) in accuracy.sums for part in parts):
                 sums = [accuracy.sums[key, part] for part in parts]
                 found.setdefault(key, {})[score] = blocks.estimate(statistic, *sums)
-    for key, bins in BINS.items():
-        ours, theirs = climatology.histogram[key], reference.histogram[key]
-        if theirs.any():
-            found.setdefault(key, {}).update(_of_distribution(key, bins, ours, theirs, blocks))
+    for key in BINS:
+        if reference.histogram[key].any():
+            histograms = climatology.histogram[key], reference.histogram[key]
+            for score, statistic in _of_distribution(key).items():
+                found.setdefault(key, {})[score] = blocks.estimate(statistic, *histograms)
     for key in climatology.change_square:
         sums = [part.change_square[key][:, 0] for part in (climatology, reference)]
         found[key]["change_ratio"] = blocks.estimate(_root_ratio, *sums)
@@ -115,20 +116,23 @@ def _formulas(members: int) -> dict[str, tuple[Statistic, tuple[str, ...]]]:
     }
 
 
-def _of_distribution(key: str, bins: Bins, ours: FloatArray, theirs: FloatArray, blocks: Blocks) -> dict[str, Estimate]:
+def _of_distribution(key: str) -> dict[str, Statistic]:
+    """The formulas of the scores of a variable's histogram and the reference's."""
+    bins = BINS[key]
+
     def tail(share: float) -> Statistic:
         return lambda a, b: metrics.percentile(a, bins.edges, share) - metrics.percentile(b, bins.edges, share)
 
-    found = {
-        "wasserstein": blocks.estimate(lambda a, b: metrics.wasserstein(a, b, bins.width), ours, theirs),
-        "p1_error": blocks.estimate(tail(0.01), ours, theirs),
-        "p999_error": blocks.estimate(tail(0.999), ours, theirs),
+    def strong_wind(ours: FloatArray, theirs: FloatArray) -> FloatArray:
+        a, b = (part[:, bins.edges[:-1] >= STRONG_WIND - 1e-9].sum(axis=1) for part in (ours, theirs))
+        return a / np.where(b > 0, b, np.nan)
+
+    return {
+        "wasserstein": lambda a, b: metrics.wasserstein(a, b, bins.width),
+        "p1_error": tail(0.01),
+        "p999_error": tail(0.999),
+        **({"above_15": strong_wind} if key == "ws10" else {}),
     }
-    if key == "ws10":
-        above = bins.edges[:-1] >= STRONG_WIND - 1e-9
-        strong = [part[:, above].sum(axis=1) for part in (ours, theirs)]
-        found["above_15"] = blocks.estimate(lambda a, b: a / np.where(b > 0, b, np.nan), *strong)
-    return found
 
 
 def best(systems: Sequence[ScoredSystem], found: Mapping[str, Estimates]) -> dict[str, dict[str, Best]]:
@@ -138,17 +142,12 @@ def best(systems: Sequence[ScoredSystem], found: Mapping[str, Estimates]) -> dic
     for key in {key: None for name in competing for key in found[name]}:
         for score in SCORES:
             held = {name: found[name][key][score] for name in competing if score in found[name].get(key, {})}
-            held = {name: one for name, one in held.items() if math.isfinite(one.value)}
-            if len(held) > 1:
-                result.setdefault(key, {})[score] = _best(score, held)
+            distance = {name: _distance(score, one) for name, one in held.items() if math.isfinite(one.value)}
+            if len(distance) > 1:
+                first = min(distance, key=lambda name: distance[name].value)
+                level = [name for name, one in distance.items() if name != first and not one.differs(distance[first])]
+                result.setdefault(key, {})[score] = Best(system=first, not_significantly_different_from=level)
     return result
-
-
-def _best(score: str, held: Mapping[str, Estimate]) -> Best:
-    distance = {name: _distance(score, one) for name, one in held.items()}
-    first = min(distance, key=lambda name: distance[name].value)
-    level = [name for name, one in distance.items() if name != first and not one.differs(distance[first])]
-    return Best(system=first, not_significantly_different_from=level)
 
 
 def _distance(score: str, estimate: Estimate) -> Estimate:
@@ -169,12 +168,12 @@ def ratios_to_ideal(
     systems: Sequence[ScoredSystem], found: Mapping[str, Estimates]
 ) -> dict[str, dict[str, dict[str, Score]]]:
     """Scores over those of the ideal ensemble, the RMSE over that of its mean; nothing without that ensemble."""
-    ideal = next((found[one.name] for one in systems if one.kind == "ideal"), None)
+    ideal = next((found[one.name] for one in systems if one.kind == "ideal"), {})
     ratios: dict[str, dict[str, dict[str, Score]]] = {}
-    for name, parts in found.items() if ideal is not None else ():
+    for name, parts in found.items():
         for key, scores in parts.items():
             for score, theirs in IDEAL_SCORES.items():
-                if ideal is not None and score in scores and theirs in ideal.get(key, {}):
+                if score in scores and theirs in ideal.get(key, {}):
                     a, b = scores[score], ideal[key][theirs]
                     with np.errstate(divide="ignore", invalid="ignore"):
                         ratio = Estimate(float(np.divide(a.value, b.value)), a.draws / b.draws)

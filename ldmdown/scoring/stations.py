@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ldmdown.data.grid import SourceGrid, regrid
+from ldmdown.data.grid import SourceGrid, box_of, regrid
 from ldmdown.data.reading.stations import Stations
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.results import Station, StationMeans, StationResults, StationSeries
@@ -41,12 +41,8 @@ class StationScores:
         if terrain is not None:
             inside &= np.isfinite(stations.height)
         if not inside.any():
-            raise LdmdownError(
-                stations.file,
-                "has no station in the area of the scores" + (", with its height" if terrain else ""),
-                found=f"{stations.lon.min():.2f} to {stations.lon.max():.2f} E, "
-                f"{stations.lat.min():.2f} to {stations.lat.max():.2f} N",
-            )
+            wrong = "has no station in the area of the scores" + (", with its height" if terrain else "")
+            raise LdmdownError(stations.file, wrong, found=box_of(stations.lon, stations.lat))
         self.stations, self.interpolation = stations.only(inside), interpolation
         self.weights = grid.weights(self.stations.lat, self.stations.lon, nearest=interpolation == "nearest")
         self._higher = None if terrain is None else self._sample(terrain.fine) - self.stations.height
@@ -71,13 +67,11 @@ class StationScores:
         scores: dict[str, dict[str, StationSeries]] = {}
         together: dict[str, dict[str, StationMeans]] = {}
         for (system, key), sums in self._sums.items():
-            series = StationSeries(**_errors(sums), pcc=_correlation(sums))
+            series, means = StationSeries.model_validate(_scores(sums)), _scores(sums.sum(axis=1))
             known = series.pcc[np.isfinite(series.pcc)]
-            means = StationMeans(
-                **{name: float(value) for name, value in _errors(sums.sum(axis=1)).items()},
-                pcc=known.mean() if known.size else np.nan,
-            )
-            scores.setdefault(system, {})[key], together.setdefault(system, {})[key] = series, means
+            means["pcc"] = np.asarray(known.mean() if known.size else np.nan)
+            scores.setdefault(system, {})[key] = series
+            together.setdefault(system, {})[key] = StationMeans.model_validate(means)
         places = zip(self.stations.names, self.stations.lat, self.stations.lon, self.stations.height, strict=True)
         return StationResults(
             file=str(self.stations.file),
@@ -103,16 +97,11 @@ class StationScores:
             total += part
 
 
-def _errors(sums: FloatArray) -> dict[str, FloatArray]:
-    """Scores of sums of count, error, square, absolute error and more (9, ...)."""
-    count, error, square, absolute = sums[:4]
+def _scores(sums: FloatArray) -> dict[str, FloatArray]:
+    """Scores (...) of sums (9, ...) of count, error, square, absolute error, x, y, their squares and product."""
+    count = sums[0]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {"count": count, "rmse": np.sqrt(square / count), "bias": error / count, "mae": absolute / count}
-
-
-def _correlation(sums: FloatArray) -> FloatArray:
-    """Correlation from sums (9, ...): the count first, and x, y, their squares and product last."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        x, y, xx, yy, xy = sums[4:] / sums[0]
+        error, square, absolute, x, y, xx, yy, xy = sums[1:] / count
         spread = np.sqrt(np.maximum(xx - x * x, 0) * np.maximum(yy - y * y, 0))
-        return np.where(spread > 1e-9, (xy - x * y) / spread, np.nan)
+        pcc = np.where(spread > 1e-9, (xy - x * y) / spread, np.nan)
+    return {"count": count, "rmse": np.sqrt(square), "bias": error, "mae": absolute, "pcc": pcc}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,34 @@ IDEAL = "ideal"
 SAME_TRUTH = 0.05  # [K, m s-1] that rounding in files may change
 
 
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How checkpoints are scored.
+
+    Parameters
+    ----------
+    period
+        the split of the archive to score: train, validation or test.
+    members
+        ensemble members per checkpoint.
+    every
+        score every n-th hour.
+    seed
+        random seed of the initial noise.
+    device
+        auto, cpu, cuda or cuda:1.
+    source
+        the source of the archive to score; None: its only one. Of several runs of an hour the last is scored.
+    """
+
+    period: str = "test"
+    members: int = 8
+    every: int = 1
+    seed: int = 0
+    device: str = "auto"
+    source: str | None = None
+
+
 class Systems:
     """Checkpoints and their baselines on the hours of an archive.
 
@@ -42,20 +72,8 @@ class Systems:
         files or names; a comma joins those that make different variables into one system.
     archive
         an archive that `prepare` finished, on the grid of the checkpoints.
-    period
-        the split of the archive: train, validation or test.
-    members
-        number of members of each ensemble.
-    every
-        score every n-th hour.
-    seed
-        random seed of the initial noise.
-    device
-        auto, cpu, cuda or cuda:1.
     terrain
         a file of heights; None: the archive's own, where it knows one.
-    source
-        the source of the archive that is scored; None: its only one. Of several runs of an hour the last is scored.
 
     Raises
     ------
@@ -67,46 +85,37 @@ class Systems:
         self,
         checkpoints: Sequence[str],
         archive: Path,
-        period: str,
-        *,
-        members: int,
-        every: int = 1,
-        seed: int = 0,
-        device: str = "auto",
+        options: CheckpointOptions,
         terrain: Path | None = None,
-        source: str | None = None,
     ) -> None:
         self._archive = Archive(archive)
-        self._source = _source(self._archive, source)
-        indices = [index for index in self._archive.split(period) if self._archive.source[index] == self._source]
-        last = {int(self._archive.hours[index]): int(index) for index in indices}
-        self.hours = sorted(last)[::every]
-        self._index = last
+        self._source = _source(self._archive, options.source)
+        indices = self._archive.split(options.period).tolist()
+        indices = [index for index in indices if self._archive.source[index] == self._source]
+        self._index = {int(self._archive.hours[index]): index for index in indices}
+        self.hours = sorted(self._index)[:: options.every]
         if not self.hours:
-            raise LdmdownError(archive, f"has no hours of the period {period}", fix="add days to data.split")
-        where = choose_device(device)
+            raise LdmdownError(archive, f"has no hours of the period {options.period}", fix="add days to data.split")
+        where = choose_device(options.device)
         loaded = [[load(name, where) for name in text.split(",")] for text in checkpoints]
-        for checkpoint in (checkpoint for group in loaded for checkpoint in group):
+        for checkpoint in chain(*loaded):
             _check(checkpoint, self._archive)
-        multiple = math.lcm(*(one.model.size_multiple for group in loaded for one in group))
+        multiple = math.lcm(*(one.model.size_multiple for one in chain(*loaded)))
         self._window = self._archive.window(self._source, multiple)
-        self._groups = [CheckpointGroup(group, members, seed, self._window) for group in loaded]
+        self._groups = [CheckpointGroup(group, options.members, options.seed, self._window) for group in loaded]
         self.names = self._groups[0].names
         for one in self._groups:
             if one.names != self.names:
-                raise LdmdownError(
-                    one.label,
-                    f"makes other variables than {self._groups[0].label}",
-                    found=", ".join(one.names),
-                    expected=", ".join(self.names),
-                )
+                found, expected = (", ".join(names) for names in (one.names, self.names))
+                wrong = f"makes other variables than {self._groups[0].label}"
+                raise LdmdownError(one.label, wrong, found=found, expected=expected)
         self._channels = [self._archive.targets.index(name) for name in self.names]
         grid = self._archive.grid.window(self._window)
         self.grid = SourceGrid(grid.y, grid.x, grid.projection)
-        part = f"{archive.name}, {source}" if source else archive.name
-        self.reference = ReferenceFiles(name=f"{part}, {period} period", files=[str(archive)])
-        self.notes = [note for group in loaded for one in group for note in _assumed(one)]
-        self._members = members
+        part = f"{archive.name}, {options.source}" if options.source else archive.name
+        self.reference = ReferenceFiles(name=f"{part}, {options.period} period", files=[str(archive)])
+        self.notes = [note for one in chain(*loaded) for note in _assumed(one)]
+        self._members = options.members
         self._twin = self._open_twin()
         self.terrain = self._terrain(terrain)
         self._baselines = Baselines(self._archive, self._source, self._window, self.names, self.terrain)
@@ -129,15 +138,12 @@ class Systems:
         return truth, {one.name: fields[one.name] for one in self.systems}
 
     def _list(self) -> list[ScoredSystem]:
-        systems = list(self._baselines.systems)
-        for kind in LABELS:
-            for (_, made), name in self._named.items():
-                if made == kind:
-                    drawn = kind in ("member", "white noise")
-                    systems.append(ScoredSystem(name=name, kind=kind, members=self._members if drawn else 1))
-        if self._twin is not None:
-            systems.append(ScoredSystem(name=IDEAL, kind="ideal", members=self._members))
-        return systems
+        order = list(LABELS)
+        named = [(kind, name) for (_, kind), name in self._named.items()]
+        named = sorted(named, key=lambda one: order.index(one[0])) + ([("ideal", IDEAL)] if self._twin else [])
+        members = dict.fromkeys(("member", "white noise", "ideal"), self._members)
+        made = [ScoredSystem(name=name, kind=kind, members=members.get(kind, 1)) for kind, name in named]
+        return [*self._baselines.systems, *made]
 
     def _open_twin(self) -> Ideal | None:
         plan = self._archive.fingerprint.get("twin")
@@ -203,25 +209,17 @@ def _source(archive: Archive, name: str | None) -> int:
 
 def _check(checkpoint: Checkpoint, archive: Archive) -> None:
     if checkpoint.grid != archive.grid:
-        raise LdmdownError(
-            checkpoint.path,
-            f"is on another grid than {archive.path}",
-            found=f"{checkpoint.grid}",
-            expected=f"{archive.grid}",
-            fix="prepare an archive on its grid",
-        )
+        grids = {"found": str(checkpoint.grid), "expected": str(archive.grid)}
+        wrong = f"is on another grid than {archive.path}"
+        raise LdmdownError(checkpoint.path, wrong, **grids, fix="prepare an archive on its grid")
     for what, ours, theirs in (
         ("predictors", checkpoint.config.predictors, archive.predictors),
         ("targets", checkpoint.config.targets, archive.targets),
     ):
-        missing = [name for name in ours if name not in theirs]
+        missing = ", ".join(name for name in ours if name not in theirs)
         if missing:
-            raise LdmdownError(
-                checkpoint.path,
-                f"has {what} that {archive.path} lacks",
-                found=", ".join(missing),
-                expected=", ".join(theirs),
-            )
+            wrong = f"has {what} that {archive.path} lacks"
+            raise LdmdownError(checkpoint.path, wrong, found=missing, expected=", ".join(theirs))
 
 
 def _assumed(checkpoint: Checkpoint) -> list[str]:
