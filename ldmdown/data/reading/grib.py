@@ -155,6 +155,7 @@ def _scan(path: Path) -> Iterator[tuple[_Message, _Field, Any]]:
 
     eccodes.codes_grib_multi_support_on()  # GFS puts both wind components in one message
     offset, place = -1, 0
+    fields: dict[tuple[str, float | None, str, bool], _Field] = {}
     with _lock, path.open("rb") as file:
         while (handle := eccodes.codes_grib_new_from_file(file, headers_only=True)) is not None:
             try:
@@ -177,15 +178,11 @@ def _scan(path: Path) -> Iterator[tuple[_Message, _Field, Any]]:
                     version_rank(_get(handle, "expver", "1")),
                     int(_get(handle, "number", 0)),
                 )
-                field = _Field(
-                    name,
-                    level,
-                    _get(handle, "md5GridSection"),
-                    _get(handle, "stepType", "instant") == "accum",
-                    str(_get(handle, "units", "")),
-                    bool(_get(handle, "uvRelativeToGrid", 0)),
-                )
-                yield message, field, handle
+                key = name, level, _get(handle, "md5GridSection"), _get(handle, "stepType", "instant") == "accum"
+                if key not in fields:  # looking units up takes longer than all the rest
+                    units, along_grid = _get(handle, "units", ""), _get(handle, "uvRelativeToGrid", 0)
+                    fields[key] = _Field(*key, str(units), bool(along_grid))
+                yield message, fields[key], handle
             finally:
                 eccodes.codes_release(handle)
 
