@@ -56,7 +56,7 @@ class StationScores:
             return
         self.hours += 1
         for system, named in fields.items():
-            for key in named.keys() & measured.keys():
+            for key in (name for name in named if name in measured):
                 here = self._sample(named[key])
                 if key == "t2m" and self._higher is not None:
                     here = here + LAPSE_RATE * self._higher

@@ -1,0 +1,109 @@
+"""Score a checkpoint on real 2.2 km fields over Sicily beside what a careful person does by hand.
+
+    LDMDOWN_TEST_DATA=... python tests/benchmarks/real_fields.py CHECKPOINT [FIRST LAST EVERY MEMBERS]
+
+The fields are ICON-2I's (ItaliaMeteo-ARPAE, CC BY 4.0). Their exact means over boxes of 0.25 degrees stand for ERA5,
+and the public Python interface downscales them, as a user would. t2m starts from the heights of the model's own terrain.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import ldmdown
+from ldmdown import metrics
+from ldmdown.data.archive.box_means import Boxes
+from ldmdown.data.grid import regrid
+from ldmdown.data.reading.fields import open_fields
+from ldmdown.data.reading.orography import read_heights
+from ldmdown.data.variables import variable
+
+DATA = Path(os.environ["LDMDOWN_TEST_DATA"]) / "data"
+NAMES = ("t2m", "u10", "v10")
+LAPSE_RATE = 0.0065  # [K/m]
+WAVELENGTHS = (64, 32, 16, 10, 8, 6, 5)  # [km]
+
+
+def main(checkpoint: str, first: str, last: str, every: int, members: int) -> None:
+    """Print the table."""
+    grid, times, fields = read(first, last, every)
+    boxes = Boxes(grid, 0.25)
+    inner = np.isfinite(boxes.means(boxes.of_source, fields[0, 0]))
+    rows, cols = np.flatnonzero(inner.any(axis=1)), np.flatnonzero(inner.any(axis=0))
+    centres = boxes.centres.part(slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
+    coarse = np.array([[cut(boxes, boxes.of_source, field, rows, cols) for field in hour] for hour in fields])
+    era5 = xr.Dataset(
+        {
+            name: (
+                ("valid_time", "latitude", "longitude"),
+                coarse[:, i].astype(np.float32),
+                {"units": variable(name).units},
+            )
+            for i, name in enumerate(NAMES)
+        },
+        {"valid_time": times.astype("datetime64[ns]"), "latitude": centres.y, "longitude": centres.x},
+    )
+    out = ldmdown.load(checkpoint).downscale(era5, members=members, region="covered")
+    lat, lon = out["lat"].values, out["lon"].values
+    terrain, heights = read_heights(DATA / "terrain/icon2i_orography_lonlat.grib2")
+    to_fine, to_cells, to_terrain = (one.weights(lat, lon, to_edge=True) for one in (centres, grid, terrain))
+    height = regrid(to_terrain, heights, lat.shape)
+    coarse_height = regrid(to_fine, cut(boxes, Boxes.weights(terrain, boxes.grid), heights, rows, cols), lat.shape)
+    land = height > 0.5
+    print(f"{checkpoint}: {len(times)} hours, {lat.shape[0]} x {lat.shape[1]} cells, {land.mean():.0%} land")
+    for i, name in enumerate(NAMES):
+        truth = np.stack([regrid(to_cells, hour[i], lat.shape) for hour in fields])
+        by_hand = np.stack([regrid(to_fine, hour[i], lat.shape) for hour in coarse])
+        if name == "t2m":
+            by_hand += LAPSE_RATE * (coarse_height - height)
+        ensemble = out[name].transpose("realization", "time", "y", "x").values.astype(np.float64)
+        report(name, ensemble, truth, by_hand, {"land": land, "sea": ~land, "east of 15 E": lon > 15})
+
+
+def read(first: str, last: str, every: int) -> tuple:
+    """The grid, the hours, and (hour, variable, rows, cols) of the run that began last for each hour."""
+    newest, grid = {}, None
+    for path in sorted((DATA / "icon2i").glob("*.nc")):
+        with open_fields([path], NAMES) as run:
+            grid = run.grid
+            part = run.between(first, last)
+            newest |= {int(hour): part.read(index) for index, hour in enumerate(part.hours)}
+    hours = sorted(newest)[::every]
+    return grid, np.array(hours).astype("datetime64[h]"), np.array([newest[hour] for hour in hours], np.float64)
+
+
+def cut(boxes: Boxes, weights, field: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Means over the boxes that the fields cover."""
+    return boxes.means(weights, field)[np.ix_(rows, cols)]
+
+
+def report(name: str, ensemble: np.ndarray, truth: np.ndarray, by_hand: np.ndarray, parts: dict) -> None:
+    """Print a variable's scores beside the baseline's, and by part of the region."""
+    mean, units = ensemble.mean(axis=0), variable(name).units
+    print(f"{name} [{units}], baseline {'bilinear + 6.5 K/km' if name == 't2m' else 'bilinear'}")
+    for what, ours, theirs in (
+        ("RMSE of the mean", metrics.rmse(mean, truth), metrics.rmse(by_hand, truth)),
+        ("fair CRPS", metrics.crps(ensemble, truth), metrics.mae(by_hand, truth)),
+    ):
+        print(f"  {what:<18}{ours:8.3f}  baseline {theirs:.3f}  ratio {ours / theirs:.2f}")
+    for part, cells in parts.items():
+        ratio = metrics.rmse(mean[:, cells], truth[:, cells]) / metrics.rmse(by_hand[:, cells], truth[:, cells])
+        spread = metrics.spread_skill(ensemble[..., cells], truth[:, cells])
+        print(f"  {part:<18}RMSE ratio {ratio:.2f}  spread / skill {spread:.2f}")
+    spectra = [metrics.power_spectrum(field, (2.0, 2.0)) for field in (ensemble, truth)]
+    wavelength = spectra[0][0]
+    for at in WAVELENGTHS:
+        near = np.abs(np.log2(wavelength / at)) < 1 / 6
+        power, expected = (spectrum[near].sum() for _, spectrum in spectra)
+        print(f"  power at {at} km{10 * np.log10(power / expected):8.1f} dB")
+
+
+if __name__ == "__main__":
+    defaults = ["italy", "2026-02-06T12", "2026-02-07T11", "3", "8"]
+    name, first, last, every, members = [*sys.argv[1:], *defaults[len(sys.argv) - 1 :]]
+    main(name, first, last, int(every), int(members))
