@@ -3,7 +3,7 @@
     LDMDOWN_TEST_DATA=... python tests/benchmarks/real_fields.py CHECKPOINT [FIRST LAST EVERY MEMBERS]
 
 The fields are ICON-2I's (ItaliaMeteo-ARPAE, CC BY 4.0). Their exact means over boxes of 0.25 degrees stand for ERA5,
-and the public Python interface downscales them, as a user would. t2m starts from the heights of the model's own terrain.
+and the public Python interface downscales them, as a user would. t2m starts from the heights of the model's terrain.
 """
 
 from __future__ import annotations
