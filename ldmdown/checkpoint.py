@@ -1,7 +1,7 @@
 """One safe file for a whole system: final weights, and a JSON header that says all else.
 
 A checkpoint is a `.safetensors` file whose metadata hold the header under the key `ldmdown`: format, name,
-stage, configuration, normalisation, how strongly hours hang together, what it was trained on, scores,
+stage, configuration, normalisation, correlation of the noise of consecutive hours, what it was trained on, scores,
 licence. Matrices are stored in float16, vectors (biases, norms, running statistics) in float32; converted
 weights of others are all stored in float32, so that they give what they gave their authors.
 """
@@ -60,7 +60,7 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file."""
+        """Hexadecimal hash of the file."""
         return sha256(self.path)
 
 

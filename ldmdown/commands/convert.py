@@ -217,7 +217,7 @@ def _config(
 
 
 def _normalization(path: Path, config: Config) -> checkpoint.Normalizations:
-    """Of ERA5 and of the reference, by our names."""
+    """Give the statistics of ERA5 and of the reference, by our names."""
     return {
         "predictors": read_statistics(path, "ERA5", config.predictors),
         "target": read_statistics(path, "CMCC", config.targets),

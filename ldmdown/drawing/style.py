@@ -78,7 +78,7 @@ def displayed(field: FloatArray, units: str) -> FloatArray:
 
 
 def units_of_fields(units: str) -> str:
-    """Of what `displayed` returns."""
+    """Name the unit of what `displayed` returns."""
     return "°C" if units == "K" else written(units)
 
 

@@ -55,7 +55,7 @@ class Condition(NamedTuple):
     log_scale: Tensor
 
     def take(self, index: list[int]) -> Condition:
-        """Of these samples of the batch, as often as each is named."""
+        """Select samples of the batch, each as often as it is named."""
         log_scale = self.log_scale[index] if self.log_scale.ndim else self.log_scale
         return Condition([part[index] for part in self.context], log_scale)
 

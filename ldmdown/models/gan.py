@@ -41,7 +41,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Of the discriminator, from its judgements: (max(0, 1 - real) + max(0, 1 + fake)) / 2."""
+    """Give the discriminator's loss from its judgements: (max(0, 1 - real) + max(0, 1 + fake)) / 2."""
     return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
 
 

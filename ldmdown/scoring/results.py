@@ -126,7 +126,7 @@ class Distribution(_Part):
 
 
 class ChangeDistribution(Distribution):
-    """The same of changes from hour to hour, with the correlation of an hour with the next in a cell."""
+    """Distribution of changes from hour to hour, and the correlation of an hour with the next in a cell."""
 
     lag1: dict[str, Number]
 

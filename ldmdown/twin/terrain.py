@@ -40,7 +40,7 @@ class Raster:
         return ndimage.map_coordinates(self.height, [rows, cols], order=1, mode="nearest")
 
     def smoothed(self, degrees: float) -> Raster:
-        """The same raster under a Gaussian of this std."""
+        """Smooth the raster with a Gaussian of this std."""
         sigma = (degrees / np.diff(self.latitude[:2])[0], degrees / np.diff(self.longitude[:2])[0] * 1.37)
         return Raster(self.latitude, self.longitude, ndimage.gaussian_filter(self.height, sigma))
 

@@ -82,7 +82,7 @@ class Season:
 
     @property
     def late(self) -> float:
-        """The same four weeks later, as water follows."""
+        """Give the season of the sea, which follows the air's by four weeks."""
         return self._cycle(SEASON_PEAK + 28)
 
     def _cycle(self, peak: int) -> float:

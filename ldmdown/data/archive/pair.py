@@ -27,7 +27,7 @@ class FieldReader(Protocol):
 
     @property
     def hours(self) -> IntArray:
-        """Since 1970-01-01T00, rising."""
+        """Hours since 1970-01-01T00, rising."""
 
     @property
     def notes(self) -> Sequence[str]:

@@ -18,7 +18,7 @@ AXES = (("rlat", "rlon"), ("y", "x"), ("latitude", "longitude"), ("lat", "lon"))
 """Dimensions of a field, by the names in use."""
 
 STANDARD = (("projection_y_coordinate", "projection_x_coordinate"), ("grid_latitude", "grid_longitude"))
-"""The same, by the standard names of their coordinates, where these are not longitudes and latitudes."""
+"""Projections by the standard names of their coordinates, where these are not longitudes and latitudes."""
 
 SOUTH_POLES = (
     ("GRIB_latitudeOfSouthernPoleInDegrees", "GRIB_longitudeOfSouthernPoleInDegrees"),
