@@ -439,7 +439,7 @@ def write_archive(path: Path, config: Config, *valid: np.ndarray) -> None:
         values = np.stack(stored[kind][: 24 * 2]).astype(float)
         mean, std = (dict(zip(part, one(values, (0, 2, 3)).tolist(), strict=True)) for one in (np.nanmean, np.nanstd))
         normalization[kind] = Normalization(mean, std)
-    writer.close(normalization, {"twin": "synthetic, recipe 2, seed 0"})
+    writer.close(normalization, {"twin": "synthetic, recipe 0, seed 0"})
 
 
 def _closed(period: tuple[date, date]) -> tuple[np.datetime64, np.datetime64]:

@@ -76,7 +76,7 @@ def test_another_configuration_in_the_way(folder: Path) -> None:
         prepare(path)
     assert str(caught.value) == (
         f"{folder / 'archive.zarr'}: was prepared with another configuration\n"
-        "  fix: delete it to prepare it anew, or name another data.archive"
+        "  fix: delete it to prepare it again, or name another data.archive"
     )
 
 
@@ -84,7 +84,7 @@ def test_missing_files_and_days(tmp_path: Path, prepared: Path) -> None:
     bare = {key: value for key, value in SMALL.items() if key != "twin"}
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(bare))
-    with pytest.raises(LdmdownError, match=r"era5/\*.nc: no such files\n  fix: put the files there, or mend data.era5"):
+    with pytest.raises(LdmdownError, match=r"era5/\*.nc: no such file\n  fix: put the files there, or correct"):
         prepare(path)
     for kind in ("era5", "reference"):
         shutil.copytree(prepared / kind, tmp_path / kind)
