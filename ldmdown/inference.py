@@ -141,11 +141,10 @@ class Predictor:
     def _fields(self, predictors: Tensor, hours: Sequence[int]) -> Tensor:
         """Normalised fields (hour, member, T, H, W)."""
         with autocast(self.device, self.precision):
-            statics = self.statics.expand(len(hours), -1, -1, -1)
             if self.checkpoint.stage != "ldm":
-                return self.model.mean(predictors, statics)[:, None]
-            mean = self.model.mean_or_zero(predictors, statics)
-            return self.members(mean, self.model.condition(predictors, statics), self.noise(hours))
+                return self.model.mean(predictors, self.statics)[:, None]
+            mean = self.model.mean_or_zero(predictors, self.statics)
+            return self.members(mean, self.model.condition(predictors, self.statics), self.noise(hours))
 
     def members(self, mean: Tensor, condition: Condition, noise: Tensor, *, scaled_noise: bool = False) -> Tensor:
         """Normalised members (hour, member, T, H, W) from the noise of `noise`.

@@ -172,7 +172,7 @@ def test_features_of_the_terrain_are_made_when_a_checkpoint_is_read(tmp_path: Pa
     checkpoint.save(path, model, checkpoint.header_of(config, NORMALIZATION, "ldm"))
     assert not any("terrain" in name for name in load_file(path))
     loaded = checkpoint.load(path).model
-    (window,) = loaded.statics_at([(2, 3)], 4, 4)
+    (window,) = loaded.statics_at([(2, 3)], 4, 4).fields
     expected = terrain_features(rows / 64, (cols > 20).astype(np.float32))
     assert window.shape == (3 + FEATURES, 32, 32)
     torch.testing.assert_close(window[3:], torch.from_numpy(expected[:, 16:48, 24:56]), atol=2e-3, rtol=2e-3)

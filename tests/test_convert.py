@@ -17,6 +17,7 @@ from ldmdown import checkpoint
 from ldmdown.commands.convert import convert
 from ldmdown.commands.info import card
 from ldmdown.errors import LdmdownError
+from ldmdown.models.downscaler import StaticInputs
 from ldmdown.models.sampling import Sampler
 
 DATA = os.environ.get("LDMDOWN_TEST_DATA")
@@ -41,8 +42,9 @@ def test_a_converted_system_computes_what_the_authors_code_computed(archive: Pat
     vectors = load_file(Path(str(DATA)) / "parity" / f"{target}_vectors.safetensors")
     model = loaded.model
     with torch.no_grad():
-        mean = model.mean(vectors["input.low_res"], vectors["input.static"])
-        condition = model.condition(vectors["input.low_res"], vectors["input.static"])
+        statics = StaticInputs(model, vectors["input.static"])
+        mean = model.mean(vectors["input.low_res"], statics)
+        condition = model.condition(vectors["input.low_res"], statics)
         assert model.denoiser is not None
         v = model.denoiser(vectors["denoiser.input"], vectors["denoiser.timesteps"], condition.context)
         field = model.sample(mean, condition, vectors["ddim.x_T"], Sampler("ddim", 5))
@@ -71,7 +73,7 @@ def test_the_gan_is_its_generator(archive: Path) -> None:
     loaded = checkpoint.load(made(archive, "GAN_2mT"))
     vectors = load_file(Path(str(DATA)) / "parity" / "2mT_vectors.safetensors")
     with torch.no_grad():
-        field = loaded.model.mean(vectors["input.low_res"], vectors["input.static"])
+        field = loaded.model.mean(vectors["input.low_res"], StaticInputs(loaded.model, vectors["input.static"]))
     assert loaded.stage == "gan"
     torch.testing.assert_close(field, vectors["unet.output"], rtol=0, atol=2e-5)
 

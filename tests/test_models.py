@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from ldmdown import checkpoint
-from ldmdown.config import preset
+from ldmdown.config import Config, preset
 from ldmdown.data.normalization import Normalization
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.models.layers import LocalFilter, SpectralFilter
@@ -51,6 +51,37 @@ def test_a_field_of_the_mean_and_white_latents_is_the_mean_and_scaled_noise() ->
     noise = model.sample(torch.zeros(1, 3, 64, 64), condition, latent, None)
     assert model.autoencoder is not None
     torch.testing.assert_close(model.autoencoder.encode(noise), latent * condition.log_scale.exp(), rtol=0, atol=1e-4)
+
+
+def test_what_no_hour_changes_is_computed_once_and_serves_every_hour() -> None:
+    """Two hours together, from the static parts of one window, are the two hours alone, each from its own."""
+    statics = {"fields": ["z", "land_sea_mask"], "embedding": 1, "terrain_features": True}
+    config = Config.model_validate(CONFIG.model_dump() | {"statics": statics, "unet": {"skip": "regression"}})
+    model = checkpoint.build(config, NORMALIZATION, "ldm").eval()
+    torch.manual_seed(0)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and not tensor.any():
+            nn.init.normal_(tensor, std=0.1)
+    both, once = torch.randn(2, 4, 8, 8), model.statics_at([(0, 0)], 8, 8)
+    with torch.no_grad():
+        mean, condition = model.mean(both, once), model.condition(both, once)
+        assert model.regression is not None and model.conditioner is not None
+        for hour in range(2):
+            own = model.statics_at([(0, 0)], 8, 8)
+            alone = both[hour : hour + 1]
+            torch.testing.assert_close(mean[hour : hour + 1], model.mean(alone, own))
+            expected = model.condition(alone, own)
+            for part, other in zip(condition.take([hour]).context, expected.context, strict=True):
+                torch.testing.assert_close(part, other)
+            torch.testing.assert_close(condition.log_scale[hour : hour + 1], expected.log_scale)
+        response = model.regression.interpolate(model.regression.responses(both).flatten(1, 2)).unflatten(1, (3, -1))
+        fields = torch.cat([torch.ones(2, 1, 64, 64), once.fields.expand(2, -1, -1, -1)], dim=1)[:, None]
+        torch.testing.assert_close(
+            model.regression(both, once.fields.expand(2, -1, -1, -1)),
+            (response * fields).sum(dim=2),
+            atol=1e-4,
+            rtol=1e-4,
+        )
 
 
 def test_a_window_sees_what_the_domain_sees() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
-from ldmdown.models.downscaler import Condition, Downscaler
+from ldmdown.models.downscaler import Condition, Downscaler, StaticInputs
 from ldmdown.models.sampling import Sampler, ddim
 from ldmdown.models.unet import UNet
 from ldmdown.models.vae import VAE
@@ -104,8 +104,9 @@ def error(ours: Tensor, target: str, name: str) -> float:
 
 
 def test_unet(target: str) -> None:
-    v = vectors(target)
-    assert error(system(target).mean(v["input.low_res"], v["input.static"]), target, "unet.output") <= TOLERANCE
+    v, model = vectors(target), system(target)
+    mean = model.mean(v["input.low_res"], StaticInputs(model, v["input.static"]))
+    assert error(mean, target, "unet.output") <= TOLERANCE
 
 
 def test_vae(target: str) -> None:
@@ -118,8 +119,8 @@ def test_vae(target: str) -> None:
 
 
 def test_conditioner(target: str) -> None:
-    v = vectors(target)
-    levels = system(target).condition(v["input.low_res"], v["input.static"]).context
+    v, model = vectors(target), system(target)
+    levels = model.condition(v["input.low_res"], StaticInputs(model, v["input.static"])).context
     for level, context in enumerate(levels):
         assert error(context, target, f"conditioner.level{level}") <= TOLERANCE
 
@@ -159,7 +160,7 @@ def test_ddim_and_the_whole_pipeline(target: str) -> None:
     latent = ddim(lambda z, t: spy(z, t, context), v["ddim.x_T"], model.diffusion, 5)  # type: ignore[arg-type]
     assert sorted(times) == sorted(v["ddim.timesteps"].tolist())
     assert error(latent, target, "ddim.sample") <= TOLERANCE
-    mean = model.mean(v["input.low_res"], v["input.static"])
+    mean = model.mean(v["input.low_res"], StaticInputs(model, v["input.static"]))
     condition = Condition(context, torch.zeros(()))
     output = model.sample(mean, condition, v["ddim.x_T"], Sampler("ddim", 5))
     assert error(output, target, "pipeline.output") <= TOLERANCE

@@ -100,13 +100,17 @@ class Conditioner(nn.Module):
         )
 
     def forward(self, predictors: Tensor, statics: Tensor) -> list[Tensor]:
-        """One context (B, channels[k], h / 2^k, w / 2^k) for each level k."""
-        branches = []
-        for part, encode, project, analyse in zip(
-            (statics, predictors), self.autoencoder, self.proj, self.analysis, strict=True
-        ):
-            branches.append(analyse(project(encode(part)).permute(0, 2, 3, 1)))  # (B, h, w, C)
+        """One context (B, channels[k], h / 2^k, w / 2^k) for each level k, from the static branch (B or 1, h, w, C)."""
+        branches = [statics.expand(len(predictors), -1, -1, -1), self._branch(1, predictors)]
         contexts = [self.fusion(torch.cat(branches, dim=-1)).permute(0, 3, 1, 2)]
         for block in self.resnet:
             contexts.append(block(functional.avg_pool2d(contexts[-1], 2)))
         return contexts
+
+    def static_branch(self, statics: Tensor) -> Tensor:
+        """What the contexts take from the static fields alone: (B, S, 8h, 8w) -> (B, h, w, C)."""
+        return self._branch(0, statics)
+
+    def _branch(self, number: int, fields: Tensor) -> Tensor:
+        projected = self.proj[number](self.autoencoder[number](fields))
+        return self.analysis[number](projected.permute(0, 2, 3, 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -74,9 +75,38 @@ class LatentScale(nn.Module):
         self.register_buffer("log_std", torch.zeros(latent_channels))
 
     def forward(self, predictors: Tensor, statics: Tensor) -> Tensor:
-        """(B, L, h, w)."""
+        """(B, L, h, w), from the conditioner's static branch."""
         (context,) = self.conditioner(predictors, statics)
         return self.log_std[:, None, None] + self.head(context).float().clamp(-4, 4)
+
+
+class StaticInputs:
+    """Static fields (B, S, H, W) of windows, and what the networks make of them alone, which no hour changes.
+
+    Each part is computed when it is first asked for, and kept.
+    """
+
+    def __init__(self, model: Downscaler, fields: Tensor) -> None:
+        self.fields = fields
+        self._model = model
+
+    @cached_property
+    def context(self) -> Tensor:
+        """The conditioner's static branch."""
+        assert self._model.conditioner is not None
+        return self._model.conditioner.static_branch(self.fields)
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """The static branch of the conditioner of the scale."""
+        assert self._model.scale is not None
+        return self._model.scale.conditioner.static_branch(self.fields)
+
+    @cached_property
+    def coefficients(self) -> Tensor:
+        """The coefficients of the regression."""
+        assert self._model.regression is not None
+        return self._model.regression.coefficients(self.fields)
 
 
 class Downscaler(nn.Module):
@@ -156,8 +186,8 @@ class Downscaler(nn.Module):
             height, land = self.statics[list(self.terrain)].cpu().numpy()
             self.terrain_fields.copy_(torch.from_numpy(terrain_features(height, land)))
 
-    def statics_at(self, corners: Sequence[tuple[int, int]], h: int, w: int) -> Tensor:
-        """Static fields, then features of the terrain, of windows of h x w coarse cells: (B, S, H, W).
+    def statics_at(self, corners: Sequence[tuple[int, int]], h: int, w: int) -> StaticInputs:
+        """Static fields, then features of the terrain, of windows of h x w coarse cells.
 
         `corners` are the first (row, col) of each window.
         """
@@ -170,18 +200,19 @@ class Downscaler(nn.Module):
                 slice(col * self.factor, col * self.factor + cols),
             )
             windows.append(torch.cat([fields[window] for fields in (self.statics, self.terrain_fields)]))
-        return torch.stack(windows)
+        return StaticInputs(self, torch.stack(windows))
 
-    def mean(self, predictors: Tensor, statics: Tensor) -> Tensor:
-        """The conditional mean of the target."""
+    def mean(self, predictors: Tensor, statics: StaticInputs) -> Tensor:
+        """The conditional mean of the target; `statics` are those of each sample, or the same for all."""
+        fields = statics.fields.expand(len(predictors), -1, -1, -1)
         if self.interpolated_input is None:
             fine = predictors.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
-            return self.unet(torch.cat([fine, statics], dim=1)).float()
+            return self.unet(torch.cat([fine, fields], dim=1)).float()
         fine = self.interpolate(predictors)
         start = self.interpolated_targets(fine)
         if self.regression is not None:
-            start = start + self.regression(predictors, statics)
-        return start + self.unet(torch.cat([fine, statics], dim=1)).float()
+            start = start + self.regression.combine(predictors, statics.coefficients)
+        return start + self.unet(torch.cat([fine, fields], dim=1)).float()
 
     def interpolate(self, predictors: Tensor) -> Tensor:
         """Predictors on the fine grid, bilinearly."""
@@ -198,18 +229,21 @@ class Downscaler(nn.Module):
         )
         return gain * fine[:, list(self.interpolated_input.channel)] + offset
 
-    def mean_or_zero(self, predictors: Tensor, statics: Tensor) -> Tensor:
+    def mean_or_zero(self, predictors: Tensor, statics: StaticInputs) -> Tensor:
         """The field that decoded latents are added to: the mean, or zero where they hold all of the target."""
         if self.residual:
             return self.mean(predictors, statics)
         targets = self.unet.outputs.out_channels
-        return statics.new_zeros((len(predictors), targets, *statics.shape[-2:]))
+        return predictors.new_zeros((len(predictors), targets, *statics.fields.shape[-2:]))
 
-    def condition(self, predictors: Tensor, statics: Tensor) -> Condition:
+    def condition(self, predictors: Tensor, statics: StaticInputs) -> Condition:
         """Context and scale; once for an hour, whatever the number of members and steps."""
         assert self.conditioner is not None
-        log_scale = self.scale(predictors, statics) if self.scale is not None else predictors.new_zeros(())
-        return Condition(self.conditioner(predictors, statics), log_scale)
+        return Condition(self.conditioner(predictors, statics.context), self.log_scale(predictors, statics))
+
+    def log_scale(self, predictors: Tensor, statics: StaticInputs) -> Tensor:
+        """The log-std of the latents (B, L, h, w); 0 without a scale."""
+        return predictors.new_zeros(()) if self.scale is None else self.scale(predictors, statics.scale)
 
     def denoise(self, z: Tensor, t: Tensor, context: Sequence[Tensor]) -> Tensor:
         """z0 of a noisy latent: the contract of the samplers."""

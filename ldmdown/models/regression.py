@@ -52,11 +52,18 @@ class FlowRegression(nn.Module):
 
     def forward(self, predictors: Tensor, statics: Tensor) -> Tensor:
         """(B, P, h, w), (B, S, H, W) -> (B, T, H, W)."""
-        targets = []
-        for response in self.responses(predictors).unbind(1):
-            fine = self.interpolate(response)
-            targets.append(fine[:, 0] + (fine[:, 1:] * statics).sum(dim=1))
-        return torch.stack(targets, dim=1)
+        return self.combine(predictors, self.coefficients(statics))
+
+    def coefficients(self, statics: Tensor) -> Tensor:
+        """What each flow feature counts at each cell, whatever the hour: (B, S, H, W) -> (B, T, F, H, W)."""
+        with torch.autocast(statics.device.type, enabled=False):
+            weighted = torch.einsum("tsf,bshw->btfhw", self.weight[:, 1:], statics)
+            return weighted.add_(self.weight[:, 0, :, None, None])
+
+    def combine(self, predictors: Tensor, coefficients: Tensor) -> Tensor:
+        """(B, P, h, w), (B or 1, T, F, H, W) -> (B, T, H, W)."""
+        flow = self.interpolate(flow_features(predictors, self.channels))
+        return torch.stack([(one * flow).sum(dim=1) for one in coefficients.unbind(1)], dim=1)
 
     def responses(self, predictors: Tensor) -> Tensor:
         """How each target answers to one and to each static field: (B, P, h, w) -> (B, T, 1 + S, h, w)."""

@@ -56,7 +56,7 @@ class ClosedForm:
             yield batch["predictors"], fine, batch["target"] - self.model.interpolated_targets(fine)
 
     def _statics(self) -> Tensor:
-        return self.model.statics_at([(0, 0)], *self.sources["train"].hours.archive.grid.coarse.shape)
+        return self.model.statics_at([(0, 0)], *self.sources["train"].hours.archive.grid.coarse.shape).fields
 
     def _solve_weights(self, regression: FlowRegression) -> None:
         """The regression's weights, of all cells and hours together."""

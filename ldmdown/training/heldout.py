@@ -101,7 +101,7 @@ def coherence(model: Downscaler, hours: HourSet, latents: Tensor, processes: Pro
         pair = _consecutive(source, place)
         if model.scale is not None:
             statics = model.statics_at(pair["corners"], *pair["predictors"].shape[-2:])
-            pair["latents"] *= (-model.scale(pair["predictors"], statics)).exp()
+            pair["latents"] *= (-model.log_scale(pair["predictors"], statics)).exp()
         valid = torch.from_numpy(hours.valid(place, source.margin)).to(pair["latents"].device)
         now, later = pair["latents"].double() * valid
         sums += torch.stack([now * later, now.square(), later.square()]).sum(dim=(-2, -1)).cpu()

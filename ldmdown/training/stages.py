@@ -20,7 +20,7 @@ from ldmdown import checkpoint
 from ldmdown.checkpoint import Normalizations
 from ldmdown.config import Config, StageConfig
 from ldmdown.errors import LdmdownError
-from ldmdown.models.downscaler import Downscaler
+from ldmdown.models.downscaler import Downscaler, StaticInputs
 from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
 from ldmdown.models.sampling import Sampler
 from ldmdown.models.vae import VAE
@@ -112,8 +112,8 @@ class Stage:
     def calibrate(self, measured: Mapping[str, Any]) -> None:
         """Put what was fitted on held-out hours into the model."""
 
-    def statics(self, batch: Batch) -> Tensor:
-        """The static fields of the windows of a batch: (B, S, H, W)."""
+    def statics(self, batch: Batch) -> StaticInputs:
+        """The static fields of the windows of a batch."""
         return self.model.statics_at(batch["corners"], *batch["predictors"].shape[-2:])
 
     def mean(self, batch: Batch) -> Tensor:
@@ -213,8 +213,7 @@ class ScaleStage(Stage):
 
     def loss(self, batch: Batch) -> Tensor:
         """Negative log-likelihood of independent Gaussians, without its constant."""
-        assert self.model.scale is not None
-        log_std = self.model.scale(batch["predictors"], self.statics(batch))
+        log_std = self.model.log_scale(batch["predictors"], self.statics(batch))
         return (0.5 * (batch["latents"] * (-log_std).exp()).square() + log_std).mean()
 
 
