@@ -118,6 +118,9 @@ def downscale(
         int | None,
         typer.Option(min=1, help="Number of fields computed at once.", show_default="1 on the CPU, 16 on CUDA"),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Number of processes that share the hours and the cores of this machine.")
+    ] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Complete an interrupted run.")] = False,
 ) -> None:
@@ -127,6 +130,7 @@ def downscale(
 
     ldmdown downscale 'era5_2020*.nc' -o alps.nc --bbox 6 45 11 47 --members 8
     """
+    from ldmdown.commands.downscale import RunOptions
     from ldmdown.commands.downscale import downscale as run
     from ldmdown.system import DownscaleOptions
 
@@ -144,7 +148,8 @@ def downscale(
         precision=precision,
         batch_size=batch_size,
     )
-    run(files, output, options, checkpoint=checkpoint, device=device, overwrite=overwrite, resume=resume)
+    how = RunOptions(device, processes, overwrite, resume)
+    run(files, output, options, checkpoint=checkpoint, run=how)
 
 
 def _correlation(text: str) -> float | None:
@@ -278,6 +283,9 @@ def convert(
         Literal["bilinear", "nearest"],
         typer.Option(help="Regridding of ERA5 to the coarse grid; the authors do not describe theirs."),
     ] = "bilinear",
+    processes: Annotated[
+        int, typer.Option(min=1, help="Number of processes that share the hours and the cores of this machine.")
+    ] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Convert the weights that the paper's authors published to a checkpoint; no code in them is executed.

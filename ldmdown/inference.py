@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyproj
@@ -21,6 +24,8 @@ from ldmdown.runtime import autocast
 from ldmdown.typing import Float32Array, FloatArray
 
 MAX_CORRELATION = 0.95
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Predictor:
         self.grid_rotation = self._grid_rotation(checkpoint.header["wind"])
         with torch.no_grad():
             self.statics = self.model.statics_at([(row, col)], rows, cols)
+        self._noise: CoherentNoise | None = None
         if checkpoint.stage == "ldm":
             assert self.model.autoencoder is not None
             shape = (self.model.autoencoder.latent_channels, *checkpoint.grid.coarse.shape)
@@ -113,14 +119,22 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def run(self, predictors: Regridded, indices: Sequence[int]) -> Iterator[tuple[int, Float32Array]]:
-        """(index, fields (member, T, rows, cols) in physical units) of these hours of the predictors."""
+    def run(
+        self, predictors: Regridded, indices: Sequence[int], reader: Executor
+    ) -> Iterator[tuple[int, Float32Array]]:
+        """(index, fields (member, T, rows, cols) in physical units) of these hours of the predictors.
+
+        `reader` reads the next hours, and draws their noise, while these are computed.
+        """
         hours_at_once = max(1, self.batch_size // self.options.members)
-        for start in range(0, len(indices), hours_at_once):
-            block = indices[start : start + hours_at_once]
-            coarse = self.normalized(np.stack([predictors.read(index) for index in block]))
-            hours = [int(predictors.hours[index]) for index in block]
-            yield from zip(block, self.physical(self._fields(coarse, hours)), strict=True)
+        blocks = [indices[start : start + hours_at_once] for start in range(0, len(indices), hours_at_once)]
+
+        def prepare(block: Sequence[int]) -> tuple[Float32Array, Tensor | None]:
+            coarse = np.stack([predictors.read(index) for index in block])
+            return coarse, self.noise([int(predictors.hours[index]) for index in block])
+
+        for block, (coarse, noise) in zip(blocks, ahead(prepare, blocks, reader), strict=True):
+            yield from zip(block, self.physical(self._fields(self.normalized(coarse), noise)), strict=True)
 
     def normalized(self, coarse: Float32Array) -> Tensor:
         """Predictors (..., P, h, w) as the networks take them."""
@@ -138,13 +152,13 @@ class Predictor:
             physical[..., u, :, :], physical[..., v, :, :] = east, north
         return physical
 
-    def _fields(self, predictors: Tensor, hours: Sequence[int]) -> Tensor:
+    def _fields(self, predictors: Tensor, noise: Tensor | None) -> Tensor:
         """Normalised fields (hour, member, T, H, W)."""
         with autocast(self.device, self.precision):
-            if self.checkpoint.stage != "ldm":
+            if noise is None:
                 return self.model.mean(predictors, self.statics)[:, None]
             mean = self.model.mean_or_zero(predictors, self.statics)
-            return self.members(mean, self.model.condition(predictors, self.statics), self.noise(hours))
+            return self.members(mean, self.model.condition(predictors, self.statics), noise.to(self.device))
 
     def members(self, mean: Tensor, condition: Condition, noise: Tensor, *, scaled_noise: bool = False) -> Tensor:
         """Normalised members (hour, member, T, H, W) from the noise of `noise`.
@@ -154,7 +168,20 @@ class Predictor:
         sampler = None if scaled_noise else self.options.sampler
         return self.model.ensemble(mean, condition, noise, sampler, self.batch_size)
 
-    def noise(self, hours: Sequence[int]) -> Tensor:
-        """The initial noise (hour, member, L, h, w) of these hours since 1970-01-01T00."""
-        fields = [torch.stack([self._noise(hour, member) for member in range(self.options.members)]) for hour in hours]
-        return torch.stack(fields).to(self.device)
+    def noise(self, hours: Sequence[int]) -> Tensor | None:
+        """The initial noise (hour, member, L, h, w) of these hours since 1970-01-01T00; None without a diffusion."""
+        if self._noise is None:
+            return None
+        members = range(self.options.members)
+        return torch.stack([torch.stack([self._noise(hour, member) for member in members]) for hour in hours])
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], executor: Executor) -> Iterator[Result]:
+    """Results of a function in the order of the items; the executor computes one more than was asked for."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(executor.submit(function, item))
+        if len(waiting) > 1:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

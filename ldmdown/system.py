@@ -10,6 +10,7 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,10 +25,10 @@ from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.config import Precision
 from ldmdown.console import say
 from ldmdown.data.grid import ERA5_SPACING, Grid, Window
-from ldmdown.data.netcdf import OutputTemplate, output_dataset
 from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.data.reading.regridded import check_coverage, covered_window, spacing_degrees
+from ldmdown.data.template import OutputTemplate, output_dataset
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import MAX_CORRELATION, Predictor, SamplingOptions, default_sampler, measured_correlation
 from ldmdown.models.sampling import Sampler
@@ -166,7 +167,8 @@ class System:
         """
         files = GriddedFiles.of({str(era5.encoding.get("source", "the dataset")): era5})
         job = self.job(fields_of(files, self.inputs), DownscaleOptions(**options))
-        fields = np.stack([one for _, one in job.fields(range(len(job.era5)))])
+        with ThreadPoolExecutor(1) as reader:
+            fields = np.stack([one for _, one in job.fields(range(len(job.era5)), reader)])
         return xr.decode_cf(output_dataset(job.template, job.era5.hours, fields))
 
     def job(self, era5: Fields, options: DownscaleOptions) -> Job:
@@ -235,9 +237,12 @@ class Job:
     targets: tuple[str, ...]
     template: OutputTemplate
 
-    def fields(self, indices: Sequence[int]) -> Iterator[tuple[int, Float32Array]]:
-        """(index, (member, variable, rows, cols)) of each of these hours, the variables as in the output."""
-        running = [one.run(one.predictors(self.era5), indices) for one in self.predictors]
+    def fields(self, indices: Sequence[int], reader: Executor) -> Iterator[tuple[int, Float32Array]]:
+        """(index, (member, variable, rows, cols)) of each of these hours, the variables as in the output.
+
+        All that is read is read by `reader`, one hour ahead.
+        """
+        running = [one.run(one.predictors(self.era5), indices, reader) for one in self.predictors]
         for parts in zip(*running, strict=True):
             made = np.concatenate([fields for _, fields in parts], axis=1)
             yield parts[0][0], np.stack([self._field(made, name) for name in self.template.names], axis=1)

@@ -17,8 +17,10 @@ from ldmdown.data.archive.manifest import fingerprint
 from ldmdown.data.archive.store import ArchiveSource, fine_cells
 from ldmdown.data.archive.writer import ArchiveWriter, DayKey
 from ldmdown.data.grid import LONLAT, Grid
-from ldmdown.data.netcdf import FieldWriter, OutputTemplate
+from ldmdown.data.netcdf import NetcdfWriter
 from ldmdown.data.normalization import Normalization
+from ldmdown.data.template import OutputTemplate
+from ldmdown.data.zarr_store import ZarrWriter
 from ldmdown.drawing.map_fields import MapFields
 from ldmdown.scoring.results import ReferenceFiles, Results
 from ldmdown.scoring.scorecard import Scorecard
@@ -289,7 +291,8 @@ OUTPUT_FIELDS[:, :, 1:] -= 280
 def write_output(path: Path, fields: np.ndarray, hours: np.ndarray = OUTPUT_HOURS) -> Path:
     """(hour, member, variable, rows, cols) as `downscale` writes them."""
     members = fields.shape[1] if fields.shape[1] > 1 else None
-    writer = FieldWriter(path, OutputTemplate(OUTPUT_GRID, ("t2m", "u10", "v10"), members, OUTPUT_CARD), hours)
+    template = OutputTemplate(OUTPUT_GRID, ("t2m", "u10", "v10"), members, OUTPUT_CARD)
+    writer = (ZarrWriter if path.suffix == ".zarr" else NetcdfWriter)(path, template, hours)
     writer.begin()
     for index in range(len(hours)):
         writer.write(index, fields[index])

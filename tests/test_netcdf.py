@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import netCDF4
@@ -15,7 +16,10 @@ import rioxarray  # noqa: F401
 import xarray as xr
 
 from ldmdown.data.grid import Grid
-from ldmdown.data.netcdf import FieldWriter, OutputTemplate, output_dataset
+from ldmdown.data.netcdf import NetcdfWriter
+from ldmdown.data.template import OutputTemplate, output_dataset
+from ldmdown.data.writer import FieldWriter
+from ldmdown.data.zarr_store import ZarrWriter
 from ldmdown.errors import LdmdownError
 
 GRID = Grid(west=4_310_000, north=2_498_000, rows=16, cols=24)
@@ -27,7 +31,8 @@ FIELDS = np.random.default_rng(0).normal(280, 5, (3, 2, 3, *GRID.shape)).astype(
 
 
 def writer(path: Path, members: int | None = None, run: dict | None = None, **options: bool) -> FieldWriter:
-    out = FieldWriter(path, OutputTemplate(GRID, NAMES, members, CARD, run or RUN), HOURS, **options)
+    kind = ZarrWriter if path.suffix == ".zarr" else NetcdfWriter
+    out = kind(path, OutputTemplate(GRID, NAMES, members, CARD, run or RUN), HOURS, **options)
     out.begin()
     return out
 
@@ -129,9 +134,8 @@ def test_zarr_holds_what_the_netcdf_holds(tmp_path: Path, output: Path, members:
     """In every variable and attribute; 27 hours are two shards of a variable, of two members three."""
     store, hours = tmp_path / "out.zarr", np.arange(403_224, 403_251)
     template = OutputTemplate(GRID, NAMES, members, CARD, RUN)
-    out = FieldWriter(store, template, hours)
+    out = ZarrWriter(store, template, hours)
     out.begin()
-    out.take(range(len(hours)))
     for index in range(len(hours)):
         out.write(index, FIELDS[index % 3, : members or 1])
         kept = len(list((tmp_path / "out.zarr.part").glob("*.npy")))
@@ -148,11 +152,11 @@ def test_zarr_holds_what_the_netcdf_holds(tmp_path: Path, output: Path, members:
     shards = [file for file in (store / "t2m" / "c").rglob("*") if file.is_file()]
     assert len(shards) == (3 if members else 2)
     with pytest.raises(LdmdownError, match=r"out.zarr: exists already"):
-        FieldWriter(store, template, hours)
+        ZarrWriter(store, template, hours)
 
 
 def test_nothing_is_touched_before_it_begins(tmp_path: Path) -> None:
-    out = FieldWriter(tmp_path / "out.nc", OutputTemplate(GRID, NAMES, None, CARD), HOURS)
+    out = NetcdfWriter(tmp_path / "out.nc", OutputTemplate(GRID, NAMES, None, CARD), HOURS)
     assert out.left == [0, 1, 2] and list(tmp_path.iterdir()) == []
 
 
@@ -172,14 +176,15 @@ def test_rioxarray_finds_the_projection(output: Path) -> None:
         assert dataset.rio.crs.to_epsg() == dataset.t2m.rio.crs.to_epsg() == 3035
 
 
-@pytest.mark.parametrize("name", ["out.nc", "out.zarr"])
-def test_finished_hours_hold_the_fields_alone(tmp_path: Path, name: str) -> None:
-    out = writer(tmp_path / name)
-    out.write(1, FIELDS[1, :1])
-    assert writer(tmp_path / name, resume=True).left == [0, 2]
-    hour = tmp_path / f"{name}.part" / "2016-01-01T01.npy"
-    np.testing.assert_array_equal(np.load(hour), FIELDS[1, :1])
-    assert hour.stat().st_size == FIELDS[1, :1].nbytes + 128  # numpy's header
+def test_a_finished_hour_is_the_chunks_of_its_fields_alone(tmp_path: Path) -> None:
+    """Shuffled and deflated as HDF5 does it, which zlib and NumPy undo."""
+    writer(tmp_path / "out.nc").write(1, FIELDS[1, :1])
+    again = writer(tmp_path / "out.nc", resume=True)
+    assert again.left == [0, 2] and again.hour_file(1).stem == "2016-01-01T01"
+    with np.load(again.hour_file(1)) as chunks:
+        planes = [np.frombuffer(zlib.decompress(chunk.tobytes()), np.uint8).reshape(4, -1) for chunk in chunks.values()]
+    for one, field in zip(planes, FIELDS[1, 0], strict=True):
+        np.testing.assert_array_equal(one.T.copy().view("<f4").reshape(GRID.shape), field)
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
@@ -187,7 +192,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
         out = writer(tmp_path / name)
         for index in range(3):
             if pause and index == 2:
-                (tmp_path / "parts.nc.part" / "2016-01-01T02.npy.tmp").write_bytes(b"half")
+                (tmp_path / "parts.nc.part" / "2016-01-01T02.npz.tmp").write_bytes(b"half")
                 out = writer(tmp_path / name, resume=True)
                 assert out.left == [2]
             out.write(index, FIELDS[index, :1])
@@ -195,23 +200,36 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
     assert (tmp_path / "whole.nc").read_bytes() == (tmp_path / "parts.nc").read_bytes()
 
 
-def test_two_processes_write_blocks_of_one_store(tmp_path: Path) -> None:
-    """Of three blocks one is whole in each share; the one between them is written at the end."""
-    path, hours = tmp_path / "out.zarr", np.arange(403_224, 403_224 + 72)
+@pytest.mark.parametrize("name", ["out.nc", "out.zarr"])
+def test_processes_write_one_output(tmp_path: Path, name: str) -> None:
+    """Whoever writes the last hour of a block writes the block, and the output closes once, when all is there."""
+    path, hours = tmp_path / name, np.arange(403_224, 403_224 + 72)
     template = OutputTemplate(GRID, NAMES, None, CARD, RUN)
-    first, second = (FieldWriter(path, template, hours) for _ in range(2))
+    kind = NetcdfWriter if name == "out.nc" else ZarrWriter
+    first, second = (kind(path, template, hours) for _ in range(2))
     first.begin()
     for out, own in ((first, range(36)), (second, range(36, 72))):
-        out.take(own)
         for index in own:
+            assert not out.close()
             out.write(index, FIELDS[index % 3, :1] + index)
-    assert sorted(one.name for one in first.part.glob("block*")) == ["block-000000", "block-000002"]
-    assert len(list(first.part.glob("*.npy"))) == 24
-    assert FieldWriter(path, template, hours, resume=True).left == []
-    first.close()
-    with xr.open_zarr(path) as found:
+    assert len(list(first.part.glob("*T*"))) == (72 if name == "out.nc" else 0)
+    assert kind(path, template, hours, resume=True).left == []
+    assert second.close() and not first.close() and list(tmp_path.iterdir()) == [path]
+    with xr.open_dataset(path, engine="netcdf4" if name == "out.nc" else "zarr") as found:
         for index in (0, 23, 24, 35, 36, 47, 48, 71):
             np.testing.assert_array_equal(found.u10[index], FIELDS[index % 3, 0, 1] + index)
+
+
+def test_work_that_a_killed_process_took_is_done_again(tmp_path: Path) -> None:
+    out = writer(tmp_path / "out.zarr")
+    assert out.take("block-000000") and not out.take("block-000000")
+    for index in range(3):
+        out.write(index, FIELDS[index, :1])
+    assert not out.close() and len(list(out.part.glob("*.npy"))) == 3
+    again = writer(tmp_path / "out.zarr", resume=True)
+    assert again.left == [] and again.close()
+    with xr.open_zarr(tmp_path / "out.zarr") as found:
+        np.testing.assert_array_equal(found.t2m[2], FIELDS[2, 0, 0])
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -224,7 +242,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         f"{tmp_path}/out.nc: the fields of 2016-01-01T00:00 are not finite; they were not written\n"
         "  fix: try --precision fp32; if that does not help, the checkpoint is broken"
     )
-    assert list((tmp_path / "out.nc.part").glob("*.npy*")) == []
+    assert [one.name for one in (tmp_path / "out.nc.part").iterdir()] == ["run.json"]
 
 
 def test_what_is_in_the_way_is_kept(tmp_path: Path) -> None:
@@ -261,18 +279,19 @@ def test_a_finished_output_is_compared_with_what_is_asked_for(tmp_path: Path, na
         out.write(index, FIELDS[index, :1])
     out.close()
     template = OutputTemplate(GRID, NAMES, None, CARD, RUN)
-    again = FieldWriter(path, template, HOURS, resume=True)
+    kind = type(out)
+    again = kind(path, template, HOURS, resume=True)
     assert again.finished and again.left == []
     for run, message in (
         (RUN | {"seed": 1}, "was made with other options\n  found: seed 0\n  expected: seed 1\n"),
         (RUN | {"input era5.nc": "4 bytes"}, "was made with another input\n  found: input era5.nc 3 bytes\n"),
     ):
         with pytest.raises(LdmdownError, match=message):
-            FieldWriter(path, OutputTemplate(GRID, NAMES, None, CARD, run), HOURS, resume=True)
+            kind(path, OutputTemplate(GRID, NAMES, None, CARD, run), HOURS, resume=True)
     hours = np.arange(403_224, 403_228)
     found = r"found: hours 2016-01-01T00 to 2016-01-01T02 \(3\)\n  expected: .* to 2016-01-01T03 \(4\)"
     with pytest.raises(LdmdownError, match=found):
-        FieldWriter(path, template, hours, resume=True)
+        kind(path, template, hours, resume=True)
 
 
 def test_a_finished_output_that_does_not_say_how_it_was_made(tmp_path: Path) -> None:

@@ -1,28 +1,79 @@
 """`ldmdown downscale`: ERA5 files to hourly 2 km fields, in CF NetCDF or Zarr.
 
-Processes that torchrun started take consecutive hours each. A file whose hours all belong to one process is closed
-by it, the others at the end.
+Processes, those of --processes and those that torchrun started, take consecutive hours each and write them themselves;
+whoever writes the last hour of a file closes it. In each process the next hours are read and those before are
+compressed and written while an hour is computed.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, redirect_stderr
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
+from io import StringIO
 from pathlib import Path
 
 from ldmdown.config import DEFAULT, load_config
 from ldmdown.console import progress_bar, say
-from ldmdown.data.netcdf import ZARR, FieldWriter
+from ldmdown.data import parallel
+from ldmdown.data.netcdf import NetcdfWriter
 from ldmdown.data.reading.fields import open_fields
 from ldmdown.data.reading.files import few_open
+from ldmdown.data.writer import FieldWriter
+from ldmdown.data.zarr_store import ZarrWriter
 from ldmdown.errors import LdmdownError
-from ldmdown.runtime import Processes, choose_device, processes
+from ldmdown.runtime import choose_device, processes
 from ldmdown.system import SINGLE_FIELD, DownscaleOptions, Job, System
 
 BUNDLED = "italy"
+WRITERS: Mapping[str, type[FieldWriter]] = {".nc": NetcdfWriter, ".zarr": ZarrWriter}
+HOURS_A_BLOCK = 24  # that one of several processes computes before it takes the next
+WRITING_THREADS = {"cpu": 1, "cuda": 8}  # one compresses about 15 hours a second
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where it runs, and what becomes of an output that is there already.
+
+    Parameters
+    ----------
+    device
+        auto, cpu, cuda or cuda:1.
+    processes
+        number of processes of this machine that take consecutive hours each.
+    overwrite, resume
+        replace the output, or complete what a stopped run has left.
+    """
+
+    device: str = "auto"
+    processes: int = 1
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is downscaled, with what, and where to."""
+
+    files: Sequence[str]
+    output: Path
+    options: DownscaleOptions
+    checkpoint: str
+    run: RunOptions
+
+    def open(self, opened: ExitStack) -> tuple[Job, list[Output]]:
+        """The hours that the files hold, and the outputs to be; the files stay open as long as `opened`."""
+        system = System(self.checkpoint, choose_device(self.run.device))
+        fix = "ldmdown request" + ("" if self.checkpoint == BUNDLED else f" --checkpoint {self.checkpoint}")
+        era5 = opened.enter_context(open_fields(self.files, system.inputs, request=fix))
+        for note in era5.notes:
+            say(f"note: {note}")
+        job = system.job(era5, self.options)
+        return job, _outputs(self.output, job, self.run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +91,7 @@ def downscale(
     options: DownscaleOptions,
     *,
     checkpoint: str | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
-    resume: bool = False,
+    run: RunOptions = RunOptions(),
 ) -> None:
     """Write the fields of all hours of the files.
 
@@ -56,26 +105,19 @@ def downscale(
         what is computed, and how.
     checkpoint
         file or name, several joined by a comma; None: that of ./ldmdown.yaml, or else the bundled one.
-    device
-        auto, cpu, cuda or cuda:1.
-    overwrite, resume
-        replace the output, or complete what a stopped run has left.
 
     Raises
     ------
     LdmdownError
         if a file, an option or the checkpoint does not serve.
     """
-    _check(output, overwrite=overwrite, resume=resume)
+    _check(output, run)
     with processes() as together, ExitStack() as opened:
-        name = checkpoint or _default_checkpoint()
-        system = System(name, together.device if device == "auto" else choose_device(device))
-        request = "ldmdown request" + ("" if name == BUNDLED else f" --checkpoint {name}")
-        era5 = opened.enter_context(open_fields(files, system.inputs, request=request))
-        for note in era5.notes:
-            say(f"note: {note}")
-        job = system.job(era5, options)
-        outputs = _outputs(output, job, overwrite=overwrite, resume=resume)
+        if run.device == "auto":
+            run = replace(run, device=str(together.device))
+        request = Request(tuple(files), output, options, checkpoint or _default_checkpoint(), run)
+        job, outputs = request.open(opened)
+        left = [(number, place) for number, one in enumerate(outputs) for place in one.writer.left]
         unfinished = [one for one in outputs if not one.writer.finished]
         if not unfinished:
             say(f"{output} is finished already; --overwrite computes it again")
@@ -85,22 +127,35 @@ def downscale(
         for one in unfinished if together.first else ():
             one.writer.begin()
         together.wait()
-        _stream(job, unfinished, together)
+        mine = left[together.share(len(left))]
+        with progress_bar("hours") as progress:
+            task = progress.add_task("downscaling", total=len(job.era5), completed=len(job.era5) - len(left))
+
+            def advance(hours: float) -> None:
+                progress.advance(task, hours * len(left) / len(mine))
+
+            if run.processes > 1:
+                _compute_in_processes(request, mine, advance)
+            else:
+                _compute(job, [(outputs[number], place) for number, place in mine], advance)
+        together.wait()
+        for one in unfinished if together.first else ():
+            one.writer.close()  # those that a stopped run had left to be closed
         first, last = unfinished[0], unfinished[-1]
         say(
             f"wrote {first.writer.path}{f' to {last.writer.path}' if len(unfinished) > 1 else ''}: "
             f"{_count(sum(len(one.hours) for one in unfinished), 'hour')} of {', '.join(job.template.names)}; "
-            f"look at it with {'xarray' if output.suffix == ZARR else 'ncview, QGIS or xarray'}"
+            f"look at it with {'xarray' if first.writer.folder else 'ncview, QGIS or xarray'}"
         )
 
 
-def _check(output: Path, *, overwrite: bool, resume: bool) -> None:
+def _check(output: Path, run: RunOptions) -> None:
     """Refuse what can be refused before anything is read."""
-    if output.suffix not in (".nc", ZARR) or not _is_pattern(str(output)):
+    if output.suffix not in WRITERS or not _is_pattern(str(output)):
         raise LdmdownError(
             output, "is not a name that can be written", expected="out.nc, out.zarr or 'out_{time:%Y%m}.nc'"
         )
-    if overwrite and resume:
+    if run.overwrite and run.resume:
         raise LdmdownError("--overwrite and --resume", "exclude each other", fix="leave out --overwrite or --resume")
 
 
@@ -119,7 +174,7 @@ def _default_checkpoint() -> str:
     return BUNDLED
 
 
-def _outputs(output: Path, job: Job, *, overwrite: bool, resume: bool) -> list[Output]:
+def _outputs(output: Path, job: Job, run: RunOptions) -> list[Output]:
     """The files to be, each with its hours."""
     hours: dict[Path, list[int]] = defaultdict(list)
     for index, moment in enumerate(job.era5.times.tolist()):
@@ -127,36 +182,71 @@ def _outputs(output: Path, job: Job, *, overwrite: bool, resume: bool) -> list[O
     for path in hours:
         if path.exists() and any(Path(file).exists() and path.samefile(file) for file in job.era5.files):
             raise LdmdownError(path, "is an input file", fix="name another output")
+    writer, existing = WRITERS[output.suffix], {"resume": run.resume, "overwrite": run.overwrite}
     return [
-        Output(FieldWriter(path, job.template, job.era5.hours[indices], resume=resume, overwrite=overwrite), indices)
+        Output(writer(path, job.template, job.era5.hours[indices], **existing), indices)
         for path, indices in hours.items()
     ]
 
 
-def _stream(job: Job, outputs: Sequence[Output], together: Processes) -> None:
-    """Compute this process's part of the hours that are left, write each at once, and close the files."""
-    left = [(output, place) for output in outputs for place in output.writer.left]
-    mine = left[together.share(len(left))]
-    places: dict[Output, list[int]] = defaultdict(list)
-    for output, place in mine:
-        places[output].append(place)
-    for output, own in places.items():
-        output.writer.take(own)
-    where = {output.hours[place]: (output, place) for output, place in mine}
-    total = sum(len(output.hours) for output in outputs)
-    with progress_bar("hours") as progress:
-        task = progress.add_task("downscaling", total=total, completed=total - len(left))
-        for index, fields in job.fields([*where]):
+def _compute(job: Job, hours: Sequence[tuple[Output, int]], advance: Callable[[float], None]) -> None:
+    """Compute hours of outputs by their place in them, write them, and close each output whose last hour is written.
+
+    The files of netCDF4's HDF5, which serves one thread only, are read and closed by one thread.
+    """
+    where = {output.hours[place]: (output, place) for output, place in hours}
+    unwritten = Counter(output for output, _ in hours)
+    threads = WRITING_THREADS[job.predictors[0].device.type]
+    writing: deque[tuple[Output, Future[None]]] = deque()
+    closing: list[Future[bool]] = []
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as writers:
+
+        def wait_for_the_first() -> None:
+            output, written = writing.popleft()
+            written.result()
+            advance(1)
+            unwritten[output] -= 1
+            if not unwritten[output]:
+                closing.append(reader.submit(output.writer.close))
+
+        for index, fields in job.fields([*where], reader):
             output, place = where[index]
-            output.writer.write(place, fields)
-            progress.advance(task, len(left) / len(mine))
-            if places[output] == output.writer.left and place == places[output][-1]:
-                output.writer.close()
-    together.wait()
-    for output in outputs[together.rank :: together.size]:
-        if output.writer.part.exists():
-            output.writer.close()
-    together.wait()
+            writing.append((output, writers.submit(output.writer.write, place, fields)))
+            if len(writing) > threads:
+                wait_for_the_first()
+        while writing:
+            wait_for_the_first()
+    for closed in closing:
+        closed.result()
+
+
+def _compute_in_processes(request: Request, hours: Sequence[tuple[int, int]], advance: Callable[[float], None]) -> None:
+    """Compute hours, by the number of the output and the place in it, in blocks that processes take in turn."""
+    count = min(request.run.processes, len(hours))
+    size = min(HOURS_A_BLOCK, -(-len(hours) // count))
+    blocks = [hours[start : start + size] for start in range(0, len(hours), size)]
+    begun = replace(request, run=replace(request.run, overwrite=False, resume=True))
+    parallel.run(
+        _compute_block,
+        [(begun, block) for block in blocks],
+        processes=count,
+        threads=max(1, parallel.workers() // count),
+        advance=lambda: advance(len(hours) / len(blocks)),
+    )
+
+
+def _compute_block(task: tuple[Request, Sequence[tuple[int, int]]]) -> None:
+    request, hours = task
+    job, outputs = _opened(request)
+    _compute(job, [(outputs[number], place) for number, place in hours], lambda _: None)
+
+
+@cache
+def _opened(request: Request) -> tuple[Job, list[Output]]:
+    """Open a request in a process that computes blocks of it; what is to be said the first process has said."""
+    few_open().__enter__()
+    with redirect_stderr(StringIO()):
+        return request.open(ExitStack())
 
 
 def _what(job: Job, outputs: Sequence[Output]) -> str:

@@ -15,6 +15,7 @@ from dask.delayed import delayed
 from ldmdown.errors import LdmdownError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait leave the core to others
 
 
 def workers() -> int:
@@ -27,6 +28,7 @@ def run(
     items: Sequence[Any],
     *,
     processes: int | None = None,
+    threads: int = 1,
     scheduler: str | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Any]:
@@ -38,6 +40,8 @@ def run(
         may be called twice for an item whose worker died; all workers must see what it reads and writes.
     processes
         of this machine, side by side; None: one for each core.
+    threads
+        that each process computes in.
     scheduler
         address of a Dask scheduler, whose workers are used instead.
     advance
@@ -58,7 +62,7 @@ def run(
             advance()
 
     count = min(processes or workers(), len(items))
-    with Callback(posttask=after), _one_thread_each():
+    with Callback(posttask=after), _threads_each(threads):
         try:
             kind = "processes" if count > 1 else "synchronous"
             return list(compute(*tasks, scheduler=kind, num_workers=count, chunksize=1, optimize_graph=False))
@@ -67,10 +71,11 @@ def run(
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let processes that start meanwhile compute in one thread each, since they share the cores."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+def _threads_each(count: int) -> Iterator[None]:
+    """Let processes that start meanwhile compute in so many threads each, since they share the cores."""
+    settings = dict.fromkeys(THREADS, str(count)) | WAITING
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:

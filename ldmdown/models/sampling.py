@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ldmdown.models.diffusion import Diffusion
+from ldmdown.typing import Float32Array
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 NOISE_STREAM = 2**63  # the counter's last word, which no other noise uses
@@ -141,8 +142,9 @@ class CoherentNoise:
     ) -> None:
         self.seed, self.shape, self.crop = seed, shape, crop
         of_channels = [torch.tensor(coherence_weights(one), dtype=torch.float32) for one in correlation]
-        self.weights = pad_sequence(of_channels)[..., None, None]  # (lag, L or 1, 1, 1), 0 beyond a channel's own
-        self._kept: dict[int, dict[int, Tensor]] = {}
+        weights = pad_sequence(of_channels)[..., None, None]  # (lag, L or 1, 1, 1), 0 beyond a channel's own
+        self.weights: Float32Array = weights.numpy()
+        self._kept: dict[int, dict[int, Float32Array]] = {}
 
     def __call__(self, hour: int, member: int) -> Tensor:
         """The noise of a member at an absolute hour."""
@@ -150,9 +152,11 @@ class CoherentNoise:
         hours = [hour - lag for lag in range(len(self.weights))]
         white = {one: kept[one] if one in kept else self._white(member, one) for one in hours}
         self._kept[member] = white
-        weighted = [weight * white[one] for weight, one in zip(self.weights, hours, strict=True)]
-        return sum(weighted[1:], start=weighted[0])
+        total = np.zeros_like(white[hour])
+        for weight, one in zip(self.weights, hours, strict=True):
+            total += weight * white[one]
+        return torch.from_numpy(total)
 
-    def _white(self, member: int, hour: int) -> Tensor:
-        field = white_noise(self.seed, member, hour, self.shape)
-        return field if self.crop is None else field[:, *self.crop].clone()  # a view would keep the whole domain
+    def _white(self, member: int, hour: int) -> Float32Array:
+        field = white_noise(self.seed, member, hour, self.shape).numpy()
+        return field if self.crop is None else field[:, *self.crop].copy()  # a view would keep the whole domain

@@ -94,7 +94,9 @@ class CheckpointEvaluator:
                 return made
             base = mean if model.residual else torch.zeros_like(mean)
             condition = model.condition(given, predictor.statics)
-            drawn = base, condition, predictor.noise([hour])
+            noise = predictor.noise([hour])
+            assert noise is not None
+            drawn = base, condition, noise.to(predictor.device)
             made["member"] = predictor.physical(predictor.members(*drawn)[0])
             if "white noise" in self.kinds:
                 made["white noise"] = predictor.physical(predictor.members(*drawn, scaled_noise=True)[0])

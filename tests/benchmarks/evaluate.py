@@ -19,7 +19,8 @@ import numpy as np
 from scipy import ndimage
 
 from ldmdown.data.grid import Grid
-from ldmdown.data.netcdf import FieldWriter, OutputTemplate
+from ldmdown.data.netcdf import NetcdfWriter
+from ldmdown.data.template import OutputTemplate
 
 GRID = Grid()
 FIRST = 403_224  # 2016-01-01T00
@@ -35,7 +36,7 @@ def write(path: Path, members: int | None, seed: int) -> None:
     pattern = ndimage.gaussian_filter(random.normal(size=(3, rows, cols)), (0, 3, 3), mode="wrap")
     pattern /= pattern.std()
     hours = np.arange(FIRST, FIRST + 24)
-    writer = FieldWriter(path, OutputTemplate(GRID, tuple(SCALES), members, CARD), hours, overwrite=True)
+    writer = NetcdfWriter(path, OutputTemplate(GRID, tuple(SCALES), members, CARD), hours, overwrite=True)
     writer.begin()
     for index in range(24):
         fields = [

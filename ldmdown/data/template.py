@@ -1,0 +1,122 @@
+"""The template of every output: CF variables on the projected grid, and what the output was made with.
+
+`output_dataset` is the only definition of the output, whether it is returned, or written to NetCDF or Zarr.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ldmdown.data.grid import Grid
+from ldmdown.data.variables import attributes, variable
+from ldmdown.typing import Float32Array, IntArray
+
+RUN = "ldmdown_run"  # the global attribute that holds what an output was made with
+TIME = {
+    "standard_name": "time",
+    "units": "hours since 1970-01-01 00:00:00",
+    "calendar": "standard",
+    "axis": "T",
+    "units_metadata": "leap_seconds: none",
+}
+
+
+@dataclass(frozen=True)
+class OutputTemplate:
+    """Everything that outputs of one run have in common.
+
+    Parameters
+    ----------
+    grid
+        the fine grid, already cut to its window.
+    names
+        the variables, in the order of the fields' axis.
+    members
+        None: one field an hour, without the dimension `realization`.
+    attributes
+        global attributes.
+    run
+        what decides the numbers (checkpoint, seed, steps, input ...): a run that is resumed must agree with it.
+    earth_relative
+        whether wind components are known to point to true east and north.
+    """
+
+    grid: Grid
+    names: tuple[str, ...]
+    members: int | None
+    attributes: Mapping[str, str]
+    run: Mapping[str, Any] = field(default_factory=dict)
+    earth_relative: bool = True
+
+    @property
+    def field_shape(self) -> tuple[int, ...]:
+        """([member,] rows, cols) of an hour of a variable."""
+        return (*([self.members] if self.members else []), *self.grid.shape)
+
+    def record(self, hours: IntArray) -> dict[str, Any]:
+        """What an output of these hours was made with, as JSON holds it."""
+        first, last = (str(np.datetime64(int(hour), "h")) for hour in (hours[0], hours[-1]))
+        return json.loads(json.dumps({**self.run, "hours": f"{first} to {last} ({len(hours)})"}))
+
+
+def output_dataset(template: OutputTemplate, hours: IntArray, fields: Float32Array | None = None) -> xr.Dataset:
+    """The output as it lies in a file (CF-1.11, sections 4 to 7); `xarray.decode_cf` gives it as xarray opens it.
+
+    Parameters
+    ----------
+    template
+        what is common to all outputs of a run.
+    hours
+        since 1970-01-01T00, rising.
+    fields
+        (time, member, variable, rows, cols), a single field an hour being member 0; None: no hour yet.
+    """
+    if fields is None:
+        fields = np.empty((0, template.members or 1, len(template.names), *template.grid.shape), np.float32)
+    dims = ("time", "realization", "y", "x") if template.members else ("time", "y", "x")
+    dataset = xr.Dataset(attrs={"Conventions": "CF-1.11", **template.attributes, "coordinates": "crs x_bnds y_bnds"})
+    dataset.attrs[RUN] = json.dumps(template.record(hours))
+    for channel, name in enumerate(template.names):
+        values = fields[:, :, channel]
+        height = variable(name).height
+        meaning = attributes(name, earth_relative=template.earth_relative) | {"grid_mapping": "crs"}
+        meaning["coordinates"] = "lat lon" + (f" height_{height:g}m" if height else "")
+        dataset[name] = dims, values if template.members else values[:, 0], meaning
+    dataset = dataset.assign(_coordinates(template) | {"time": ("time", hours[: len(fields)].astype(np.int32), TIME)})
+    for one in dataset.variables.values():
+        one.encoding["_FillValue"] = None
+    return dataset
+
+
+def _coordinates(template: OutputTemplate) -> dict[str, Any]:
+    """(dimensions, values, attributes) of every variable that is neither a field nor time."""
+    grid = template.grid
+    found: dict[str, Any] = {}
+    if template.members:
+        meaning = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
+        found["realization"] = "realization", np.arange(template.members, dtype=np.int32), meaning
+    for axis, centres, step in (("y", grid.y, -grid.spacing), ("x", grid.x, grid.spacing)):
+        meaning = {
+            "standard_name": f"projection_{axis}_coordinate",
+            "long_name": f"{axis} coordinate of projection",
+            "units": "m",
+            "axis": axis.upper(),
+            "bounds": f"{axis}_bnds",
+        }
+        found[axis] = axis, centres, meaning
+        found[f"{axis}_bnds"] = (axis, "bnds"), np.stack([centres - step / 2, centres + step / 2], axis=-1), {}
+    for name, long_name, values in (("lat", "latitude", grid.lat), ("lon", "longitude", grid.lon)):
+        units = "degrees_north" if name == "lat" else "degrees_east"
+        meaning = {"standard_name": long_name, "long_name": long_name, "units": units}
+        found[name] = ("y", "x"), values, meaning
+    found["crs"] = (), np.int32(0), grid.grid_mapping()
+    for height in sorted({height for name in template.names if (height := variable(name).height)}):
+        meaning = {"standard_name": "height", "long_name": "height above ground", "units": "m", "positive": "up"}
+        found[f"height_{height:g}m"] = (), float(height), meaning
+    return found

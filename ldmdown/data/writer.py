@@ -1,0 +1,193 @@
+"""A writer of hourly fields whose finished hours survive a kill, whatever the format of the output.
+
+Each finished hour is a file of the folder `OUT.part`. Hours may be written in any order, by several threads and
+processes; whoever writes the last one gives the output its name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ldmdown.atomic import replacing
+from ldmdown.data.template import RUN, OutputTemplate
+from ldmdown.errors import LdmdownError
+from ldmdown.typing import Float32Array, IntArray
+
+RUN_FILE = "run.json"  # what the hours in a folder were made with
+MAX_SHOWN = 60  # characters of an option in a message
+
+
+class FieldWriter(ABC):
+    """The hourly fields of one output; nothing is touched before `begin`.
+
+    Parameters
+    ----------
+    path
+        the output to be.
+    template
+        what is common to all outputs of a run.
+    hours
+        since 1970-01-01T00, rising.
+    resume, overwrite
+        keep or drop what an earlier run has left.
+
+    Raises
+    ------
+    LdmdownError
+        if an output or finished hours are in the way, or were made with other options or another input.
+    """
+
+    folder: ClassVar[bool] = False  # whether the output is a folder
+    hour_suffix: ClassVar[str]
+
+    def __init__(
+        self, path: Path, template: OutputTemplate, hours: IntArray, *, resume: bool = False, overwrite: bool = False
+    ) -> None:
+        self.path, self.template, self.hours = path, template, hours
+        self.part = path.with_name(path.name + ".part")
+        self.finished = False  # by an earlier run, with the same options
+        self._fresh = True
+        self._claim(resume, overwrite)
+        kept = not self._fresh and not self.finished
+        self.left = [] if self.finished else [index for index in range(len(hours)) if not (kept and self.has(index))]
+
+    def begin(self) -> None:
+        """Make the folder of finished hours, unless that of an earlier run is resumed.
+
+        Raises
+        ------
+        LdmdownError
+            if it cannot be made.
+        """
+        try:
+            self._begin()
+        except OSError as error:
+            raise LdmdownError(self.part, "cannot be made", found=str(error), fix="write somewhere else") from None
+
+    def write(self, index: int, fields: Float32Array) -> None:
+        """Keep one hour: (member, variable, rows, cols); without members the first axis has length 1.
+
+        Raises
+        ------
+        LdmdownError
+            if a value is not finite.
+        """
+        if not np.isfinite(fields).all():
+            hour = np.datetime64(int(self.hours[index]), "h")
+            raise LdmdownError(
+                self.path,
+                f"the fields of {hour}:00 are not finite; they were not written",
+                fix="try --precision fp32; if that does not help, the checkpoint is broken",
+            )
+        with replacing(self.hour_file(index)) as beside:
+            self._keep(beside, fields)
+
+    def close(self) -> bool:
+        """Give the output its name and remove the folder, if all hours are there and no other process does it."""
+        if not self._complete() or not self.take("output"):
+            return False
+        self._finish()
+        shutil.rmtree(self.part)
+        return True
+
+    def has(self, index: int) -> bool:
+        """Whether an hour is written."""
+        return self.hour_file(index).exists()
+
+    def hour_file(self, index: int) -> Path:
+        """The file of a finished hour."""
+        return self.part / f"{np.datetime64(int(self.hours[index]), 'h')}{self.hour_suffix}"
+
+    def take(self, work: str) -> bool:
+        """Take up a piece of work that one thread of one process must do; False if another has taken it."""
+        try:
+            (self.part / f"{work}.taken").touch(exist_ok=False)
+        except (FileExistsError, FileNotFoundError):  # the folder is gone when the output is finished
+            return False
+        return True
+
+    def _begin(self) -> None:
+        if self._fresh and self.part.exists():
+            shutil.rmtree(self.part)
+        if self._fresh:
+            with replacing(self.part / RUN_FILE) as beside:
+                beside.write_text(json.dumps(self.template.record(self.hours), indent=1))
+        for taken in self.part.glob("*.taken"):  # by a process that was killed
+            taken.unlink()
+
+    def _complete(self) -> bool:
+        """Whether the output can be written; the last hours, which are missing for longest, are looked at first."""
+        return all(map(self.has, reversed(range(len(self.hours)))))
+
+    @abstractmethod
+    def _keep(self, path: Path, fields: Float32Array) -> None:
+        """Write the file of an hour."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write the output from the files of its hours."""
+
+    @abstractmethod
+    def _run_attribute(self) -> object:
+        """The attribute of a finished output that says what it was made with; None if there is none."""
+
+    def _claim(self, resume: bool, overwrite: bool) -> None:
+        run_file = self.part / RUN_FILE
+        begun = json.loads(run_file.read_text()) if run_file.exists() else None
+        strangers = {one.name for one in self.part.iterdir()} - {f"{RUN_FILE}.tmp"} if self.part.exists() else set()
+        if begun is None and strangers:
+            raise LdmdownError(self.part, "is in the way: it holds no finished hours of ldmdown", fix="move it away")
+        if self.path.is_dir() and not self.folder:
+            raise LdmdownError(self.path, "is a folder", fix="name another file")
+        if overwrite or (begun is None and not self.path.exists()):
+            return
+        if begun is None:
+            if not resume:
+                fix = "name another file, or give --overwrite to replace it"
+                raise LdmdownError(self.path, "exists already", fix=fix)
+            self._compare(self.path, self._made_with(), "was made")
+            self.finished = True
+        elif not resume:
+            finished = sum(map(self.has, range(len(self.hours))))
+            raise LdmdownError(
+                self.part,
+                f"holds {finished} finished hours of a run that was stopped",
+                fix="give --resume to go on with it, or --overwrite to begin again",
+            )
+        else:
+            self._compare(self.part, begun, "was begun")
+        self._fresh = False
+
+    def _made_with(self) -> dict[str, Any]:
+        text = self._run_attribute()
+        if not isinstance(text, str):
+            expected = f"the attribute {RUN}"
+            raise LdmdownError(
+                self.path, "does not say what it was made with", expected=expected, fix="give --overwrite"
+            )
+        return json.loads(text)
+
+    def _compare(self, place: Path, made: Mapping[str, Any], was: str) -> None:
+        wanted = self.template.record(self.hours)
+        differing = sorted(key for key in wanted | dict(made) if wanted.get(key) != made.get(key))
+        if differing:
+            only_input = all(key.startswith("input") for key in differing)
+            raise LdmdownError(
+                place,
+                f"{was} with {'another input' if only_input else 'other options'}",
+                found="; ".join(f"{key} {_short(made.get(key))}" for key in differing),
+                expected="; ".join(f"{key} {_short(wanted.get(key))}" for key in differing),
+                fix="give --resume what that run was given, or --overwrite to begin again",
+            )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:12]}..."
