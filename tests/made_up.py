@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,20 @@ import pyproj
 import xarray as xr
 import yaml
 
+from ldmdown.commands.evaluate import StationOptions, score
 from ldmdown.config import Config
 from ldmdown.data.archive.manifest import fingerprint
 from ldmdown.data.archive.store import ArchiveSource, fine_cells
 from ldmdown.data.archive.writer import ArchiveWriter, DayKey
-from ldmdown.data.grid import LONLAT, Grid
+from ldmdown.data.grid import LONLAT, Grid, SourceGrid
 from ldmdown.data.netcdf import NetcdfWriter
 from ldmdown.data.normalization import Normalization
 from ldmdown.data.template import OutputTemplate
 from ldmdown.data.zarr_store import ZarrWriter
 from ldmdown.drawing.map_fields import MapFields
-from ldmdown.scoring.results import ReferenceFiles, Results
+from ldmdown.scoring.results import ReferenceFiles, Results, ScoredSystem
 from ldmdown.scoring.scorecard import Scorecard
+from ldmdown.scoring.terrain import Terrain
 
 KINDS = {
     "bilinear": "interpolation",
@@ -33,29 +37,9 @@ KINDS = {
     "italy, mean of 8": "ensemble mean",
     "ideal": "ideal",
 }
-VARIABLES = {
-    "t2m": {"long_name": "2 metre temperature", "units": "K"},
-    "u10": {"long_name": "10 metre U wind component", "units": "m s-1"},
-    "v10": {"long_name": "10 metre V wind component", "units": "m s-1"},
-    "ws10": {"long_name": "10 metre wind speed", "units": "m s-1"},
-}
-EXTRA = {
-    "wind": {"long_name": "10 metre wind vector", "units": "m s-1"},
-    "divergence": {"long_name": "divergence of the 10 metre wind", "units": "s-1"},
-    "vorticity": {"long_name": "vorticity of the 10 metre wind", "units": "s-1"},
-}
 ERROR = {"bilinear": 1.9, "U-Net": 1.0, "GAN": 1.12, "italy, a member": 1.35, "italy, mean of 8": 1.02, "ideal": 1.3}
 SMOOTH = {"bilinear": 40, "U-Net": 12, "GAN": 7, "italy, a member": 5, "italy, mean of 8": 11, "ideal": 1}  # [km]
-SCORES = {
-    "rmse": ("Root mean square error", "field", "low"),
-    "bias": ("Bias", "field", "zero"),
-    "mae": ("Mean absolute error", "field", "low"),
-    "pcc": ("Pearson's correlation", "1", "high"),
-    "r2": ("Coefficient of determination", "1", "high"),
-    "crps": ("Fair CRPS", "field", "low"),
-    "spread_skill": ("Spread over error", "1", "one"),
-}
-DAYS = 12
+HOURS = [448_608 + 24 * day + hour for day in range(6) for hour in (0, 1)]  # from 2021-03-06 on
 
 
 def as_written(results: Results) -> dict[str, Any]:
@@ -78,205 +62,57 @@ def noise(grid: Grid, slope: float, seed: int) -> np.ndarray:
     return (field - field.mean()) / field.std()
 
 
-def map_fields(grid: Grid) -> MapFields:
+class MadeUpSystems:
     """Two ridges and an island in a gradient; systems differ from the reference by noise and smoothing."""
-    lon, lat = grid.lon, grid.lat
-    ridges = 2600 * np.exp(-(((lat - 46.5 - 0.15 * (lon - 10)) / 0.8) ** 2)) + 1300 * np.exp(
-        -((lat - 44 + 0.7 * (lon - 11)) ** 2)
-    )
-    terrain = np.maximum(0, ridges + 900 * np.exp(-((lon - 9) ** 2) - (lat - 40) ** 2)) * (1 + 0.6 * noise(grid, 2, 0))
-    smooth = noise(grid, 4, 1)
-    reference = {
-        "t2m": 293 - 0.9 * (lat - 36) - 0.006 * terrain + 1.5 * smooth + 0.3 * noise(grid, 2, 2),
-        "u10": 4 * noise(grid, 3, 3) + 0.001 * terrain,
-        "v10": 4 * noise(grid, 3, 4),
-    }
-    snapshots, maps = {"reference": _with_speed(reference)}, {"rmse": {}, "bias": {}}  # type: ignore[var-annotated]
-    for index, name in enumerate(KINDS):
-        error = {key: 0.5 * ERROR[name] * noise(grid, 1.7, 10 + 3 * index + k) for k, key in enumerate(reference)}
-        fields = {key: _blurred(field + error[key], SMOOTH[name], grid) for key, field in reference.items()}
-        snapshots[name] = _with_speed(fields)
-        for key in VARIABLES:
-            rough = 1 + np.minimum(terrain, 3000) / 2000
-            maps["rmse"].setdefault(key, {})[name] = (
-                ERROR[name] * rough * (1 + 0.15 * noise(grid, 2, 40 + index))
-            ).astype(np.float32)
-            maps["bias"].setdefault(key, {})[name] = ((ERROR[name] - 1) * rough * noise(grid, 2.5, 50 + index)).astype(
-                np.float32
-            )
-    return MapFields(lat, lon, grid.x, grid.y, maps, "2021-01-15T10", snapshots)
+
+    names = ("t2m", "u10", "v10")
+    hours = HOURS
+    reference = ReferenceFiles(name="the twin", files=["reference_202101.nc"])
+    notes = ("era5.nc was regridded bilinearly to the grid of out.nc", "twin, recipe 2: a test world <not COSMO>")
+
+    def __init__(self, grid: Grid) -> None:
+        self.fine, self.grid = grid, SourceGrid(grid.y, grid.x, grid.projection)
+        members = {"member": 4, "ideal": 4}
+        self.systems = [
+            ScoredSystem(name=name, kind=kind, members=members.get(kind, 1)) for name, kind in KINDS.items()
+        ]
+        lon, lat = grid.lon, grid.lat
+        ridges = 2600 * np.exp(-(((lat - 46.5 - 0.15 * (lon - 10)) / 0.8) ** 2))
+        ridges += 1300 * np.exp(-((lat - 44 + 0.7 * (lon - 11)) ** 2)) + 900 * np.exp(
+            -((lon - 9) ** 2) - (lat - 40) ** 2
+        )
+        self.terrain = Terrain(np.maximum(ridges - 30, 0) * np.abs(1 + 0.6 * noise(grid, 2, 0)))
+
+    def read(self, hour: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        rough = [noise(self.fine, slope, 10 * hour + place) for place, slope in enumerate((4, 3, 3))]
+        t2m = 293 - 0.9 * (self.fine.lat - 36) - 0.006 * self.terrain.fine + 1.5 * rough[0]
+        truth = np.stack([t2m, 4 * rough[1] + 0.001 * self.terrain.fine, 4 * rough[2]])
+        return truth.astype(np.float32), {one.name: self._fields(one, truth, hour) for one in self.systems}
+
+    def _fields(self, system: ScoredSystem, truth: np.ndarray, hour: int) -> np.ndarray:
+        seeds = iter(range(1000 * hour + 100 * list(KINDS).index(system.name), 10**9))
+        rough = [[noise(self.fine, 1.7, next(seeds)) for _ in truth] for _ in range(system.members)]
+        rows, cols = self.fine.shape
+        wavenumber = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(cols)) / self.fine.spacing * 1000  # [km-1]
+        smooth = np.fft.rfft2(truth + 0.5 * ERROR[system.name] * np.array(rough))
+        smooth /= 1 + (wavenumber * SMOOTH[system.name]) ** 4
+        return np.fft.irfft2(smooth, self.fine.shape).astype(np.float32)
 
 
-def _with_speed(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    fields = fields | {"ws10": np.hypot(fields["u10"], fields["v10"])}
-    return {name: field.astype(np.float32) for name, field in fields.items()}
-
-
-def _blurred(field: np.ndarray, scale: float, grid: Grid) -> np.ndarray:
-    rows, cols = grid.shape
-    wavenumber = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(cols)) / grid.spacing * 1000  # [1 / km]
-    return np.fft.irfft2(np.fft.rfft2(field) / (1 + (wavenumber * scale) ** 4), grid.shape)
-
-
-def results(grid: Grid) -> Results:
-    """Every part of the results."""
-    random = np.random.default_rng(5)
-    systems = [
-        {"name": name, "kind": kind, "members": 8 if kind in ("member", "ideal") else 1, "regridded": False}
-        for name, kind in KINDS.items()
-    ]
-    scale = {"t2m": 1.0, "u10": 1.3, "v10": 1.35, "ws10": 1.2}
-    times = np.arange("2021-01-01", "2021-01-13", dtype="datetime64[h]").astype(str).tolist()
-    both = ["reference", *KINDS]
-    wavelength = np.geomspace(600, grid.spacing / 500, 60)
-    chance, change = np.linspace(0, 1, 9), np.abs(np.linspace(-3.9, 3.9, 40))
-    cycle = np.sin((np.arange(24) - 9) / 24 * 2 * np.pi)
-    steep = np.linspace(-0.005, 0.005, 301)
-    edges = {"t2m": np.linspace(255, 310, 111), "ws10": np.linspace(0, 28, 57)}
-    content = {
-        "ldmdown": "0.1.0",
-        "title": "italy against the twin",
-        "created": "2021-02-01T12:00:00Z",
-        "reference": {"name": "twin", "files": ["reference_202101.nc"]},
-        "grid": {"rows": grid.rows, "cols": grid.cols, "spacing_km": grid.spacing / 1000, "crs": grid.crs},
-        "hours": {"first": times[0], "last": times[-1], "count": len(times), "days": DAYS, "blocks": DAYS},
-        "notes": ["era5.nc was regridded bilinearly to the grid of out.nc", "twin, recipe 2: a test world <not COSMO>"],
-        "variables": VARIABLES | EXTRA,
-        "systems": systems,
-        "scores": {name: {key: _scores(name, ERROR[name] * scale[key]) for key in VARIABLES} for name in KINDS},
-        "score_info": {
-            key: {"long_name": name, "units": units, "better": better, "doi": "10.1175/2010MWR3456.1"}
-            for key, (name, units, better) in SCORES.items()
-        },
-        "best": {
-            key: {
-                "rmse": {"system": "U-Net", "not_significantly_different_from": ["italy, mean of 8"]},
-                "bias": {"system": "italy, a member", "not_significantly_different_from": []},
-            } for key in VARIABLES
-        },
-        "ratio_to_ideal": {
-            name: {key: {"rmse": _estimate(ERROR[name] / 1.0, 0.03)} for key in VARIABLES} for name in KINDS
-        },
-        "by_surface": {
-            surface: {
-                name: {key: {"rmse": factor * ERROR[name] * scale[key], "bias": 0.2 * (ERROR[name] - 1.2) * factor}
-                       for key in VARIABLES} for name in KINDS
-            } for surface, factor in (("land", 1.1), ("sea", 0.7), ("mountains", 1.6), ("coast", 1.2))
-        },
-        "hourly": {name: {key: _hourly(ERROR[name] * scale[key], times, random) for key in VARIABLES}
-                   for name in KINDS},
-        "distribution": {
-            key: {"edges": edge.tolist(), "density": {name: _density(key, edge, SMOOTH.get(name, 0)) for name in both}}
-            for key, edge in edges.items()
-        } | {
-            key: {"edges": steep.tolist(),
-                  "density": {name: _steepness(steep, SMOOTH.get(name, 0)) for name in both}}
-            for key in ("divergence", "vorticity")
-        },
-        "spectra": {
-            key: {
-                "wavelength_km": wavelength.tolist(),
-                "power": {name: (strength * wavelength**slope / (1 + (SMOOTH.get(name, 0) / wavelength) ** 4)).tolist()
-                          for name in both},
-                "ratio_db": {name: (-10 * np.log10(1 + (SMOOTH[name] / wavelength) ** 4)).tolist() for name in KINDS},
-                "error_db": np.full(wavelength.size, 0.1),
-                "effective_resolution_km": {name: 1.4 * SMOOTH[name] for name in KINDS},
-            } for key, strength, slope in (("t2m", 3.0, 2.6), ("ke", 10.0, 1.9))
-        },
-        "rank_histogram": {
-            name: {key: (1000 + 300 * np.abs(np.arange(9) - 4) ** slope).tolist() for key in VARIABLES}
-            for name, slope in (("italy, a member", 1.2), ("ideal", 0.0))
-        },
-        "reliability": {
-            name: {event: {"forecast": chance.tolist(), "observed": (chance**power).tolist(),
-                           "count": (1e6 * np.exp(-np.arange(9))).tolist()}
-                   for event in ("ws10 above 15 m s-1", "t2m below 273.15 K")}
-            for name, power in (("italy, a member", 1.3), ("ideal", 1.02))
-        },
-        "diurnal": {
-            key: {name: (base + size * cycle + 0.3 * (ERROR.get(name, 1) - 1)).tolist() for name in both}
-            for key, base, size in (("t2m", 283, 4), ("ws10", 5, 0.8))
-        },
-        "hour_to_hour": {
-            key: {"edges": np.linspace(-4, 4, 41).tolist(),
-                  "density": {name: np.exp(-change * (1.2 + 0.01 * SMOOTH.get(name, 0))).tolist() for name in both},
-                  "lag1": dict.fromkeys(both, 0.9)}
-            for key in ("t2m", "ws10")
-        },
-        "stations": _stations(random),
-    }  # fmt: skip
-    return Results.model_validate(content)
-
-
-def _stations(random: np.random.Generator) -> dict[str, Any]:
-    """Eighty in South Tyrol."""
-    return {
-        "file": "south_tyrol.csv",
-        "interpolation": "bilinear",
-        "height_corrected": True,
-        "hours": 24,
-        "stations": [
-            {"name": f"station {place}", "lat": lat, "lon": lon, "height": 1000.0}
-            for place, (lat, lon) in enumerate(random.uniform((46.25, 10.4), (47.05, 12.4), (80, 2)).tolist())
-        ],
-        "all": {
-            name: {"t2m": {"count": 1900, "rmse": error, "bias": 0.1, "mae": 0.8 * error, "pcc": 0.9}}
-            for name, error in ERROR.items()
-        },
-        "scores": {
-            name: {
-                "t2m": {
-                    "count": np.full(80, 24),
-                    "bias": random.normal(0, error, 80),
-                    "mae": np.full(80, error),
-                    "pcc": np.full(80, 0.9),
-                    "rmse": error * random.gamma(20, 0.06, 80),
-                }
-            }
-            for name, error in ERROR.items()
-        },
-    }
-
-
-def _scores(name: str, error: float) -> dict[str, dict[str, float]]:
-    values: dict[str, float] = {"rmse": error, "bias": 0.3 * (1.3 - error), "r2": 1 - error**2 / 12}
-    values |= {"mae": 0.8 * error, "pcc": 1 - error**2 / 24}
-    if KINDS[name] in ("member", "ideal"):
-        values |= {"crps": 0.45 * error, "spread_skill": 0.9 if name != "ideal" else 1.0}
-    return {key: _estimate(value, 0.04 * error) for key, value in values.items()}
-
-
-def _estimate(value: float, wide: float) -> dict[str, float]:
-    return {"value": value, "low": value - wide, "high": value + wide}
-
-
-def _hourly(error: float, times: list[str], random: np.random.Generator) -> dict[str, Any]:
-    rmse = error * random.gamma(30, 1 / 30, len(times))
-    bias = 0.3 * (1.3 - error) + 0.2 * random.normal(size=len(times))
-    r2 = 1 - rmse**2 / 12
-    return {
-        "time": times,
-        "rmse": rmse.tolist(),
-        "bias": bias.tolist(),
-        "r2": r2.tolist(),
-        "pcc": np.sqrt(np.maximum(0, r2)).tolist(),
-    }
-
-
-def _steepness(edges: np.ndarray, smooth: float) -> list[float]:
-    middle = (edges[1:] + edges[:-1]) / 2
-    density = np.exp(-np.abs(middle) * (4000 + 200 * smooth))
-    return (density / (density * np.diff(edges)).sum()).tolist()
-
-
-def _density(name: str, edges: np.ndarray, smooth: float) -> list[float]:
-    middle = (edges[1:] + edges[:-1]) / 2
-    if name == "t2m":
-        density = np.exp(-(((middle - 284) / (8 - 0.04 * smooth)) ** 2) / 2)
-    else:
-        width = 5 - 0.04 * smooth
-        density = middle / width * np.exp(-((middle / width) ** 1.8))
-    return (density / (density * np.diff(edges)).sum()).tolist()
+@lru_cache(maxsize=1)
+def scored(grid: Grid) -> tuple[Results, MapFields]:
+    """Every part of the results, and the fields beside them; temperatures at eighty stations in South Tyrol."""
+    systems, random = MadeUpSystems(grid), np.random.default_rng(5)
+    places = random.uniform((46.25, 10.4), (47.05, 12.4), (80, 2)).round(4)
+    lines = ["time,name,lat,lon,height,t2m"]
+    for time in np.array(HOURS, "datetime64[h]"):
+        lines += [
+            f"{time}:00,{name},{lat},{lon},1000,{random.normal(5, 3):.1f}" for name, (lat, lon) in enumerate(places)
+        ]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "south_tyrol.csv"
+        file.write_text("\n".join(lines))
+        return score(systems, StationOptions(file))
 
 
 # Files

@@ -16,7 +16,7 @@ from ldmdown.drawing.map_fields import MapFields
 from ldmdown.scoring.results import Distribution, ScoredSystem
 
 GRID = Grid().coarse  # 84 x 72
-RESULTS, FIELDS = made_up.results(GRID), made_up.map_fields(GRID)
+RESULTS, FIELDS = made_up.scored(GRID)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,9 @@ def test_spectra_show_the_power_and_the_ratio_that_were_given() -> None:
     assert_allclose(above["GAN"].get_xydata().T, [part.wavelength_km, part.power["GAN"]])
     assert_allclose(below["GAN"].get_ydata(), part.ratio_db["GAN"])
     left, right = figure.axes[2].get_xlim()
-    assert left == 600 and right < 2 * RESULTS.grid.spacing_km  # long waves on the left, to two cells
+    assert (
+        left == part.wavelength_km.max() and right < 2 * RESULTS.grid.spacing_km
+    )  # long waves on the left, to two cells
 
 
 def test_joined_bins_keep_the_share_of_every_value() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldmdown.scoring.regression import CellRegression, features
+from ldmdown.scoring.baselines import CellRegression, features
 
 ROWS, COLS, HOURS = 20, 3, 60
 RNG = np.random.default_rng(0)

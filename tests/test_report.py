@@ -22,7 +22,7 @@ from ldmdown.drawing import html, maps, report
 from ldmdown.drawing.comparison import comparison, encode, graticule
 from ldmdown.drawing.html import Cell
 from ldmdown.drawing.map_fields import MapFields
-from ldmdown.scoring.results import Score
+from ldmdown.scoring.results import Best, Score
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 
@@ -105,7 +105,13 @@ def test_numbers_for_people(value: float | None, text: str) -> None:
 
 
 GRID = Grid().coarse  # 84 x 72
-RESULTS, FIELDS = made_up.results(GRID), made_up.map_fields(GRID)
+RESULTS, FIELDS = made_up.scored(GRID)
+LEVEL = {"rmse": Best(system="U-Net", not_significantly_different_from=["italy, mean of 8"])}
+SCORES = {
+    name: {"t2m": {"rmse": Score(value=error, low=0.96 * error, high=1.04 * error)}}
+    for name, error in made_up.ERROR.items()
+}
+SHOWN = RESULTS.model_copy(update={"scores": SCORES, "best": {"t2m": LEVEL}})
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +122,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "snapshots_ws10": maps.snapshots(RESULTS, FIELDS, "ws10"),
     }
     path = tmp_path_factory.mktemp("report") / "report.html"
-    report.write_report(path, RESULTS, FIELDS, figures)
+    report.write_report(path, SHOWN, FIELDS, figures)
     return path
 
 

@@ -6,12 +6,12 @@ Hours are read one by one, so memory does not grow with their number.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.box import SIMPLE
@@ -20,7 +20,6 @@ from rich.table import Table
 
 from ldmdown.atomic import replacing
 from ldmdown.console import progress_bar, say
-from ldmdown.data.grid import SourceGrid
 from ldmdown.data.reading.files import few_open
 from ldmdown.data.reading.stations import read_stations
 from ldmdown.drawing.map_fields import MapFields
@@ -29,62 +28,28 @@ from ldmdown.drawing.report import write_report
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.geometry import GridGeometry
 from ldmdown.scoring.predictions import Predictions
-from ldmdown.scoring.results import Best, ReferenceFiles, Results, Score, ScoredSystem
+from ldmdown.scoring.results import Best, Results, Score
 from ldmdown.scoring.scorecard import Scorecard
 from ldmdown.scoring.stations import StationScores
 from ldmdown.scoring.summaries import error_maps
-from ldmdown.scoring.terrain import Terrain
-from ldmdown.typing import Float32Array, FloatArray
+from ldmdown.typing import FloatArray
 
 if TYPE_CHECKING:
-    from ldmdown.scoring.systems import CheckpointOptions
+    from ldmdown.scoring.systems import CheckpointOptions, Systems
 
 FIGURE_DPI = 130
 MAX_SYSTEMS_IN_TITLE = 3
 PRINTED_VARIABLES = ("t2m", "ws10", "wind")
-PRINTED_SCORES = {
-    "rmse": "RMSE",
-    "bias": "bias",
-    "pcc": "PCC",
-    "crps": "CRPS",
-    "energy_score": "energy",
-    "spread_skill": "spread",
-    "wasserstein": "distrib.",
-}
-
-
-class EvaluationData(Protocol):
-    """Systems and a reference, hour by hour on one grid."""
-
-    names: tuple[str, ...]
-    grid: SourceGrid
-    hours: list[int]
-    systems: list[ScoredSystem]
-    reference: ReferenceFiles
-    notes: list[str]
-    terrain: Terrain | None
-
-    def read(self, hour: int) -> tuple[Float32Array, Mapping[str, Float32Array]]:
-        """Read the reference (variable, rows, cols) and each system (member, variable, rows, cols)."""
+PRINTED_SCORES = ("rmse", "bias", "pcc", "crps", "energy_score", "spread_skill", "wasserstein")
 
 
 @dataclass(frozen=True)
 class StationOptions:
-    """Measurements that are scored against beside the fields.
+    """Measurements that are scored against beside the fields."""
 
-    Parameters
-    ----------
-    file
-        a CSV file of measurements (see data/reading/stations.py); None: none.
-    nearest
-        take the nearest cell's value at a station, not the interpolated one.
-    height_corrected
-        bring temperatures to the stations' heights, which needs a known terrain.
-    """
-
-    file: Path | None = None
-    nearest: bool = False
-    height_corrected: bool = False
+    file: Path | None = None  # CSV (data/reading/stations.py); None: no measurements
+    nearest: bool = False  # take the nearest cell's value at a station, not the interpolated one
+    height_corrected: bool = False  # bring temperatures to the stations' heights, which needs a known terrain
 
 
 @few_open()
@@ -146,7 +111,7 @@ def evaluate_checkpoints(
     write_scores(Systems(checkpoints, archive, options, terrain), output, stations)
 
 
-def write_scores(data: EvaluationData, output: Path, stations: StationOptions) -> None:
+def write_scores(data: Predictions | Systems, output: Path, stations: StationOptions) -> None:
     """Score all hours, write everything to a folder and print the scores that matter most."""
     results, maps = score(data, stations)
     output.mkdir(parents=True, exist_ok=True)
@@ -165,7 +130,7 @@ def write_scores(data: EvaluationData, output: Path, stations: StationOptions) -
     say(f"{results.hours.count} hours scored; look at {report}; beside it scores.json, scores.csv and the figures")
 
 
-def score(data: EvaluationData, stations: StationOptions) -> tuple[Results, MapFields]:
+def score(data: Predictions | Systems, stations: StationOptions) -> tuple[Results, MapFields]:
     """Score all hours: the content of scores.json, and fields to look at.
 
     Raises
@@ -204,7 +169,7 @@ def score(data: EvaluationData, stations: StationOptions) -> tuple[Results, MapF
     return results, MapFields(geometry.lat, geometry.lon, data.grid.x, data.grid.y, maps, when, snapshots)
 
 
-def _open_stations(data: EvaluationData, options: StationOptions) -> StationScores | None:
+def _open_stations(data: Predictions | Systems, options: StationOptions) -> StationScores | None:
     if options.file is None:
         return None
     if options.height_corrected and data.terrain is None:
@@ -239,7 +204,7 @@ def _print_tables(results: Results) -> None:
         rows = {one.name: results.scores[one.name].get(key, {}) for one in results.systems}
         held = [score for score in PRINTED_SCORES if any(score in scores for scores in rows.values())]
         about, best = results.variables[key], results.best.get(key, {})
-        heads = (PRINTED_SCORES[score] for score in held)
+        heads = (results.score_info[score].short_name for score in held)
         table = Table("", *heads, title=f"{about.long_name} [{about.units}]", box=SIMPLE)
         for name, scores in rows.items():
             table.add_row(name, *(_cell(scores.get(score), best.get(score), name) for score in held))

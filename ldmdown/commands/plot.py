@@ -34,27 +34,13 @@ Extent = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class PlotOptions:
-    """What is drawn.
+    """What is drawn."""
 
-    Parameters
-    ----------
-    variables
-        names of the rows.
-    time
-        the hour, such as 2020-01-31T12; None: the first of the first file.
-    member
-        the member of ensembles, from 0.
-    arrows
-        whether to draw the wind.
-    extent
-        west, south, east, north [degrees]; None: what the last file covers.
-    """
-
-    variables: Sequence[str] = ("t2m", "ws10")
-    time: str | None = None
-    member: int = 0
-    arrows: bool = False
-    extent: Extent | None = None
+    variables: Sequence[str] = ("t2m", "ws10")  # names of the rows
+    time: str | None = None  # such as 2020-01-31T12; None: the first of the first file
+    member: int = 0  # of ensembles, from 0
+    arrows: bool = False  # draw the wind
+    extent: Extent | None = None  # None: what the last file covers
 
 
 def plot(files: Sequence[Path], output: Path, options: PlotOptions = PlotOptions()) -> None:

@@ -23,7 +23,7 @@ MAPS_ABREAST = 5  # maps side by side
 WIDTH, BAR_WIDTH, MAX_MAP_WIDTH = 10.0, 0.9, 2.9  # of a figure, its colour bar, a map [inches]
 TICKS: Any = {"labelsize": 6.5, "length": 2, "pad": 1.5}
 ALPS = (6.4, 45.4, 13.6, 47.2)  # west, south, east, north [degrees]
-SCORES = {"rmse": "RMSE", "bias": "Bias"}
+SCORES = ("rmse", "bias")
 
 
 def figures(results: Results, shown: MapFields | None, names: Sequence[str]) -> dict[str, Figure]:
@@ -112,7 +112,7 @@ def stations(results: Results, score: str, name: str) -> Figure:
     part = results.stations
     assert part is not None
     lon, lat = (np.array([getattr(station, axis) for station in part.stations]) for axis in ("lon", "lat"))
-    fields = {system: getattr(part.scores[system][name], score) for system in results.ordered(part.scores)}
+    fields = {system: part.scores[system][name][score] for system in results.ordered(part.scores)}
     stretch = 1 / np.cos(np.radians(lat.mean()))
     height, width = (max(float(np.ptp(part)), 0.2) for part in (lat, lon))  # of one station too
     figure, axes = _panels(len(fields), [1.05 * height * stretch / width])
@@ -159,7 +159,7 @@ def _panels(count: int, aspects: Sequence[float]) -> tuple[Figure, list[list[Axe
 
 def _label(results: Results, score: str, name: str) -> str:
     variable = results.variables[name]
-    return style.labelled(f"{SCORES[score]}, {variable.long_name}", variable.units)
+    return style.labelled(f"{results.score_info[score].short_name}, {variable.long_name}", variable.units)
 
 
 def _bar(figure: Figure, image: Any, axes: Sequence[Sequence[Axes]], label: str, score: str = "") -> None:

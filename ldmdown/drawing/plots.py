@@ -22,9 +22,8 @@ TAIL_SHARE = 0.01  # of the reference's distribution, on each side
 NOT_SHOWN = 1e-5  # of the reference's distribution of changes and derivatives, on each side, about
 MIN_TAIL_WIDTH = 0.05  # of the whole range; a narrower tail is not drawn
 MAX_BINS = 120
-BOXES = {"rmse": "RMSE", "bias": "Bias", "r2": "R²", "pcc": "Correlation (PCC)"}
 DERIVATIVES = ("divergence", "vorticity")
-WITHOUT_UNITS = ("r2", "pcc")
+BOXES = ("rmse", "bias", "r2", "pcc")
 SPECTRA = {"t2m": ("2 metre temperature", "K²"), "ke": ("Kinetic energy of the 10 metre wind", "m² s⁻²")}
 
 MIN_RATIO_DB, MIN_POWER = -22, 1e-4  # that are shown: of ratios, and of power over the reference's least
@@ -46,12 +45,11 @@ def boxplots(results: Results) -> Figure:
     figure = Figure(figsize=(WIDTH, (max(1.2, 0.24 * len(systems)) + 0.8) * len(names)))
     rows = figure.subplots(len(names), len(BOXES), squeeze=False, sharey=True)
     for axes, name in zip(rows, names, strict=True):
-        for axis, (score, title) in zip(axes, BOXES.items(), strict=True):
+        for axis, score in zip(axes, BOXES, strict=True):
             for place, system in enumerate(systems):
                 values = getattr(hourly[system][name], score)
                 _box(axis, place, values[np.isfinite(values)], colours[system])
-            units = "1" if score in WITHOUT_UNITS else results.variables[name].units
-            axis.set_title(style.labelled(title, units))
+            axis.set_title(style.labelled(results.score_info[score].short_name, results.units(score, name)))
             if score == "bias":
                 axis.axvline(0, color="black", linewidth=0.8, zorder=1)
             axis.grid(visible=False, axis="y")
@@ -277,17 +275,17 @@ def surfaces(results: Results) -> Figure:
     figure = Figure(figsize=(WIDTH, 4.6))
     rows = figure.subplots(2, len(names), squeeze=False, sharex=True)
     width = 0.84 / len(systems)
-    for axes, (score, title) in zip(rows, (("rmse", "RMSE"), ("bias", "Bias")), strict=True):
+    for axes, score in zip(rows, ("rmse", "bias"), strict=True):
         for axis, name in zip(axes, names, strict=True):
             for place, system in enumerate(systems):
                 at = np.arange(len(part)) + (place - (len(systems) - 1) / 2) * width
-                values = [getattr(one[system][name], score) for one in part.values()]
+                values = [one[system][name][score] for one in part.values()]
                 axis.bar(at, values, width=0.9 * width, color=colours[system], label=system)
             axis.axhline(0, color="black", linewidth=0.8)
             axis.set_xticks(range(len(part)), list(part))
             axis.grid(visible=False, axis="x")
             axis.set_title(results.long_name(name))
-            axis.set_ylabel(style.labelled(title, results.variables[name].units))
+            axis.set_ylabel(style.labelled(results.score_info[score].short_name, results.units(score, name)))
     figure.legend(*rows[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=min(5, len(systems)))
     return figure
 

@@ -16,24 +16,6 @@ from ldmdown.drawing.html import Cell, figure, number, render, table, write_page
 from ldmdown.drawing.map_fields import MapFields
 from ldmdown.scoring.results import Best, Results, Score, ScoredSystem
 
-SHORT = {
-    "rmse": "RMSE",
-    "bias": "Bias",
-    "mae": "MAE",
-    "r2": "R²",
-    "pcc": "PCC",
-    "crps": "CRPS",
-    "rmse_of_mean": "RMSE of the mean",
-    "spread_skill": "Spread / error",
-    "energy_score": "Energy score",
-    "variogram_score": "Variogram score",
-    "wasserstein": "Wasserstein",
-    "p1_error": "1st percentile",
-    "p999_error": "99.9th percentile",
-    "above_15": "Above 15 m s⁻¹",
-    "change_ratio": "Hourly change",
-    "lag1_error": "Lag-1 correlation",
-}
 GROUPS = {
     "As single fields": ("rmse", "bias", "mae", "r2", "pcc"),
     "As ensembles": ("crps", "rmse_of_mean", "spread_skill", "energy_score", "variogram_score"),
@@ -209,11 +191,11 @@ def _ratios(results: Results) -> Markup:
     ratios = results.ratio_to_ideal
     systems = [system for system in results.systems if system.name in ratios]
     columns = {
-        f"{SHORT[score]}, {name}": _score_cells(
+        f"{results.score_info[score].short_name}, {name}": _score_cells(
             systems, [ratios[one.name].get(name, {}).get(score) for one in systems], None
         )
         for name in (*style.main_variables(results), "all")
-        for score in SHORT
+        for score in results.score_info
         if any(score in one.get(name, {}) for one in ratios.values())
     }
     caption = "Scores over the ideal ensemble's; RMSE over that of its mean: 1 is the best that can be"
@@ -241,8 +223,7 @@ def _stations(results: Results) -> Markup:
     for name in results.variables:
         if any(name in one for one in part.all.values()):
             for score in ("rmse", "bias", "mae", "pcc"):
-                means = [part.all[one.name].get(name) for one in systems]
-                values = [getattr(one, score) if one else None for one in means]
+                values = [part.all[one.name].get(name, {}).get(score) for one in systems]
                 columns[f"{_header(results, score, name)}, {name}"] = [Cell(number(value), value) for value in values]
     return _system_table(results, caption, systems, columns)
 
@@ -264,7 +245,7 @@ def _meanings(results: Results) -> Markup:
     """A list of the scores that are held."""
     held = {score for variables in results.scores.values() for scores in variables.values() for score in scores}
     meanings = [
-        (SHORT.get(score, score), f"{_sentence(info.long_name)}; {BETTER[info.better]}", info.doi)
+        (info.short_name, f"{_sentence(info.long_name)}; {BETTER[info.better]}", info.doi)
         for score, info in results.score_info.items()
         if score in held
     ]
@@ -289,7 +270,8 @@ def _words(results: Results, maps: MapFields | None, name: str) -> dict[str, str
 
 def _header(results: Results, score: str, name: str) -> str:
     """A score with its units, which do not break."""
-    return style.labelled(SHORT.get(score, score), results.units(score, name)).replace(" s⁻¹", "\u00a0s⁻¹")
+    label = style.labelled(results.score_info[score].short_name, results.units(score, name))
+    return label.replace(" s⁻¹", "\u00a0s⁻¹")
 
 
 def _sentence(text: str) -> str:

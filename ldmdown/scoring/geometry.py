@@ -16,19 +16,10 @@ WHOLE: Rectangle = (slice(None), slice(None))
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of an hour that count.
+    """The cells of an hour that count; derivatives, spectra, patches and pairs of cells are those of `complete`."""
 
-    Parameters
-    ----------
-    valid
-        a mask (rows, cols); None: all.
-    complete
-        a part of the grid without missing cells, on which derivatives, spectra, patches and pairs of cells are
-        scored; None: nowhere.
-    """
-
-    valid: BoolArray | None = None
-    complete: Rectangle | None = WHOLE
+    valid: BoolArray | None = None  # (rows, cols); None: all
+    complete: Rectangle | None = WHOLE  # a part of the grid without missing cells; None: nowhere
 
     def of(self, fields: FloatArray) -> FloatArray:
         """Values (..., cells) of fields (..., rows, cols)."""

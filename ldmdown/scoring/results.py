@@ -22,6 +22,7 @@ SystemKind = Literal[
     "reconstruction",
     "ideal",
 ]
+Better = Literal["low", "high", "zero", "one"]
 Number = Annotated[float, BeforeValidator(lambda value: np.nan if value is None else float(value))]
 Values = Annotated[
     FloatArray,
@@ -88,10 +89,11 @@ class Score(_Part):
 class ScoreInfo(_Part):
     """What a score is: `better` says which value is best, `units` "field" that they are the variable's."""
 
+    short_name: str
     long_name: str
-    better: Literal["low", "high", "zero", "one"]
-    units: str = "field"
-    doi: str | None = None
+    better: Better
+    units: str
+    doi: str | None
 
 
 class Best(_Part):
@@ -99,13 +101,6 @@ class Best(_Part):
 
     system: str
     not_significantly_different_from: list[str]
-
-
-class SurfaceErrors(_Part):
-    """Errors over one kind of ground."""
-
-    rmse: Number
-    bias: Number
 
 
 class HourlyScores(_Part):
@@ -158,44 +153,25 @@ class Station(_Part):
     height: Number
 
 
-class StationSeries(_Part):
-    """Scores at each station."""
-
-    count: Values
-    rmse: Values
-    bias: Values
-    mae: Values
-    pcc: Values
-
-
-class StationMeans(_Part):
-    """Scores over all stations together; the correlation is their mean."""
-
-    count: Number
-    rmse: Number
-    bias: Number
-    mae: Number
-    pcc: Number
-
-
 class StationResults(_Part):
-    """Scores at stations, by system and variable."""
+    """Scores by system, variable and score, at each station and over all (of correlations the mean)."""
 
     file: str
     interpolation: str
     height_corrected: bool
     hours: int
     stations: list[Station]
-    scores: dict[str, dict[str, StationSeries]]
-    all: dict[str, dict[str, StationMeans]]
+    scores: dict[str, dict[str, dict[str, Values]]]
+    all: dict[str, dict[str, dict[str, Number]]]
 
 
 class Results(_Part):
     """Everything that `evaluate` writes to scores.json.
 
     `scores` and `ratio_to_ideal` are by system, variable and score; `best` by variable and score; `by_surface` by kind
-    of ground, system and variable; `hourly` by system and variable; `distribution`, `hour_to_hour` and `diurnal` by
-    variable; `spectra` by t2m or ke; `rank_histogram` by system and variable, `reliability` by system and event.
+    of ground, system, variable and score; `hourly` by system and variable; `distribution`, `hour_to_hour` and
+    `diurnal` by variable; `spectra` by t2m or ke; `rank_histogram` by system and variable, `reliability` by system and
+    event.
     """
 
     ldmdown: str
@@ -211,7 +187,7 @@ class Results(_Part):
     score_info: dict[str, ScoreInfo]
     best: dict[str, dict[str, Best]]
     ratio_to_ideal: dict[str, dict[str, dict[str, Score]]]
-    by_surface: dict[str, dict[str, dict[str, SurfaceErrors]]]
+    by_surface: dict[str, dict[str, dict[str, dict[str, Number]]]]
     hourly: dict[str, dict[str, HourlyScores]]
     distribution: dict[str, Distribution]
     spectra: dict[str, Spectra]

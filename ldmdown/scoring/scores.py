@@ -11,7 +11,7 @@ from ldmdown import metrics
 from ldmdown.scoring.accuracy import Accuracy
 from ldmdown.scoring.bootstrap import Blocks, Estimate, Statistic
 from ldmdown.scoring.climatology import BINS, Climatology
-from ldmdown.scoring.results import Best, Score, ScoredSystem, ScoreInfo
+from ldmdown.scoring.results import Best, Better, Score, ScoredSystem, ScoreInfo
 from ldmdown.typing import FloatArray
 
 Estimates = dict[str, dict[str, Estimate]]
@@ -20,46 +20,37 @@ Estimates = dict[str, dict[str, Estimate]]
 STRONG_WIND = 15.0  # [m s-1]
 OUT_OF_COMPETITION = ("reconstruction", "ideal")  # kinds that know what they predict, or the recipe of the truth
 
+_TABLE: tuple[tuple[str, str, str, Better, str], ...] = (
+    ("rmse", "RMSE", "root-mean-square error", "low", "field"),
+    ("bias", "Bias", "mean error", "zero", "field"),
+    ("mae", "MAE", "mean absolute error", "low", "field"),
+    ("r2", "R²", "coefficient of determination, mean over hours", "high", "1"),
+    ("pcc", "PCC", "Pearson's correlation, mean over hours", "high", "1"),
+    ("crps", "CRPS", "fair continuous ranked probability score", "low", "field"),
+    ("rmse_of_mean", "RMSE of the mean", "error of the mean of infinitely many members", "low", "field"),
+    ("spread_skill", "Spread / error", "spread over error of the mean", "one", "1"),
+    ("energy_score", "Energy score", "fair energy score of 24 x 24 cells, per root cell", "low", "field"),
+    ("variogram_score", "Variogram score", "fair variogram score of order 0.5", "low", "field"),
+    ("wasserstein", "Wasserstein", "Wasserstein distance of the distributions", "low", "field"),
+    ("p1_error", "1st percentile", "error of the 1st percentile", "zero", "field"),
+    ("p999_error", "99.9th percentile", "error of the 99.9th percentile", "zero", "field"),
+    ("above_15", "Above 15 m s⁻¹", "frequency above 15 m s-1, over the reference's", "one", "1"),
+    ("change_ratio", "Hourly change", "root-mean-square change from hour to hour, over the reference's", "one", "1"),
+    ("lag1_error", "Lag-1 correlation", "correlation of successive hours in a cell, less the reference's", "zero", "1"),
+)
+_DOIS = {
+    "crps": "10.1002/qj.2270",
+    "rmse_of_mean": "10.1002/qj.2270",
+    "spread_skill": "10.1175/JHM-D-14-0008.1",
+    "energy_score": "10.1198/016214506000001437",
+    "variogram_score": "10.1175/MWR-D-14-00269.1",
+    "wasserstein": "10.3390/e19020047",
+}
 SCORES = {
-    "rmse": ScoreInfo(long_name="root-mean-square error", better="low"),
-    "bias": ScoreInfo(long_name="mean error", better="zero"),
-    "mae": ScoreInfo(long_name="mean absolute error", better="low"),
-    "r2": ScoreInfo(long_name="coefficient of determination, mean over hours", better="high", units="1"),
-    "pcc": ScoreInfo(long_name="Pearson's correlation, mean over hours", better="high", units="1"),
-    "crps": ScoreInfo(long_name="fair continuous ranked probability score", better="low", doi="10.1002/qj.2270"),
-    "rmse_of_mean": ScoreInfo(
-        long_name="error of the mean of infinitely many members", better="low", doi="10.1002/qj.2270"
-    ),
-    "spread_skill": ScoreInfo(
-        long_name="spread over error of the mean", better="one", units="1", doi="10.1175/JHM-D-14-0008.1"
-    ),
-    "energy_score": ScoreInfo(
-        long_name="fair energy score of patches of 24 x 24 cells, per root cell",
-        better="low",
-        doi="10.1198/016214506000001437",
-    ),
-    "variogram_score": ScoreInfo(
-        long_name="fair variogram score of order 0.5", better="low", doi="10.1175/MWR-D-14-00269.1"
-    ),
-    "wasserstein": ScoreInfo(
-        long_name="Wasserstein distance of the distributions", better="low", doi="10.3390/e19020047"
-    ),
-    "p1_error": ScoreInfo(long_name="error of the 1st percentile", better="zero"),
-    "p999_error": ScoreInfo(long_name="error of the 99.9th percentile", better="zero"),
-    "above_15": ScoreInfo(long_name="frequency above 15 m s-1, over the reference's", better="one", units="1"),
-    "change_ratio": ScoreInfo(
-        long_name="root-mean-square change from hour to hour, over the reference's", better="one", units="1"
-    ),
-    "lag1_error": ScoreInfo(
-        long_name="correlation of an hour with the next in a cell, less the reference's", better="zero", units="1"
-    ),
+    name: ScoreInfo(short_name=short, long_name=long, better=better, units=units, doi=_DOIS.get(name))
+    for name, short, long, better, units in _TABLE
 }
-IDEAL_SCORES = {
-    "rmse": "rmse_of_mean",
-    "crps": "crps",
-    "energy_score": "energy_score",
-    "variogram_score": "variogram_score",
-}
+IDEAL_SCORES = {"rmse": "rmse_of_mean"} | {name: name for name in ("crps", "energy_score", "variogram_score")}
 """Scores that are compared with the ideal ensemble's, and which score of it."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ldmdown.data.grid import SourceGrid, box_of, regrid
 from ldmdown.data.reading.stations import Stations
 from ldmdown.errors import LdmdownError
-from ldmdown.scoring.results import Station, StationMeans, StationResults, StationSeries
+from ldmdown.scoring.results import Station, StationResults
 from ldmdown.scoring.terrain import LAPSE_RATE, Terrain
 from ldmdown.typing import FloatArray
 
@@ -64,14 +64,13 @@ class StationScores:
 
     def results(self) -> StationResults:
         """Scores by system and variable, at each station and for all together."""
-        scores: dict[str, dict[str, StationSeries]] = {}
-        together: dict[str, dict[str, StationMeans]] = {}
+        scores: dict[str, dict[str, dict[str, FloatArray]]] = {}
+        together: dict[str, dict[str, dict[str, float]]] = {}
         for (system, key), sums in self._sums.items():
-            series, means = StationSeries.model_validate(_scores(sums)), _scores(sums.sum(axis=1))
-            known = series.pcc[np.isfinite(series.pcc)]
-            means["pcc"] = np.asarray(known.mean() if known.size else np.nan)
-            scores.setdefault(system, {})[key] = series
-            together.setdefault(system, {})[key] = StationMeans.model_validate(means)
+            series = scores.setdefault(system, {})[key] = _scores(sums)
+            known = series["pcc"][np.isfinite(series["pcc"])]
+            means = _scores(sums.sum(axis=1)) | {"pcc": known.mean() if known.size else np.nan}
+            together.setdefault(system, {})[key] = {score: float(value) for score, value in means.items()}
         places = zip(self.stations.names, self.stations.lat, self.stations.lon, self.stations.height, strict=True)
         return StationResults(
             file=str(self.stations.file),

@@ -10,14 +10,7 @@ import numpy as np
 from ldmdown import metrics
 from ldmdown.scoring.accuracy import HOURLY_SCORES, Accuracy
 from ldmdown.scoring.climatology import BINS, CHANGES, Bins, Climatology
-from ldmdown.scoring.results import (
-    ChangeDistribution,
-    Distribution,
-    HourlyScores,
-    Reliability,
-    Spectra,
-    SurfaceErrors,
-)
+from ldmdown.scoring.results import ChangeDistribution, Distribution, HourlyScores, Reliability, Spectra
 from ldmdown.typing import Float32Array, FloatArray
 
 Accuracies = Mapping[str, Accuracy]
@@ -40,15 +33,15 @@ def error_maps(accuracy: Accuracies) -> dict[str, dict[str, dict[str, Float32Arr
     return found
 
 
-def by_surface(accuracy: Accuracies, surfaces: Sequence[str]) -> dict[str, dict[str, dict[str, SurfaceErrors]]]:
+def by_surface(accuracy: Accuracies, surfaces: Sequence[str]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """RMSE and bias, by kind of ground, system and variable."""
-    found: dict[str, dict[str, dict[str, SurfaceErrors]]] = {}
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for place, surface in enumerate(surfaces):
         for name, part in accuracy.items():
             for key, sums in part.by_surface.items():
                 count, error, square = (float(total) for total in sums[:, place])
                 if count:
-                    errors = SurfaceErrors(rmse=math.sqrt(square / count), bias=error / count)
+                    errors = {"rmse": math.sqrt(square / count), "bias": error / count}
                     found.setdefault(surface, {}).setdefault(name, {})[key] = errors
     return found
 

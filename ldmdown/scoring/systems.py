@@ -37,30 +37,14 @@ SAME_TRUTH = 0.05  # [K, m s-1] that rounding in files may change
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """How checkpoints are scored.
+    """How checkpoints are scored; of several runs of an hour the last is."""
 
-    Parameters
-    ----------
-    period
-        the split of the archive to score: train, validation or test.
-    members
-        ensemble members per checkpoint.
-    every
-        score every n-th hour.
-    seed
-        random seed of the initial noise.
-    device
-        auto, cpu, cuda or cuda:1.
-    source
-        the source of the archive to score; None: its only one. Of several runs of an hour the last is scored.
-    """
-
-    period: str = "test"
-    members: int = 8
-    every: int = 1
-    seed: int = 0
-    device: str = "auto"
-    source: str | None = None
+    period: str = "test"  # the split of the archive: train, validation or test
+    members: int = 8  # of each checkpoint
+    every: int = 1  # score every n-th hour
+    seed: int = 0  # of the initial noise
+    device: str = "auto"  # auto, cpu, cuda or cuda:1
+    source: str | None = None  # of the archive; None: its only one
 
 
 class Systems:
