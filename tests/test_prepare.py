@@ -23,7 +23,7 @@ from ldmdown.data import parallel
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
-from ldmdown.twin.files import write_twin
+from ldmdown.twin.files import TwinFiles
 
 GRID = {"west": 4_300_000, "north": 2_500_000, "rows": 32, "cols": 32}
 DAYS = ("2021-01-01", "2021-01-02", "2021-01-05")
@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three days of ERA5 and reference files, six hours each."""
     folder = tmp_path_factory.mktemp("raw")
-    write_twin(folder, Grid(**GRID), [(f"{day}T00", f"{day}T05") for day in DAYS])
+    TwinFiles(folder, Grid(**GRID)).write([(f"{day}T00", f"{day}T05") for day in DAYS])
     return folder
 
 
@@ -240,7 +240,7 @@ def test_a_system_of_its_own_terrain_is_prepared_and_trained(tmp_path: Path, mon
     from ldmdown.commands.train import train
 
     monkeypatch.setattr(parallel, "workers", lambda: 1)
-    write_twin(tmp_path, Grid(**DAVOS), [(f"{day}T00", f"{day}T03") for day in (DAYS[0], DAYS[2])])
+    TwinFiles(tmp_path, Grid(**DAVOS)).write([(f"{day}T00", f"{day}T03") for day in (DAYS[0], DAYS[2])])
     stage = {"steps": 2, "learning_rate": 1e-3, "batch": 2, "crop": 2, "validate_every": 2}
     path = write(
         tmp_path,

@@ -12,9 +12,9 @@ from benchmarks.twin_hardness import draw, energy, excess, hardness, lapped, mem
 
 from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
-from ldmdown.twin.files import RECIPE, TwinWorld, write_twin
+from ldmdown.twin.files import TwinFiles
 from ldmdown.twin.noise import Noise, SmoothNoise
-from ldmdown.twin.recipe import _rotation, _spline, limited_wind
+from ldmdown.twin.recipe import RECIPE, TwinWorld, _rotation, _spline, limited_wind
 from ldmdown.twin.response import State, Terms, land_sea_contrast, response
 from ldmdown.twin.terrain import CELL, HighPass, TerrainFeatures, blur, read_raster, riesz
 
@@ -248,7 +248,7 @@ def test_files_are_laid_out_as_the_archives_deliver_them(tmp_path: Path) -> None
     grid = Grid(crs="EPSG:3035", west=4_200_000, north=2_560_000, rows=48, cols=48, spacing=2000)
     done: list[tuple[int, int]] = []
     periods = [("2021-01-14T02", "2021-01-14T03"), ("2021-07-01T22", "2021-07-02T00")]
-    write_twin(tmp_path, grid, periods, members=2, progress=lambda *counts: done.append(counts))
+    TwinFiles(tmp_path, grid, members=2).write(periods, progress=lambda *counts: done.append(counts))
     assert done == [(1, 3), (2, 3), (3, 3)]
     world = TwinWorld(grid)
 
@@ -292,14 +292,14 @@ def test_files_are_laid_out_as_the_archives_deliver_them(tmp_path: Path) -> None
 
 def test_finished_files_are_left_and_whole_days_are_written(tmp_path: Path) -> None:
     grid = Grid(crs="EPSG:3035", west=4_200_000, north=2_560_000, rows=16, cols=16, spacing=2000)
-    write_twin(tmp_path, grid, [("2021-01-01", "2021-01-03")], every=2)
+    TwinFiles(tmp_path, grid).write([("2021-01-01", "2021-01-03")], every=2)
     names = sorted(path.name for path in (tmp_path / "reference").iterdir())
     assert names == ["VHR-REA_IT_20210101.nc", "VHR-REA_IT_20210103.nc"]
     with xr.open_dataset(tmp_path / "reference" / names[0], engine="netcdf4") as day:
         assert day.sizes["time"] == 24
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nc")}
     (tmp_path / "reference" / names[1]).unlink()
-    write_twin(tmp_path, grid, [("2021-01-01", "2021-01-03")], every=2)
+    TwinFiles(tmp_path, grid).write([("2021-01-01", "2021-01-03")], every=2)
     changed = {path.name for path in before if path.stat().st_mtime_ns != before[path]}
     assert changed == {names[1]}
 
@@ -308,7 +308,7 @@ def test_finished_files_are_left_and_whole_days_are_written(tmp_path: Path) -> N
 def test_processes_write_the_same(tmp_path: Path) -> None:
     grid = Grid(crs="EPSG:3035", west=4_200_000, north=2_560_000, rows=16, cols=16, spacing=2000)
     for processes in (1, 2):
-        write_twin(tmp_path / str(processes), grid, [("2021-01-01", "2021-01-02")], processes=processes)
+        TwinFiles(tmp_path / str(processes), grid).write([("2021-01-01", "2021-01-02")], processes=processes)
     for path in (tmp_path / "1").rglob("*.nc"):
         with (
             xr.open_dataset(path, engine="netcdf4") as one,

@@ -74,10 +74,7 @@ def evaluate(
     terrain
         a file of heights, by which land, sea, mountains and coast are scored separately.
 
-    Raises
-    ------
-    LdmdownError
-        if a file cannot be read, or no variable, place or hour is in all of them.
+    Raises LdmdownError if a file cannot be read, or no variable, place or hour is in all of them.
     """
     with Predictions(predictions, reference, terrain) as data:
         write_scores(data, output, stations)
@@ -101,10 +98,7 @@ def evaluate_checkpoints(
     output
         the folder.
 
-    Raises
-    ------
-    LdmdownError
-        if a checkpoint does not fit the archive, or the archive has no such hours.
+    Raises LdmdownError if a checkpoint does not fit the archive, or the archive has no such hours.
     """
     from ldmdown.scoring.systems import Systems  # and PyTorch with it, which files do not need
 
@@ -133,10 +127,7 @@ def write_scores(data: Predictions | Systems, output: Path, stations: StationOpt
 def score(data: Predictions | Systems, stations: StationOptions) -> tuple[Results, MapFields]:
     """Score all hours: the content of scores.json, and fields to look at.
 
-    Raises
-    ------
-    LdmdownError
-        if no hour or no cell can be scored.
+    Raises LdmdownError if no hour or no cell can be scored.
     """
     geometry = GridGeometry(data.grid)
     surfaces = data.terrain.surfaces(geometry.spacing_km) if data.terrain is not None else {}

@@ -17,10 +17,7 @@ COLUMN = 24  # where values begin
 def card(name: str) -> str:
     """The card of a checkpoint (by path or name) or of an output of `downscale`, as text.
 
-    Raises
-    ------
-    LdmdownError
-        if it is neither.
+    Raises LdmdownError if it is neither.
     """
     path = Path(name)
     return _table(_output(path) if path.exists() and path.suffix != SUFFIX else _checkpoint(find(name)))

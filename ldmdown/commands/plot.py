@@ -53,11 +53,8 @@ def plot(files: Sequence[Path], output: Path, options: PlotOptions = PlotOptions
     output
         the picture to write.
 
-    Raises
-    ------
-    LdmdownError
-        if a file cannot be read or lacks the variable, the hour or the member, if the extent holds none of a file, or
-        if pictures of this name cannot be written.
+    Raises LdmdownError if a file cannot be read or lacks the variable, the hour or the member, if the extent holds none
+    of a file, or if pictures of this name cannot be written.
     """
     _check(output, options.extent)
     names = list(dict.fromkeys([*options.variables, *(("u10", "v10") if options.arrows else ())]))
@@ -123,10 +120,7 @@ class MapHour:
 def read_hour(file: Path, names: Sequence[str], time: str | None, member: int) -> MapHour:
     """Read an hour of a file, the first without `time`; wind speed is made of its components where it is not there.
 
-    Raises
-    ------
-    LdmdownError
-        if the file cannot be read or lacks the variable, the hour or the member.
+    Raises LdmdownError if the file cannot be read or lacks the variable, the hour or the member.
     """
     with GriddedFiles([file]) as files:
         made = "ws10" in names and "ws10" not in files.variables()

@@ -29,7 +29,8 @@ from ldmdown.data.archive.store import MANIFEST, Archive, ArchiveSource
 from ldmdown.data.archive.writer import ArchiveWriter
 from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
-from ldmdown.twin.files import RECIPE, write_twin
+from ldmdown.twin.files import TwinFiles
+from ldmdown.twin.recipe import RECIPE
 
 EXAMPLE_HOURS = 6  # in the bundled twin's era5.nc
 
@@ -95,14 +96,10 @@ def _twin(config: Config, root: Path, dry_run: bool) -> None:
         return
     with progress_bar("days") as progress:
         task = progress.add_task("writing the twin", total=None)
-        write_twin(
-            directory,
-            Grid.of(config.grid),
+        fine, coarse = (root / name if name else None for name in (config.twin.orography, config.twin.coarse_orography))
+        TwinFiles(directory, Grid.of(config.grid), config.twin.seed, fine, coarse).write(
             config.twin.periods,
-            every=config.twin.every,
-            seed=config.twin.seed,
-            orography=_below(root, config.twin.orography),
-            coarse_orography=_below(root, config.twin.coarse_orography),
+            config.twin.every,
             processes=os.cpu_count() or 1,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
@@ -111,10 +108,6 @@ def _twin(config: Config, root: Path, dry_run: bool) -> None:
 def _twin_pair(config: Config) -> SourceConfig:
     """The pair of files that the twin stands for: the one of this name, or the first."""
     return next((pair for pair in config.data.pairs if pair.name == "twin"), config.data.pairs[0])
-
-
-def _below(root: Path, name: str | None) -> Path | None:
-    return None if name is None else root / name
 
 
 def _example(config: Config, root: Path) -> None:

@@ -18,10 +18,7 @@ MARGIN = 0.25  # around the grid [degrees]
 def request(checkpoint: str, first: date, last: date) -> str:
     """A Python program that downloads what a checkpoint (several joined by a comma) needs of these days.
 
-    Raises
-    ------
-    LdmdownError
-        if there is no such checkpoint.
+    Raises LdmdownError if there is no such checkpoint.
     """
     configs = [read_header(find(name))["config"] for name in checkpoint.split(",")]
     names = tuple(dict.fromkeys(name for config in configs for name in config["predictors"]))

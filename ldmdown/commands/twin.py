@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ldmdown.console import progress_bar
 from ldmdown.data.grid import Grid
-from ldmdown.twin.files import write_twin
+from ldmdown.twin.files import TwinFiles
 
 
 def twin(
@@ -22,21 +22,12 @@ def twin(
 ) -> None:
     """Write the files of all days from start to end, both included; those that exist are left.
 
-    Raises
-    ------
-    LdmdownError
-        if a terrain file cannot be used.
+    Raises LdmdownError if a terrain file cannot be used.
     """
     with progress_bar("days") as progress:
         task = progress.add_task("writing")
-        write_twin(
-            output,
-            Grid(),
+        TwinFiles(output, Grid(), seed, orography, coarse_orography, members).write(
             [(start, end)],
-            members=members,
-            seed=seed,
-            orography=orography,
-            coarse_orography=coarse_orography,
             processes=os.cpu_count() or 1,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )

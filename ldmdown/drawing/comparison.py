@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from markupsafe import Markup
+from scipy.ndimage import map_coordinates
 
 from ldmdown.drawing import style
 from ldmdown.drawing.html import render
@@ -41,15 +42,16 @@ def comparison(
         long name and units by name; the first is shown at first.
     """
     rows, cols = fields.lat.shape
-    nodes = np.ix_(np.linspace(0, rows - 1, NODES), np.linspace(0, cols - 1, NODES))
+    nodes = np.meshgrid(np.linspace(0, rows - 1, NODES), np.linspace(0, cols - 1, NODES), indexing="ij")
+    lon, lat = (map_coordinates(field, nodes, np.float64, order=1) for field in (fields.lon, fields.lat))
     content = {
         "rows": rows,
         "cols": cols,
         "cell": round(fields.cell_shape, 4),
         "step": STEP,
         "nodes": NODES,
-        "lon": np.round(_between(fields.lon, *nodes), 4).ravel().tolist(),
-        "lat": np.round(_between(fields.lat, *nodes), 4).ravel().tolist(),
+        "lon": np.round(lon, 4).ravel().tolist(),
+        "lat": np.round(lat, 4).ravel().tolist(),
         "lines": graticule(fields),
         "variables": {name: _variable(fields, systems, name, variables[name].units) for name in variables},
         "fields": {
@@ -100,15 +102,6 @@ def _crossing(value: float, along: FloatArray) -> float:
     place = np.arange(len(along), dtype=float)
     order = slice(None) if along[0] < along[-1] else slice(None, None, -1)
     return float(np.interp(value, along[order], place[order], left=np.nan, right=np.nan))
-
-
-def _between(field: FloatArray, rows: FloatArray, cols: FloatArray) -> FloatArray:
-    """Bilinear values at fractional rows and columns."""
-    row, col = rows.astype(int), cols.astype(int)
-    below, beside = np.minimum(row + 1, field.shape[0] - 1), np.minimum(col + 1, field.shape[1] - 1)
-    upper = field[row, col] * (1 - cols + col) + field[row, beside] * (cols - col)
-    lower = field[below, col] * (1 - cols + col) + field[below, beside] * (cols - col)
-    return upper * (1 - rows + row) + lower * (rows - row)
 
 
 def _variable(shown: MapFields, systems: Sequence[str], name: str, units: str) -> dict[str, Any]:

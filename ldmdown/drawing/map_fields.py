@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -46,15 +47,10 @@ class MapFields:
         if self.lat[0].mean() > self.lat[-1].mean():
             return self
         return replace(
-            self,
-            lat=self.lat[::-1],
-            lon=self.lon[::-1],
-            y=self.y[::-1],
-            maps={
-                score: {name: {system: one[::-1] for system, one in systems.items()} for name, systems in names.items()}
-                for score, names in self.maps.items()
-            },
-            snapshots={
-                system: {name: one[::-1] for name, one in names.items()} for system, names in self.snapshots.items()
-            },
+            self, **{name: _turned(getattr(self, name)) for name in ("lat", "lon", "y", "maps", "snapshots")}
         )
+
+
+def _turned(part: Any) -> Any:
+    """Fields with their rows in reverse order, alone or in dictionaries."""
+    return {name: _turned(one) for name, one in part.items()} if isinstance(part, Mapping) else part[::-1]

@@ -31,31 +31,13 @@ EVENTS = {  # variable, sign and threshold
 
 
 class Accuracy:
-    """Sums over the hours of one system.
+    """Sums over the hours of one system on a grid, apart for each block of days.
 
-    Parameters
-    ----------
-    shape
-        (rows, cols).
-    blocks
-        number of blocks of days whose sums are kept apart.
-    surfaces
-        masks (rows, cols), by the names of the kinds of ground that are scored separately.
-
-    Attributes
-    ----------
-    sums
-        sums of hourly means (blocks,) by (variable, what); the number of hours under "hours" or "... hours".
-    hourly
-        one value an hour, by variable and score.
-    maps
-        count, error and squared error (3, rows, cols), by variable.
-    by_surface
-        the same sums over each surface (3, surfaces), by variable.
-    ranks
-        rank histograms (members + 1,), by variable.
-    votes
-        forecasts and events where k members forecast the event (2, members + 1), by event.
+    `surfaces` are masks (rows, cols) by the kinds of ground that are scored separately. Everything is by variable:
+    `sums` (blocks,) of hourly means also by what is summed, with the number of hours under "hours" or "... hours";
+    `hourly` also by score; `maps` (3, rows, cols) of count, error and squared error; `by_surface` (3, surfaces), the
+    same over each surface; `ranks` (members + 1,), the rank histograms. `votes` (2, members + 1) are by event the
+    forecasts and the events where so many members forecast it.
     """
 
     def __init__(self, shape: tuple[int, int], blocks: int, surfaces: Mapping[str, BoolArray]) -> None:

@@ -36,12 +36,8 @@ ROWS_AT_ONCE = 16
 class Baselines:
     """Interpolations, one with a lapse rate where the terrain is known, and a regression on the training hours.
 
-    Parameters
-    ----------
-    source, window
-        the source of the archive whose training hours the regression is fitted to, and where.
-    names
-        the variables to make; baselines need them among the archive's predictors, and are none without.
+    The regression is fitted to the training hours of a source of the archive, in a window. There are no baselines
+    unless the variables to make (`names`) are among the archive's predictors.
     """
 
     def __init__(

@@ -44,13 +44,7 @@ class Estimate:
 
 
 class Blocks:
-    """Consecutive days joined to at most MAX_BLOCKS blocks, and the draws of them.
-
-    Parameters
-    ----------
-    hours
-        the hours of the series, since 1970-01-01T00, rising.
-    """
+    """Consecutive days of hours since 1970-01-01T00, joined to at most MAX_BLOCKS blocks, and the draws of them."""
 
     def __init__(self, hours: Sequence[int]) -> None:
         days = sorted({hour // 24 for hour in hours})

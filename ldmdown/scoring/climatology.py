@@ -58,13 +58,7 @@ CHANGES = {"t2m": Bins(-15, 15, 600), **dict.fromkeys(("u10", "v10", "ws10"), Bi
 
 
 class Climatology:
-    """Sums over the hours of one series on one grid.
-
-    Parameters
-    ----------
-    blocks
-        number of blocks of days whose sums are kept apart.
-    """
+    """Sums over the hours of one series on one grid, some of them apart for each block of days."""
 
     def __init__(self, geometry: GridGeometry, blocks: int) -> None:
         self.geometry = geometry

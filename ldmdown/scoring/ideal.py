@@ -9,18 +9,14 @@ from typing import Any
 import numpy as np
 
 from ldmdown.data.grid import POLE_LATITUDE, Grid, SourceGrid, regrid, rotated_pole
-from ldmdown.twin.files import TwinWorld
-from ldmdown.twin.recipe import POLE_LONGITUDE
+from ldmdown.twin.recipe import POLE_LONGITUDE, TwinWorld
 from ldmdown.typing import Float32Array
 
 
 class Ideal:
     """The world that an archive was made from, brought to its grid as the reference was.
 
-    Raises
-    ------
-    FileNotFoundError
-        if its terrain is not found from the archive's folder upwards.
+    Raises FileNotFoundError if its terrain is not found from the archive's folder upwards.
     """
 
     def __init__(self, grid: Grid, plan: dict[str, Any], archive: Path) -> None:

@@ -48,10 +48,7 @@ class Predictions:
     reference, notes
         what the report says of the files.
 
-    Raises
-    ------
-    LdmdownError
-        if a file cannot be read or has other units, or no variable, place or hour is in all of them.
+    Raises LdmdownError if a file cannot be read or has other units, or no variable, place or hour is in all of them.
     """
 
     def __init__(self, predictions: Sequence[Path], reference: Sequence[Path], terrain: Path | None = None) -> None:

@@ -34,14 +34,8 @@ class Scorecard:
     Where cells are missing in the first hour, as outside the area of a file, spectra, derivatives of the wind, energy
     and variogram scores are those of the largest rectangle without missing cells, in every hour that has all of it.
 
-    Parameters
-    ----------
-    names
-        the variables of the fields, in their order; with both wind components the speed is scored too.
-    hours
-        those that will be added, since 1970-01-01T00, rising.
-    surfaces
-        masks by kind of ground; empty where the ground is not known.
+    `names` are the variables of the fields; with both wind components the speed is scored too. `hours` are those that
+    will be added, since 1970-01-01T00, rising; `surfaces` masks by kind of ground, none where it is not known.
     """
 
     def __init__(

@@ -21,17 +21,10 @@ Interpolation = Literal["bilinear", "nearest"]
 class StationScores:
     """Sums over hours at the stations inside a grid.
 
-    Parameters
-    ----------
-    interpolation
-        the way from fields to a station: bilinear, or the nearest cell's value.
-    terrain
-        the heights from which temperatures are brought to the height of the station; None: they are left.
+    Fields are interpolated bilinearly to a station, or its nearest cell is taken. Temperatures are brought from the
+    heights of a terrain to that of the station; without one they are left.
 
-    Raises
-    ------
-    LdmdownError
-        if no station lies in the grid.
+    Raises LdmdownError if no station lies in the grid.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from ldmdown.scoring.evaluator import CheckpointGroup
 from ldmdown.scoring.ideal import Ideal, above
 from ldmdown.scoring.results import ReferenceFiles, ScoredSystem, SystemKind
 from ldmdown.scoring.terrain import Terrain, heights_on
-from ldmdown.twin.files import RECIPE
+from ldmdown.twin.recipe import RECIPE
 from ldmdown.typing import Float32Array
 
 LABELS: dict[SystemKind, str] = {  # in the order of the table
@@ -59,10 +59,7 @@ class Systems:
     terrain
         a file of heights; None: the archive's own, where it knows one.
 
-    Raises
-    ------
-    LdmdownError
-        if a checkpoint does not fit the archive, or the archive has no such hours.
+    Raises LdmdownError if a checkpoint does not fit the archive, or the archive has no such hours.
     """
 
     def __init__(

@@ -51,10 +51,7 @@ class Terrain:
 def heights_on(grid: SourceGrid, file: Path) -> Float32Array:
     """Heights [m] at the centres of a grid, from a file of heights or of geopotential.
 
-    Raises
-    ------
-    LdmdownError
-        if the file is not one such field, or has no value for a cell of the grid.
+    Raises LdmdownError if the file is not one such field, or has no value for a cell of the grid.
     """
     source, heights = read_heights(file)
     lon, lat = grid.lonlat()

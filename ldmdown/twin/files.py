@@ -5,7 +5,8 @@ What is in them comes from the recipe; their attributes say that they are synthe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache, partial
@@ -21,8 +22,6 @@ from ldmdown.data import parallel
 from ldmdown.data.grid import POLE_LATITUDE, Grid
 from ldmdown.twin.recipe import POLE_LONGITUDE, RECIPE, TwinWorld
 from ldmdown.typing import FloatArray
-
-__all__ = ["RECIPE", "TwinWorld", "write_twin"]
 
 Moment = str | date | np.datetime64
 """A day, or an hour."""
@@ -57,96 +56,48 @@ SECONDS = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian
 
 
 @dataclass(frozen=True)
-class _Day:
-    """The files of a day: their folder, the world that they show, hours since 1970, draws of the truth."""
+class TwinFiles:
+    """Paired files of a world, one a day: `era5/`, `reference/`, and further draws of the truth in `members/NNN/`."""
 
     directory: Path
     grid: Grid
-    seed: int
-    orography: str | Path | None
-    coarse_orography: str | Path | None
-    hours: tuple[int, ...]
-    members: int
+    seed: int = 0
+    orography: Path | None = None  # a file of heights; None: made up
+    coarse_orography: Path | None = None  # None: the fine one, smoothed
+    members: int = 1  # draws of p(fine | coarse), the truth being the first, from which the others are independent
 
-    @property
-    def world(self) -> TwinWorld:
-        """The world, made once in a process."""
-        return _world(self.grid, self.seed, self.orography, self.coarse_orography)
+    def write(
+        self,
+        periods: Iterable[tuple[Moment, Moment]],
+        every: int = 1,
+        processes: int = 1,
+        progress: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
+        """Write the days of periods, both ends included; files that exist are left, so that a stopped run resumes.
 
-    def era5(self, kind: str) -> Path:
-        """ERA5's file of `single` levels or of `pressure` levels."""
-        return self.directory / "era5" / f"era5_{kind}_{self.date}.nc"
+        Of the days of a period every n-th is taken. Each process needs about 0.6 GB for all Italy. `progress` is called
+        with the days done and the days in all.
 
-    def reference(self, member: int) -> Path:
-        """The file of a draw, of which the first is the reference."""
-        folder = f"members/{member:03d}" if member else "reference"
-        return self.directory / folder / f"VHR-REA_IT_{self.date}.nc"
+        Raises LdmdownError if a terrain file cannot be used.
+        """
+        days = list(_days(periods, every))
+        left = [hours for hours in days if not all(path.exists() for path in self._paths(hours))]
+        done = itertools.count(len(days) - len(left) + 1)
+        write, advance = partial(_write_day, self), lambda: progress(next(done), len(days))
+        if left:
+            parallel.run(write, left, processes=processes, advance=advance)
 
-    @property
-    def date(self) -> str:
-        """As the names of the files hold it."""
-        return str(np.datetime64(self.hours[0], "h").astype("datetime64[D]")).replace("-", "")
-
-    @property
-    def finished(self) -> bool:
-        """Whether all files are there."""
-        files = [self.era5("single"), self.era5("pressure"), *map(self.reference, range(self.members))]
-        return all(path.exists() for path in files)
+    def _paths(self, hours: Sequence[int]) -> list[Path]:
+        """Files of ERA5's single and pressure levels, and of the draws, of which the first is the reference."""
+        date = str(np.datetime64(hours[0], "h").astype("datetime64[D]")).replace("-", "")
+        folders = ["reference", *(f"members/{member:03d}" for member in range(1, self.members))]
+        era5 = [self.directory / "era5" / f"era5_{kind}_{date}.nc" for kind in ("single", "pressure")]
+        return [*era5, *(self.directory / folder / f"VHR-REA_IT_{date}.nc" for folder in folders)]
 
 
 @lru_cache(maxsize=1)
-def _world(grid: Grid, seed: int, orography: str | Path | None, coarse_orography: str | Path | None) -> TwinWorld:
-    return TwinWorld(grid, seed=seed, orography=orography, coarse_orography=coarse_orography)
-
-
-def write_twin(
-    directory: str | Path,
-    grid: Grid,
-    periods: Iterable[tuple[Moment, Moment]],
-    *,
-    every: int = 1,
-    seed: int = 0,
-    orography: str | Path | None = None,
-    coarse_orography: str | Path | None = None,
-    members: int = 1,
-    processes: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Write paired files, one a day: `era5/`, `reference/`, and further draws of the truth in `members/NNN/`.
-
-    Files that exist are left, so that a stopped run resumes.
-
-    Parameters
-    ----------
-    periods
-        first and last day or hour of each, both included.
-    every
-        of the days of a period take every n-th.
-    members
-        draws of p(fine | coarse), the truth being the first; independent of it are `members/001` and so on.
-    processes
-        how many write at once, each in about 0.6 GB for all Italy.
-    progress
-        called with the days done and the days in all.
-
-    Raises
-    ------
-    LdmdownError
-        if a terrain file cannot be used.
-    """
-    day = partial(_Day, Path(directory), grid, seed, orography, coarse_orography, members=members)
-    days = [day(hours=hours) for hours in _days(periods, every)]
-    left = [day for day in days if not day.finished]
-    done = len(days) - len(left)
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, len(days))
-
-    if left:
-        parallel.run(_write_day, left, processes=processes, advance=advance)
+def _world(files: TwinFiles) -> TwinWorld:
+    return TwinWorld(files.grid, seed=files.seed, orography=files.orography, coarse_orography=files.coarse_orography)
 
 
 def _days(periods: Iterable[tuple[Moment, Moment]], every: int) -> Iterator[tuple[int, ...]]:
@@ -159,15 +110,16 @@ def _days(periods: Iterable[tuple[Moment, Moment]], every: int) -> Iterator[tupl
             yield tuple(range(max(begin, 24 * day), min(end, 24 * day + 24)))
 
 
-def _write_day(day: _Day) -> None:
-    states = [day.world.coarse(hour) for hour in day.hours]
-    times = _times(day.hours)
+def _write_day(files: TwinFiles, hours: tuple[int, ...]) -> None:
+    world, times = _world(files), np.array(hours, "datetime64[h]").astype("datetime64[ns]")
+    states = [world.coarse(hour) for hour in hours]
     single = {name: np.stack([state[name] for state in states]) for name in SINGLE}
     above = {name: np.stack([state[f"{name}{LEVEL}"] for state in states])[:, None] for name in PRESSURE}
-    _write(day.era5("single"), partial(_era5, day.world, times, single))
-    _write(day.era5("pressure"), partial(_era5, day.world, times, above))
-    for member in range(day.members):
-        _write(day.reference(member), partial(_reference, day, member))
+    era5_single, era5_pressure, *draws = files._paths(hours)
+    _write(era5_single, partial(_era5, world, times, single))
+    _write(era5_pressure, partial(_era5, world, times, above))
+    for member, path in enumerate(draws):
+        _write(path, partial(_reference, world, times, hours, member))
 
 
 def _write(path: Path, make: Callable[[], xr.Dataset]) -> None:
@@ -187,20 +139,12 @@ def _attributes(world: TwinWorld) -> dict[str, Any]:
     }
 
 
-def _times(hours: tuple[int, ...]) -> NDArray[np.datetime64]:
-    return np.array(hours, "datetime64[h]").astype("datetime64[ns]")
-
-
 def _era5(world: TwinWorld, times: NDArray[np.datetime64], fields: dict[str, FloatArray]) -> xr.Dataset:
     """As the new CDS delivers single levels, (time, lat, lon), or a pressure level, (time, 1, lat, lon)."""
     levels = ["pressure_level"] if next(iter(fields.values())).ndim == 4 else []
     dims = ["valid_time", *levels, "latitude", "longitude"]
     coords: dict[str, Any] = {
-        "number": (
-            (),
-            0,
-            {"long_name": "ensemble member numerical id", "units": "1", "standard_name": "realization"},
-        ),
+        "number": ((), 0, {"long_name": "ensemble member numerical id", "units": "1", "standard_name": "realization"}),
         "valid_time": ("valid_time", times, {"long_name": "time", "standard_name": "time"}, SECONDS),
         "expver": ("valid_time", np.full(len(times), "0001")),
     }
@@ -221,13 +165,12 @@ def _era5(world: TwinWorld, times: NDArray[np.datetime64], fields: dict[str, Flo
     return xr.Dataset(variables, coords, _attributes(world) | {"Conventions": "CF-1.7"})
 
 
-def _reference(day: _Day, member: int) -> xr.Dataset:
+def _reference(world: TwinWorld, times: NDArray[np.datetime64], hours: Sequence[int], member: int) -> xr.Dataset:
     """As VHR-REA_IT: a rotated pole, wind along the grid, (time, rlat, rlon)."""
-    world = day.world
-    drawn = [world.fine_on_grid(hour, member) for hour in day.hours]
+    drawn = [world.fine_on_grid(hour, member) for hour in hours]
     dims, plane = ("time", "rlat", "rlon"), ("rlat", "rlon")
     coords: dict[str, Any] = {
-        "time": ("time", _times(day.hours), {"standard_name": "time", "long_name": "time"}, SECONDS),
+        "time": ("time", times, {"standard_name": "time", "long_name": "time"}, SECONDS),
         "rlat": ("rlat", world.rlat, {"standard_name": "grid_latitude", "units": "degrees", "axis": "Y"}),
         "rlon": ("rlon", world.rlon, {"standard_name": "grid_longitude", "units": "degrees", "axis": "X"}),
         "lon": (plane, world.lon, {"standard_name": "longitude", "units": "degrees_east"}, {"zlib": True}),

@@ -48,10 +48,7 @@ class Raster:
 def read_raster(path: str | Path) -> Raster:
     """The heights of a GRIB or NetCDF file on regular latitudes and longitudes.
 
-    Raises
-    ------
-    LdmdownError
-        if the file cannot be read, or is not one complete field of heights on such a grid.
+    Raises LdmdownError if the file cannot be read, or is not one complete field of heights on such a grid.
     """
     grid, height = read_heights(path)
     check_complete(path, height)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from ldmdown.data.grid import Grid
-from ldmdown.twin.files import RECIPE, TwinWorld
+from ldmdown.twin.recipe import RECIPE, TwinWorld
 
 BLOCK, PATCH, DRAWS, OBSERVED = 8, 24, 32, 12
 PAIRS = ((0, 1), (1, 0), (0, 3), (3, 0), (4, 4), (0, 8), (8, 0))  # lags [cells] of the variogram score

@@ -40,10 +40,7 @@ class BoxMeans:
     root
         the folder that the paths of the settings start from.
 
-    Raises
-    ------
-    LdmdownError
-        if a terrain cannot be read.
+    Raises LdmdownError if a terrain cannot be read.
     """
 
     def __init__(self, fields: Fields, names: Sequence[str], grid: Grid, settings: BoxMeansConfig, root: Path) -> None:
@@ -67,10 +64,7 @@ class BoxMeans:
     def read(self, index: int) -> Float32Array:
         """(variable, rows, cols) of one hour on the coarse grid; NaN where a box that is needed is not complete.
 
-        Raises
-        ------
-        LdmdownError
-            if a value is outside its physical bounds.
+        Raises LdmdownError if a value is outside its physical bounds.
         """
         held = dict(zip(self.fields.names, self.fields.read(index), strict=True))
         result = np.empty((len(self.names), *self.grid.shape), np.float32)

@@ -39,11 +39,8 @@ def write_day(job: ArchiveJob, day: Day) -> None:
     An hour that cannot be used, because a value is missing or not physical, is left out and noted with the
     reason.
 
-    Raises
-    ------
-    LdmdownError
-        if a file cannot be read, or no hour of the day can be used, which is no slip of an hour but a wrong
-        file or unit.
+    Raises LdmdownError if a file cannot be read, or no hour of the day can be used, which is no slip of an hour but a
+    wrong file or unit.
     """
     source = job.config.data.pairs[day.key.source]
     try:

@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+from rich.filesize import decimal
 
 from ldmdown.config import Config
 from ldmdown.data.archive.day import ArchiveJob, write_day
@@ -29,10 +30,7 @@ def estimate(
 ) -> str:
     """Report what would be made of these days, and the hours of other days that are left out.
 
-    Raises
-    ------
-    LdmdownError
-        as the run itself would on these days.
+    Raises LdmdownError as the run itself would on these days.
     """
     config = job.config
     grid = Grid.of(config.grid)
@@ -46,14 +44,14 @@ def estimate(
     lines += _variables(config, grid, names)
     for kind, files in used_files(days, job.root).items():
         if files:
-            lines.append(f"  {kind:<11}{len(files):,} files, {_bytes(sum(file['bytes'] or 0 for file in files))}")
+            lines.append(f"  {kind:<11}{len(files):,} files, {decimal(sum(file['bytes'] or 0 for file in files))}")
     for one in sources:
         if one.is_partial:
             lines.append(f"  {'covers':<11}{one.valid.mean():.0%} of the grid has values of {one.name}")
     for reason, left in unmatched.items():
         if left:
             lines.append(f"  left out   {len(left):,} hours of days that are {reason}")
-    lines.append(f"  {'size':<11}about {_bytes(size / sampled * total)} (uncompressed {_bytes(raw)})")
+    lines.append(f"  {'size':<11}about {decimal(round(size / sampled * total))} (uncompressed {decimal(raw)})")
     lines.append(
         f"  {'time':<11}about {_time(seconds / sampled * total / cores)} on {cores} cores: {seconds / sampled:.2f} s "
         f"an hour and core, measured on {sampled} hours; --scheduler spreads days over a cluster"
@@ -113,11 +111,6 @@ def _sample(
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _bytes(size: float) -> str:
-    unit = next((unit for unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if size >= unit[0]), (1e3, "kB"))
-    return f"{size / unit[0]:.3g} {unit[1]}"
 
 
 def _time(seconds: float) -> str:

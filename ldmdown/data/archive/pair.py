@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -19,25 +18,10 @@ from ldmdown.data.reading.published import PublishedDay
 from ldmdown.data.reading.regridded import Regridded, check_coverage
 from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
-from ldmdown.typing import BoolArray, Float32Array, IntArray
+from ldmdown.typing import BoolArray, Float32Array
 
-
-class FieldReader(Protocol):
-    """Fields on one of the project's grids, hour by hour."""
-
-    @property
-    def hours(self) -> IntArray:
-        """Hours since 1970-01-01T00, rising."""
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """What was decided about the files that a user should know."""
-
-    def read(self, index: int) -> Float32Array:
-        """(variable, rows, cols) in physical units; an LdmdownError if the hour cannot be used."""
-
-    def close(self) -> None:
-        """Close the files."""
+FieldReader = Regridded | BoxMeans | PublishedDay
+"""Fields on one of the project's grids: `hours`, `notes` for the user, and `read(index)`, (variable, rows, cols)."""
 
 
 @contextmanager
@@ -46,10 +30,7 @@ def open_pair(
 ) -> Iterator[dict[str, FieldReader]]:
     """Open the files of a day: readers of the predictors ("era5") and of the target ("reference").
 
-    Raises
-    ------
-    LdmdownError
-        if a file cannot be read, lacks a variable, or ERA5 does not cover the grid.
+    Raises LdmdownError if a file cannot be read, lacks a variable, or ERA5 does not cover the grid.
     """
     grid = Grid.of(config.grid)
     predictors, targets = config.predictors, config.targets
@@ -101,10 +82,7 @@ def _outside(label: str, grid: Grid, found: str | None = None) -> LdmdownError:
 def described(config: Config, root: Path, source: SourceConfig, day: Day, unpack_to: Path) -> ArchiveSource:
     """What an archive tells of a source; `day` is one of its days, where whose values lie those of all others lie.
 
-    Raises
-    ------
-    LdmdownError
-        if no coarse cell has all values, or no hour of the day can be used.
+    Raises LdmdownError if no coarse cell has all values, or no hour of the day can be used.
     """
     grid = Grid.of(config.grid)
     valid = np.zeros(grid.coarse.shape, bool)

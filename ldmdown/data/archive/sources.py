@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,7 @@ def catalogues(
 ) -> list[Catalogue]:
     """Look at all files of each source; `progress` is called with how many of how many were looked at.
 
-    Raises
-    ------
-    LdmdownError
-        if there are none of a kind, or one cannot be read.
+    Raises LdmdownError if there are none of a kind, or one cannot be read.
     """
     listed = [_listed(source, root) for source in config.data.pairs]
     names = sorted({name for kinds in listed for files in kinds.values() for name in files})
@@ -111,10 +108,7 @@ def _hours_of(batch: tuple[Path, Sequence[str]]) -> list[IntArray]:
 def list_files(root: Path, patterns: Sequence[str], kind: str) -> list[str]:
     """The files, stores and addresses of a kind, sorted by name; a folder stands for the data in it and below.
 
-    Raises
-    ------
-    LdmdownError
-        if there are none.
+    Raises LdmdownError if there are none.
     """
     try:
         return sorted({str(one) for one in reading.list_files(_below(root, pattern) for pattern in patterns)})
@@ -131,10 +125,7 @@ def _below(root: Path, pattern: str) -> str:
 def days_of(config: Config, held: Sequence[Catalogue]) -> tuple[list[Day], dict[str, list[int]]]:
     """The days of the splits that coarse and fine data have, and the hours of other days that one has, by reason.
 
-    Raises
-    ------
-    LdmdownError
-        if a period of a split has no day in both.
+    Raises LdmdownError if a period of a split has no day in both.
     """
     days: list[Day] = []
     unmatched: dict[str, list[int]] = {}
@@ -150,18 +141,14 @@ def days_of(config: Config, held: Sequence[Catalogue]) -> tuple[list[Day], dict[
         hours = {kind: _all_hours(catalogue[kind].values(), split) for kind in KINDS}
         for kind, other in (KINDS, KINDS[::-1]):
             absent = ~np.isin(hours[kind] // 24, hours[other] // 24)
-            unmatched[_reason(config, source, kind)] = hours[kind][absent].tolist()
+            unmatched[only_in(config, index, kind)] = hours[kind][absent].tolist()
     return _first_files(days), unmatched
 
 
 def only_in(config: Config, index: int, kind: str) -> str:
     """Why an hour is left out of which one kind of a source alone has values."""
-    return _reason(config, config.data.pairs[index], kind)
-
-
-def _reason(config: Config, source: SourceConfig, kind: str) -> str:
-    where = f"{kind} of {source.name}" if len(config.data.pairs) > 1 else kind
-    return f"only in {where}"
+    pairs = config.data.pairs
+    return f"only in {kind} of {pairs[index].name}" if len(pairs) > 1 else f"only in {kind}"
 
 
 def _realizations(source: SourceConfig, held: Catalogue) -> Iterator[Catalogue]:
@@ -188,7 +175,7 @@ def _first_files(days: Sequence[Day]) -> list[Day]:
     for day in days:
         names = dict.fromkeys(name for kind in KINDS for name in day.files[kind] if name not in seen)
         seen.update(names)
-        counted.append(Day(day.key, day.files, day.hours, tuple(names)))
+        counted.append(replace(day, first=tuple(names)))
     return counted
 
 
@@ -218,10 +205,7 @@ def _reaching(held: Mapping[str, IntArray], by_day: Mapping[int, Any], number: i
 def check_periods(config: Config, source: SourceConfig, hours: IntArray, held: Catalogue | None = None) -> None:
     """Refuse a split of which a period has none of these hours; `held` says what the files list instead.
 
-    Raises
-    ------
-    LdmdownError
-        naming the period.
+    Raises LdmdownError naming the period.
     """
     for period in periods(source):
         if within(hours, [period]).any():

@@ -42,10 +42,8 @@ def static_fields(config: Config, root: Path) -> StaticFields | None:
     Terrain height and its std within a cell, latitude and distance to the coast have zero mean and
     unit standard deviation; the share of land and of each class of land cover stays between 0 and 1.
 
-    Raises
-    ------
-    LdmdownError
-        if a field is asked for that is not known or whose files are not named, or files do not cover the grid.
+    Raises LdmdownError if a field is asked for that is not known or whose files are not named, or files do not cover
+    the grid.
     """
     names, grid = config.statics.fields, Grid.of(config.grid)
     if not names:
@@ -217,10 +215,7 @@ def read_published(folder: Path) -> tuple[tuple[str, ...], Float32Array, Grid]:
     Terrain height and latitude have zero mean and unit standard deviation; between them stands a mask of 0 and 1 for
     each class of land cover, from as many bands or from one band of class numbers.
 
-    Raises
-    ------
-    LdmdownError
-        if a file is missing, or the files do not share a grid.
+    Raises LdmdownError if a file is missing, or the files do not share a grid.
     """
     read = {kind: _raster(folder, kind) for kind in PUBLISHED}
     grids = {kind: grid for kind, (_, grid) in read.items()}

@@ -83,10 +83,7 @@ class Archive:
     fingerprint
         what of the configuration decided the content.
 
-    Raises
-    ------
-    LdmdownError
-        if there is no archive, or an unfinished or another version's.
+    Raises LdmdownError if there is no archive, or an unfinished or another version's.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -146,10 +143,7 @@ class Archive:
     def window(self, source: int, multiple: int = 1) -> Window:
         """The largest window of coarse cells in which a source has all values, its sides cut to multiples.
 
-        Raises
-        ------
-        LdmdownError
-            if there is none.
+        Raises LdmdownError if there is none.
         """
         row, col, rows, cols = largest_rectangle(self.sources[source].valid) or (0, 0, 0, 0)
         rows, cols = (side // multiple * multiple for side in (rows, cols))
@@ -178,10 +172,7 @@ class Archive:
     def read_packed(self, index: int, rows: slice, cols: slice) -> Int16Array:
         """A part of the target of a sample as its exact numbers (T, rows, cols), FILL_VALUE where there is none.
 
-        Raises
-        ------
-        ValueError
-            if a chunk is missing on the disk.
+        Raises ValueError if a chunk is missing on the disk.
         """
         numbers = self._target[self._slots[index], :, rows, cols]
         if ((numbers == FILL_VALUE) & self._valid[self.source[index]][rows, cols]).any():

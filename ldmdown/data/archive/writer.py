@@ -66,8 +66,32 @@ class ArchiveWriter:
 
         `names` are those of the "predictors" and the "targets"; `fingerprint` and `files` are what `resume` compares.
         """
+        described = [{"name": one.name, "coarse": one.coarse, "split": dict(one.split)} for one in sources]
+        attributes: dict[str, Any] = {
+            "format": FORMAT,
+            "grid": asdict(grid),
+            **{key: list(names[key]) for key in names},
+        }
+        attributes |= {"sources": described, "fingerprint": dict(fingerprint)}
+        source, realization, day = np.array(days, np.int64).reshape(-1, 3).T
+        slots = {
+            "time": (24 * day[:, None] + np.arange(24)).ravel(),
+            "source": source.repeat(24),
+            "realization": realization.repeat(24),
+            "present": np.zeros(24 * len(days), bool),
+            "valid": np.stack([one.valid for one in sources]),
+        }
         with replacing(unfinished_path(path)) as folder:
-            _create(folder, grid, names, sources, days, fingerprint)
+            group = zarr.create_group(folder, attributes=attributes)
+            for name, values in slots.items():
+                group.create_array(name, data=values)
+            group["time"].attrs["units"] = "hours since 1970-01-01"
+            compressor = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
+            for kind, settings in layout(grid, names).items():
+                shape = (24 * len(days), *settings.pop("shape"))
+                group.create_array(kind, shape=shape, compressors=compressor, **settings)
+            Packing.of(names["targets"]).save(group["target"])
+            (folder / RECORDS).mkdir()
             (folder / RECORDS / FILES).write_text(json.dumps(files))
         return cls(path)
 
@@ -75,10 +99,7 @@ class ArchiveWriter:
     def resume(cls, path: Path, fingerprint: Mapping[str, Any], files: Any) -> ArchiveWriter | None:
         """Open what an earlier run began; None if there is nothing.
 
-        Raises
-        ------
-        LdmdownError
-            if it was begun with another configuration or other files.
+        Raises LdmdownError if it was begun with another configuration or other files.
         """
         part = unfinished_path(path)
         if not part.exists():
@@ -177,30 +198,3 @@ def layout(grid: Grid, names: Mapping[str, Sequence[str]]) -> dict[str, dict[str
             "shards": (24, t, *whole),
         },
     }
-
-
-def _create(
-    folder: Path,
-    grid: Grid,
-    names: Mapping[str, Sequence[str]],
-    sources: Sequence[ArchiveSource],
-    days: Sequence[DayKey],
-    fingerprint: Mapping[str, Any],
-) -> None:
-    described = [{"name": one.name, "coarse": one.coarse, "split": dict(one.split)} for one in sources]
-    attributes: dict[str, Any] = {"format": FORMAT, "grid": asdict(grid), **{key: list(names[key]) for key in names}}
-    group = zarr.create_group(folder, attributes=attributes | {"sources": described, "fingerprint": dict(fingerprint)})
-    source, realization, day = np.array(days, np.int64).reshape(-1, 3).T
-    group.create_array("time", data=(24 * day[:, None] + np.arange(24)).ravel()).attrs["units"] = (
-        "hours since 1970-01-01"
-    )
-    group.create_array("source", data=source.repeat(24))
-    group.create_array("realization", data=realization.repeat(24))
-    group.create_array("present", data=np.zeros(24 * len(days), bool))
-    group.create_array("valid", data=np.stack([one.valid for one in sources]))
-    compressor = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
-    for kind, settings in layout(grid, names).items():
-        shape = (24 * len(days), *settings.pop("shape"))
-        group.create_array(kind, shape=shape, compressors=compressor, **settings)
-    Packing.of(names["targets"]).save(group["target"])
-    (folder / RECORDS).mkdir()
