@@ -138,13 +138,13 @@ class TwinWorld:
         self.rlon = _multiples(rlon.min() - FINE_MARGIN, rlon.max() + FINE_MARGIN, FINE_STEP)
         self.rlat = _multiples(rlat.min() - FINE_MARGIN, rlat.max() + FINE_MARGIN, FINE_STEP)
         self.lon, self.lat = back.transform(*np.meshgrid(self.rlon, self.rlat))
-        self.rotation = _rotation(self.lat, self.lon)
+        self.rotation = rotation_of_grid(self.lat, self.lon)
         medium = [
             axis[0] + FINE_STEP * MEDIUM * np.arange(-2, -(-len(axis) // MEDIUM) + 3) for axis in (self.rlat, self.rlon)
         ]
         self.medium_lon, self.medium_lat = back.transform(*np.meshgrid(medium[1], medium[0]))
-        self.medium_rotation = _rotation(self.medium_lat, self.medium_lon)
-        self._rows, self._cols = (_spline(len(axis)) for axis in (self.rlat, self.rlon))
+        self.medium_rotation = rotation_of_grid(self.medium_lat, self.medium_lon)
+        self._rows, self._cols = (medium_splines(len(axis)) for axis in (self.rlat, self.rlon))
 
     def _noises(self) -> None:
         fine, medium = self.lat.shape, self.medium_lat.shape
@@ -222,7 +222,7 @@ def _multiples(first: float, last: float, step: float) -> NDArray[np.float64]:
     return np.arange(np.floor(first / step + 1e-9), np.ceil(last / step - 1e-9) + 1) * step
 
 
-def _spline(size: int) -> FloatArray:
+def medium_splines(size: int) -> FloatArray:
     """(size, medium) weights of cubic B-splines; the first fine cell lies on medium cell 2."""
     matrix = np.zeros((size, -(-size // MEDIUM) + 5), "f4")
     at, part = np.divmod(np.arange(size) / MEDIUM + 2, 1)
@@ -238,7 +238,7 @@ def _spline(size: int) -> FloatArray:
     return matrix
 
 
-def _rotation(latitude: NDArray, longitude: NDArray) -> FloatArray:
+def rotation_of_grid(latitude: NDArray, longitude: NDArray) -> FloatArray:
     """Bearing of the rotated pole: the direction of the grid's north, clockwise from true north [radians]."""
     lat, away = np.radians(latitude), np.radians(POLE_LONGITUDE - longitude)
     pole = np.radians(POLE_LATITUDE)
