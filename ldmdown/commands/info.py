@@ -45,7 +45,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 def _output(path: Path) -> dict[str, Any]:
     """The variables, grid and hours of the files at a path, and the attributes of the files."""
-    from ldmdown.data.reading.fields import fields_of, span
+    from ldmdown.data.reading.blocks import span
+    from ldmdown.data.reading.fields import fields_of
     from ldmdown.data.reading.files import GriddedFiles
 
     with GriddedFiles([path]) as files:

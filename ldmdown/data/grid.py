@@ -195,6 +195,11 @@ class SourceGrid:
         """The extent of its centres, for messages."""
         return box_of(*((self.x, self.y) if self.crs == LONLAT else self.lonlat()))
 
+    def place(self, row: int | np.integer, col: int | np.integer) -> str:
+        """A cell, for messages."""
+        lon, lat = self.part(slice(row, row + 1), slice(col, col + 1)).lonlat()
+        return f"{lat.item():g} N, {lon.item():g} E"
+
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, cols)."""
@@ -396,9 +401,14 @@ def grid_north(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 @lru_cache(maxsize=2)
-def grid_rotation(grid: SourceGrid) -> FloatArray:
-    """Direction of a grid's second axis at its centres (rows, cols), clockwise from true north [radians]."""
-    return grid_north(grid.crs, *np.meshgrid(grid.x, grid.y))
+def grid_rotation(grid: SourceGrid, crs: pyproj.CRS | None = None) -> FloatArray:
+    """Direction of the second axis of a projection, or else the grid's own, clockwise from true north [radians].
+
+    At the centres of the grid (rows, cols).
+    """
+    if crs is None or crs == grid.crs:
+        return grid_north(grid.crs, *np.meshgrid(grid.x, grid.y))
+    return grid_north(crs, *pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True).transform(*grid.lonlat()))
 
 
 def rotate_to_earth(u: FloatArray, v: FloatArray, angle: FloatArray) -> tuple[FloatArray, FloatArray]:

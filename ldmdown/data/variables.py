@@ -13,9 +13,9 @@ from ldmdown.errors import LdmdownError
 class Variable:
     """One physical quantity, named as ECMWF's short name (with the pressure level, as in t850).
 
-    `cds` is the name in requests to the Climate Data Store. `bounds` are physical limits in `units`; `fill` replaces
-    missing values after normalisation; `accumulated` values are sums over the hour that ends at the valid time;
-    `static` ones are the same at all hours; `derived` ones are computed, never read.
+    `cds` is the name in requests to the Climate Data Store, `param` the number in GRIB 1. `bounds` are physical limits
+    in `units`; `fill` replaces missing values after normalisation; `accumulated` values are sums over the hour that
+    ends at the valid time; `static` ones are the same at all hours; `derived` ones are computed, never read.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Variable:
     level: int | None = None  # [hPa]
     height: float | None = None  # [m]
     cds: str | None = None
+    param: int | None = None
     accumulated: bool = False
     static: bool = False
     derived: bool = False
@@ -36,7 +37,11 @@ class Variable:
     @property
     def names(self) -> tuple[str, ...]:
         """What files may call it."""
-        return (self.name, *self.aliases, *([self.cds] if self.cds else []))
+        by_param = [f"var{self.param}"] if self.param else []  # CDO's, where it does not know the name
+        return (self.name, *self.aliases, *([self.cds] if self.cds else []), *by_param)
+
+
+WINDS = ("u10", "v10")
 
 
 def _table(*variables: Variable) -> dict[str, Variable]:
@@ -50,9 +55,10 @@ VARIABLES = _table(
         "K",
         (180, 340),
         "air_temperature",
-        aliases=("2t", "T_2M", "tas", "2mT"),
+        aliases=("2t", "T_2M", "tas", "2mT", "T2M", "air_temperature_at_2_metres", "TMP_2maboveground"),
         height=2,
         cds="2m_temperature",
+        param=167,
     ),
     Variable(
         "u10",
@@ -60,9 +66,10 @@ VARIABLES = _table(
         "m s-1",
         (-100, 100),
         "eastward_wind",
-        aliases=("10u", "U_10M", "uas", "U10"),
+        aliases=("10u", "U_10M", "uas", "U10", "U10M", "eastward_wind_at_10_metres", "UGRD_10maboveground"),
         height=10,
         cds="10m_u_component_of_wind",
+        param=165,
     ),
     Variable(
         "v10",
@@ -70,9 +77,10 @@ VARIABLES = _table(
         "m s-1",
         (-100, 100),
         "northward_wind",
-        aliases=("10v", "V_10M", "vas", "V10"),
+        aliases=("10v", "V_10M", "vas", "V10", "V10M", "northward_wind_at_10_metres", "VGRD_10maboveground"),
         height=10,
         cds="10m_v_component_of_wind",
+        param=166,
     ),
     Variable("ws10", "10 metre wind speed", "m s-1", (0, 140), "wind_speed", height=10, derived=True),
     Variable(
@@ -81,9 +89,10 @@ VARIABLES = _table(
         "K",
         (150, 330),
         "dew_point_temperature",
-        aliases=("2d", "TD_2M", "dp2mT"),
+        aliases=("2d", "TD_2M", "dp2mT", "dew_point_temperature_at_2_metres", "DPT_2maboveground"),
         height=2,
         cds="2m_dewpoint_temperature",
+        param=168,
     ),
     Variable(
         "msl",
@@ -91,8 +100,9 @@ VARIABLES = _table(
         "Pa",
         (85000, 110000),
         "air_pressure_at_mean_sea_level",
-        aliases=("prmsl", "PMSL", "psl", "pmsl"),
+        aliases=("prmsl", "PMSL", "psl", "pmsl", "air_pressure_at_mean_sea_level", "PRMSL_meansealevel"),
         cds="mean_sea_level_pressure",
+        param=151,
     ),
     Variable(
         "sst",
@@ -103,6 +113,7 @@ VARIABLES = _table(
         aliases=("SST", "tos"),
         fill=-10,
         cds="sea_surface_temperature",
+        param=34,
     ),
     Variable(
         "sd",
@@ -112,6 +123,7 @@ VARIABLES = _table(
         "lwe_thickness_of_surface_snow_amount",
         aliases=("SNDPT", "sdwe", "snw"),
         cds="snow_depth",
+        param=141,
     ),
     Variable(
         "tp",
@@ -122,6 +134,7 @@ VARIABLES = _table(
         accumulated=True,
         regridding="conservative",
         cds="total_precipitation",
+        param=228,
     ),
     Variable(
         "ssrd",
@@ -132,6 +145,7 @@ VARIABLES = _table(
         aliases=("SSRadIn", "rsds", "sdswrf", "msdwswrf", "avg_sdswrf"),
         accumulated=True,
         cds="surface_solar_radiation_downwards",
+        param=169,
     ),
     Variable(
         "q850",
@@ -142,6 +156,7 @@ VARIABLES = _table(
         aliases=("q", "Q850", "hus"),
         level=850,
         cds="specific_humidity",
+        param=133,
     ),
     Variable(
         "t850",
@@ -152,6 +167,7 @@ VARIABLES = _table(
         aliases=("t", "T850", "ta"),
         level=850,
         cds="temperature",
+        param=130,
     ),
     Variable(
         "u850",
@@ -162,6 +178,7 @@ VARIABLES = _table(
         aliases=("u", "U850", "ua"),
         level=850,
         cds="u_component_of_wind",
+        param=131,
     ),
     Variable(
         "v850",
@@ -172,6 +189,7 @@ VARIABLES = _table(
         aliases=("v", "V850", "va"),
         level=850,
         cds="v_component_of_wind",
+        param=132,
     ),
     Variable(
         "w850",
@@ -182,6 +200,7 @@ VARIABLES = _table(
         aliases=("w", "W850", "wap"),
         level=850,
         cds="vertical_velocity",
+        param=135,
     ),
     Variable(
         "z",
@@ -192,6 +211,7 @@ VARIABLES = _table(
         aliases=("geopotential_at_surface", "orog", "orography", "height", "HSURF"),
         static=True,
         cds="geopotential",
+        param=129,
     ),
     Variable(
         "lsm",
@@ -202,6 +222,7 @@ VARIABLES = _table(
         aliases=("land", "sftlf", "FR_LAND"),
         static=True,
         cds="land_sea_mask",
+        param=172,
     ),
     Variable("cossza", "Cosine of the solar zenith angle", "1", (-1, 1), derived=True),
     Variable("cossza_2h", "Cosine of the solar zenith angle two hours before", "1", (-1, 1), derived=True),

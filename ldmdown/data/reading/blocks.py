@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import pyproj
 
 from ldmdown.data.grid import LONLAT, SourceGrid
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, FloatArray, IntArray
+
+UNEVEN = 0.2  # of the spacing, by which neighbouring distances may differ: rounded positions, Gaussian latitudes
+DAMAGED = "download the file again; positions that a tool has changed must be restored"
 
 
 class LazyValues(Protocol):
@@ -38,8 +42,10 @@ class Axes:
         Raises
         ------
         LdmdownError
-            if it is a single row or column.
+            if it is a single row or column, or its axes are not finite, monotonic, evenly spaced and on the earth.
         """
+        for name, axis, limit in (("rows", grid.y, 90.0), ("columns", grid.x, 540.0)):
+            _check_positions(label, name, axis, limit if grid.crs.is_geographic else np.inf)
         rows = np.argsort(-grid.y, kind="stable")
         if grid.crs == LONLAT:
             x, cols = _longitudes(np.round(grid.x, 5))
@@ -54,6 +60,9 @@ class Axes:
                 found=f"{len(y)} rows, {len(x)} columns",
                 fix="give an area, a few cells larger than what is to be downscaled",
             )
+        _check_order(label, "rows", y, rows)
+        closed = len(x) < len(grid.x) and (grid.x[-1] - grid.x[0]) % 360 == 0  # the first column comes again at the end
+        _check_order(label, "columns", x, cols, len(grid.x) - closed if grid.crs == LONLAT else None)
         return cls(SourceGrid(y, x, grid.crs), rows, cols)
 
 
@@ -62,8 +71,9 @@ class FieldBlock:
     """Fields of one variable, of one member, along one axis of time.
 
     `rank` orders fields of the same hour and lead: final ERA5 (expver 1) before preliminary (5). `forecast` says
-    whether `init_time` is known; `accumulation_start` is where sums begin, if the file says so; `along_grid` whether
-    a wind component follows the axes of the grid.
+    whether `init_time` is known; `accumulation_start` is where sums begin, if the file says so; `wind_axes` is the
+    projection along whose axes a wind component runs, None if it points to east and north; `average` says in the
+    file's words that values are no instants; `packing` is what a packed value loses where it wraps.
     """
 
     label: str
@@ -76,7 +86,9 @@ class FieldBlock:
     accumulation_start: IntArray | None = None
     member: int | None = None
     units: str | None = None
-    along_grid: bool = False
+    wind_axes: pyproj.CRS | None = None
+    average: str | None = None
+    packing: float | None = None
 
     def read(self, hours: slice, rows: IntArray, cols: IntArray) -> FloatArray:
         """(hours, rows, cols) at places along its time and along its ordered axes."""
@@ -114,6 +126,49 @@ def whole_hours(label: str, minutes: Any) -> IntArray:
             fix="select full hours, or interpolate to them; if they stand for the hour, use `cdo shifttime`",
         )
     return hours.astype(np.int64)
+
+
+def span(hours: IntArray) -> str:
+    """The first and the last hour, for messages."""
+    return f"{moment(hours[0])} to {moment(hours[-1])}" if len(hours) else "never"
+
+
+def moment(hour: int | np.integer) -> str:
+    """An hour since 1970-01-01T00, for messages."""
+    return f"{np.datetime64(int(hour), 'h')}:00"
+
+
+def _check_positions(label: str, name: str, axis: FloatArray, limit: float) -> None:
+    wrong = ~(np.abs(axis) <= limit + 1e-3) | ~np.isfinite(axis)
+    if wrong.any():
+        raise LdmdownError(
+            label,
+            f"the positions of its {name} are not on the earth",
+            found=f"{axis[wrong][0]:g} at place {int(wrong.argmax()) + 1} of {len(axis)}",
+            expected="finite numbers" if np.isinf(limit) else f"degrees from {-limit:g} to {limit:g}",
+            fix=DAMAGED,
+        )
+
+
+def _check_order(label: str, name: str, axis: FloatArray, order: IntArray, period: int | None = None) -> None:
+    """Refuse ordered positions that are equal or unevenly spaced, or that the file has not in order.
+
+    Of longitudes, whose `period` is their number, a file may begin with any.
+    """
+    steps, places = np.abs(np.diff(axis)), np.diff(order)
+    if period is not None:
+        places = places % period
+    wrong = np.abs(np.diff(steps, prepend=steps[0])) > UNEVEN * np.median(steps)
+    wrong |= (steps == 0) | (places != places[0]) | (period not in (None, len(order)))
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise LdmdownError(
+            label,
+            f"the positions of its {name} are not in order or not evenly spaced",
+            found=", ".join(f"{one:.10g}" for one in axis[max(0, at - 1) : at + 3]),
+            expected="rising or falling, neighbouring distances the same within 20 %",
+            fix=DAMAGED,
+        )
 
 
 def _longitudes(lon: FloatArray) -> tuple[FloatArray, IntArray]:

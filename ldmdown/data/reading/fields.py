@@ -15,18 +15,18 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
+import pyproj
 import xarray as xr
 
-from ldmdown.data.grid import LONLAT, SourceGrid, grid_rotation, rotate_to_earth
-from ldmdown.data.reading.blocks import FieldBlock
+from ldmdown.data.grid import SourceGrid, grid_rotation, rotate_to_earth
+from ldmdown.data.reading.blocks import FieldBlock, moment, span
 from ldmdown.data.reading.files import GriddedFiles, Source
 from ldmdown.data.reading.series import TimeSeries
 from ldmdown.data.units import likely, require_conversion
-from ldmdown.data.variables import Variable, variable
+from ldmdown.data.variables import WINDS, Variable, variable
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array, FloatArray, IntArray
 
-WINDS = ("u10", "v10")
 HOURS_AT_ONCE, BYTES_AT_ONCE = 24, 2**25  # that are read together, since files may keep many hours in a chunk
 
 
@@ -54,7 +54,7 @@ class Fields:
         files: GriddedFiles,
         series: Mapping[str, Sequence[TimeSeries]],
         hours: IntArray,
-        rotated: bool,
+        wind_axes: pyproj.CRS | None,
         notes: Sequence[str],
     ) -> None:
         first = next(iter(series.values()))
@@ -62,7 +62,8 @@ class Fields:
         self.grid: SourceGrid = first[0].blocks[0].axes.grid
         self.hours = hours
         self.members = len(first)
-        self.rotated = rotated
+        self.rotated = wind_axes is not None
+        self._wind_axes = wind_axes
         self.notes = list(notes)
         self.files, self.label = tuple(files.labels), files.label
         self._files, self._series = files, series
@@ -150,7 +151,7 @@ class Fields:
             field[:] = one.read(places, self._rows, self._cols)
         if self.rotated:
             u, v = (self.names.index(name) for name in WINDS)
-            block[u], block[v] = rotate_to_earth(block[u], block[v], grid_rotation(self.grid))
+            block[u], block[v] = rotate_to_earth(block[u], block[v], grid_rotation(self.grid, self._wind_axes))
         return block
 
     def _check(self, known: Variable, field: FloatArray, index: int) -> None:
@@ -163,17 +164,12 @@ class Fields:
         raise LdmdownError(
             self.label,
             f"{known.name} is not physical",
-            found=f"{field[row, col]:g} {known.units} at {self.place(row, col)}, {moment(self.hours[index])}",
+            found=f"{field[row, col]:g} {known.units} at {self.grid.place(row, col)}, {moment(self.hours[index])}",
             expected=f"{low:g} to {high:g} {known.units}",
             fix=f"these look like {units}: correct the units attribute of the file"
             if units
             else "check the units attribute of the file, or download these hours again",
         )
-
-    def place(self, row: int, col: int) -> str:
-        """A cell, for messages."""
-        lon, lat = self.grid.part(slice(row, row + 1), slice(col, col + 1)).lonlat()
-        return f"{lat.item():g} N, {lon.item():g} E"
 
 
 def open_fields(
@@ -219,13 +215,16 @@ def fields_of(files: GriddedFiles | xr.Dataset, names: Sequence[str], *, request
     if missing:
         raise _missing(files, missing, request)
     _check_grids(found)
-    rotated = _rotated(files, found)
+    wind_axes = _wind_axes(files, found)
     series = {name: _series(variable(name), blocks) for name, blocks in found.items()}
     _check_members(files, series)
     timed = {name: one for name, one in series.items() if not variable(name).static}
     hours = _common_hours({name: [one.hours for one in members] for name, members in timed.items()}, files.label)
-    notes = list(_notes(files, timed, hours, rotated))
-    return Fields(files, series, hours, rotated, notes)
+    _check_instants(found, timed)
+    notes = list(_notes(files, timed, hours))
+    if wind_axes is not None:
+        notes.append("the wind of the files runs along their grid: it is turned to east and north")
+    return Fields(files, series, hours, wind_axes, notes)
 
 
 def _find(sources: Sequence[Source], known: Variable) -> list[FieldBlock]:
@@ -259,7 +258,7 @@ def _series(known: Variable, blocks: Sequence[FieldBlock]) -> list[TimeSeries]:
             )
             for block in mine
         ]
-        series.append(TimeSeries(mine, conversions, accumulated=known.accumulated))
+        series.append(TimeSeries(known, mine, conversions))
     return series
 
 
@@ -276,19 +275,46 @@ def _check_grids(found: Mapping[str, Sequence[FieldBlock]]) -> None:
             )
 
 
-def _rotated(files: GriddedFiles, found: Mapping[str, Sequence[FieldBlock]]) -> bool:
-    """Whether wind runs along a grid whose axes are not east and north."""
-    winds = [block for name in WINDS for block in found.get(name, ())]
-    if not any(block.along_grid and block.axes.grid.crs != LONLAT for block in winds):
-        return False
-    if not set(WINDS) <= set(found):
+def _wind_axes(files: GriddedFiles, found: Mapping[str, Sequence[FieldBlock]]) -> pyproj.CRS | None:
+    """The projection along whose axes wind runs; None: it points to east and north."""
+    held = {block.wind_axes: block for name in WINDS for block in found.get(name, ())}
+    if len(held) > 1:
+        one, other, *_ = held.values()
+        raise LdmdownError(
+            one.label,
+            f"its wind runs along other axes than that of {other.label}",
+            found=" and ".join("east and north" if axes is None else axes.name for axes in held),
+            fix="give files whose wind points the same way",
+        )
+    axes = next(iter(held), None)
+    if axes is not None and not set(WINDS) <= set(found):
         raise LdmdownError(
             files.label,
             "one wind component alone cannot be turned to earth-relative",
             found=", ".join(found),
             fix="ask for both u10 and v10",
         )
-    return True
+    return axes
+
+
+def _check_instants(found: Mapping[str, Sequence[FieldBlock]], series: Mapping[str, Sequence[TimeSeries]]) -> None:
+    """Refuse means, sums and extremes of states, which hold at no hour."""
+    for name, blocks in found.items():
+        known = variable(name)
+        if known.static or known.accumulated:
+            continue
+        average = next(((block.label, block.average) for block in blocks if block.average), None)
+        days = series[name][0].hours.astype("datetime64[h]")
+        if average is None and len(days) > 1 and (days == days.astype("datetime64[M]")).all():
+            average = blocks[0].label, f"one value a month, at 00 UTC of its first day, {len(days)} times"
+        if average is not None:
+            raise LdmdownError(
+                average[0],
+                f"{name} holds no instantaneous values",
+                found=average[1],
+                expected="the state at an hour, such as 2020-01-31T12:00",
+                fix="give hourly data, of ERA5 reanalysis-era5-single-levels, not daily or monthly means",
+            )
 
 
 def _check_members(files: GriddedFiles, series: Mapping[str, Sequence[TimeSeries]]) -> None:
@@ -319,10 +345,8 @@ def _common_hours(hours: Mapping[str, Sequence[IntArray]], label: str) -> IntArr
     return common
 
 
-def _notes(
-    files: GriddedFiles, series: Mapping[str, Sequence[TimeSeries]], hours: IntArray, rotated: bool
-) -> Iterator[str]:
-    """What a user should know of the hours, and of the wind."""
+def _notes(files: GriddedFiles, series: Mapping[str, Sequence[TimeSeries]], hours: IntArray) -> Iterator[str]:
+    """What a user should know of the files and their hours."""
     every = np.unique(np.concatenate([hours, *(one.hours for members in series.values() for one in members)]))
     left = np.setdiff1d(every, hours)
     if len(left):
@@ -338,9 +362,9 @@ def _notes(
         yield f"sums over more than an hour are spread evenly: {held}"
     if any(one.overlapping for members in series.values() for one in members):
         yield "several runs of a forecast hold the same hours: the one with the shortest lead is taken"
+    if len(hours) > 1 and (np.diff(hours) % 24 == 0).all():
+        yield f"every hour is {moment(hours[0])[-5:]} UTC: values are taken for this instant, not for means of days"
     yield from dict.fromkeys(note for source in files.sources for note in source.notes())
-    if rotated:
-        yield "the wind of the files runs along their grid: it is turned to east and north"
 
 
 def _missing(files: GriddedFiles, missing: Sequence[Variable], request: str | None) -> LdmdownError:
@@ -353,14 +377,15 @@ def _missing(files: GriddedFiles, missing: Sequence[Variable], request: str | No
         files.label,
         f"{names} {'is' if len(missing) == 1 else 'are'} missing",
         found=", ".join(sorted(held)) or "no variables",
-        expected=f"under one of the names {'; '.join(_looked_for(known) for known in missing)}",
+        expected=f"under names such as {'; '.join(_looked_for(known) for known in missing)}",
         fix=fix,
     )
 
 
 def _looked_for(known: Variable) -> str:
+    """The name of a variable, and the two that the CDS gives it."""
     level = f" on {known.level} hPa" if known.level else ""
-    return ", ".join((known.name, *(f"{name}{level}" for name in known.names[1:])))
+    return ", ".join((known.name, *(f"{name}{level}" for name in (*known.aliases[:1], known.cds) if name)))
 
 
 def _dates(files: GriddedFiles) -> str:
@@ -377,13 +402,3 @@ def _inner(held: slice, part: slice) -> slice:
     """A part of what a slice from one place to another already took."""
     first, last, _ = part.indices(held.stop - held.start)
     return slice(held.start + first, held.start + last)
-
-
-def span(hours: IntArray) -> str:
-    """The first and the last hour, for messages."""
-    return f"{moment(hours[0])} to {moment(hours[-1])}" if len(hours) else "never"
-
-
-def moment(hour: int | np.integer) -> str:
-    """An hour since 1970-01-01T00, for messages."""
-    return f"{np.datetime64(int(hour), 'h')}:00"

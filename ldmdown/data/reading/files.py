@@ -18,6 +18,7 @@ import xarray as xr
 
 from ldmdown.data.reading.grib import GribFile
 from ldmdown.data.reading.layout import Layout
+from ldmdown.data.reading.times import decode_times
 from ldmdown.data.variables import VARIABLES, variable
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import IntArray
@@ -26,7 +27,11 @@ ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")  # in a folder th
 SUFFIXES = (".nc", ".nc4", ".cdf", ".grib", ".grb", ".grib1", ".grib2", ".grb1", ".grb2", ".zip")
 FIRST_BYTES = {b"\x89HDF": "netcdf", b"CDF": "netcdf", b"GRIB": "grib", b"PK": "zip"}
 NOT_DATA = {b"\x1f\x8b": "unpack it with gunzip", b"<": "this is a web page: download the data again"}
-DECODING: dict[str, Any] = {"decode_times": xr.coders.CFDatetimeCoder(time_unit="s"), "decode_timedelta": True}
+RAW_TIMES: dict[str, Any] = {
+    "cache": False,
+    "decode_times": False,
+    "decode_timedelta": False,
+}  # times are checked first
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "https": "aiohttp"}
 START, STOPS = "valid_time_start", ("valid_time_stop", "valid_time_stop_era5t")  # days, of ARCO-ERA5
 OPEN_FILES, CHUNK_CACHE = 8, 2**24  # at once, and bytes that HDF5 keeps of each variable of each
@@ -123,7 +128,7 @@ class GriddedFiles:
         try:
             match file_format(path):
                 case "netcdf":
-                    self._add(xr.open_dataset(path, engine="netcdf4", cache=False, **DECODING), label)
+                    self._add(xr.open_dataset(path, engine="netcdf4", **RAW_TIMES), label)
                 case "grib":
                     self.sources.append(GribFile(path, label))
                 case "zip":
@@ -132,14 +137,18 @@ class GriddedFiles:
                         self._open(inside, f"{label}/{inside.relative_to(folder)}")
                 case _:
                     raise _not_data(path, label)
-        except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, ArithmeticError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
             text = str(error).replace(str(path), path.name)
             fix = "download it again, or look at it with `ncdump -h` or `grib_ls`"
             raise LdmdownError(label, "cannot be read", found=text, fix=fix) from None
 
     def _add(self, dataset: xr.Dataset, label: str) -> None:
         self._stack.callback(dataset.close)
-        self.sources.append(Layout(label, dataset))
+        decoded = decode_times(label, dataset)
+        stops = [str(decoded.attrs[name]) for name in STOPS if name in decoded.attrs]
+        if stops:  # without the hours for which ARCO-ERA5 has room but no values
+            decoded = decoded.sel(time=slice(decoded.attrs.get(START), max(stops)))
+        self.sources.append(Layout(label, decoded))
 
     def _unpacked(self, path: Path, label: str) -> Path:
         """The folder of what a zip holds, as the CDS packs instantaneous and accumulated variables."""
@@ -250,7 +259,7 @@ def _open_zarr(address: str, label: str) -> xr.Dataset:
         group = zarr.open_group(address, mode="r")
         consolidated = group.metadata.consolidated_metadata is not None
         store: Any = group.store  # which xarray takes, though its annotations do not say so
-        dataset = xr.open_dataset(store, engine="zarr", cache=False, consolidated=consolidated, **DECODING)
+        dataset = xr.open_dataset(store, engine="zarr", consolidated=consolidated, **RAW_TIMES)
     except ImportError as error:
         package = PACKAGES.get(protocol, "the package that is named")
         raise LdmdownError(label, "cannot be opened", found=str(error), fix=f"pip install {package}") from None
@@ -260,6 +269,4 @@ def _open_zarr(address: str, label: str) -> xr.Dataset:
             fix += "; for a public bucket set FSSPEC_S3_ANON=true"
         found = f"{type(error).__name__}: {error}"
         raise LdmdownError(label, "cannot be opened as Zarr", found=found, fix=fix) from None
-    stops = [str(dataset.attrs[name]) for name in STOPS if name in dataset.attrs]
-    # without the hours for which ARCO-ERA5 has room but no values
-    return dataset.sel(time=slice(dataset.attrs.get(START), max(stops))) if stops else dataset
+    return dataset

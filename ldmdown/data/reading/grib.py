@@ -22,6 +22,8 @@ from ldmdown.typing import Float32Array, FloatArray, IntArray
 PLAIN = ("surface", "heightAboveGround", "meanSea")  # levels on which a name says everything
 PRESSURE = {"isobaricInhPa": 1, "isobaricInPa": 0.01}  # to hPa
 MINUTES = {"s": 1 / 60, "m": 1, "h": 60, "D": 1440}  # in a unit of steps
+WINDS = ("10u", "10v", "u10", "v10")
+MONTHLY = ("moda", "mnth", "mdfa", "msda", "edmo", "edmm", "wamo")  # streams of means
 MISSING = -1e30
 
 _lock = threading.Lock()  # of what eccodes remembers of messages with several fields
@@ -47,9 +49,10 @@ class _Field:
     name: str
     level: float | None  # [hPa]
     grid: str
-    accumulated: bool
+    step_type: str  # instant, accum, avg, max ...
     units: str
     along_grid: bool
+    monthly: str  # the name of the stream, if it is one of monthly means
 
 
 class GribFile:
@@ -69,6 +72,7 @@ class GribFile:
         self._fields: dict[_Field, list[_Message]] = {}
         self._grids: dict[str, SourceGrid | str] = {}
         self._axes: dict[str, Axes] = {}
+        self._wind_note = ""
         try:
             for message, field, handle in _scan(path):
                 if field.grid not in self._grids:
@@ -97,8 +101,8 @@ class GribFile:
         return whole_hours(self.label, np.array(sorted(found), "datetime64[m]"))
 
     def notes(self) -> list[str]:
-        """What was decided about it: nothing."""
-        return []
+        """What was decided about its wind."""
+        return [self._wind_note] if self._wind_note else []
 
     def blocks(self, name: str, level: int | None, *, static: bool = False) -> Iterator[FieldBlock]:
         """Where a field lies on this level, member by member.
@@ -116,6 +120,11 @@ class GribFile:
 
     def _block(self, field: _Field, messages: list[_Message], static: bool) -> FieldBlock:
         axes = self._ordered(field.name, field.grid)
+        if field.along_grid and axes.grid.crs == LONLAT and field.name in WINDS:
+            self._wind_note = (
+                "its wind runs along longitudes and latitudes: if it was regridded, it had to be turned before"
+            )
+        average = field.monthly or ("" if field.step_type in ("instant", "accum") else f"stepType {field.step_type}")
         valid, init, start = (
             whole_hours(self.label, np.array([getattr(message, time) for message in messages], "datetime64[m]"))
             for time in ("valid_time", "init_time", "accumulation_start")
@@ -128,10 +137,11 @@ class GribFile:
             0 * init if static else init,
             np.array([message.rank for message in messages], np.int64),
             forecast=True,
-            accumulation_start=start if field.accumulated else None,
+            accumulation_start=start if field.step_type == "accum" else None,
             member=messages[0].member,
             units=field.units,
-            along_grid=field.along_grid,
+            wind_axes=axes.grid.crs if field.along_grid and axes.grid.crs != LONLAT else None,
+            average=average or None,
         )
 
     def _ordered(self, name: str, key: str) -> Axes:
@@ -155,7 +165,7 @@ def _scan(path: Path) -> Iterator[tuple[_Message, _Field, Any]]:
 
     eccodes.codes_grib_multi_support_on()  # GFS puts both wind components in one message
     offset, place = -1, 0
-    fields: dict[tuple[str, float | None, str, bool], _Field] = {}
+    fields: dict[tuple[str, float | None, str, str], _Field] = {}
     with _lock, path.open("rb") as file:
         while (handle := eccodes.codes_grib_new_from_file(file, headers_only=True)) is not None:
             try:
@@ -178,10 +188,12 @@ def _scan(path: Path) -> Iterator[tuple[_Message, _Field, Any]]:
                     version_rank(_get(handle, "expver", "1")),
                     int(_get(handle, "number", 0)),
                 )
-                key = name, level, _get(handle, "md5GridSection"), _get(handle, "stepType", "instant") == "accum"
+                key = name, level, _get(handle, "md5GridSection"), _get(handle, "stepType", "instant")
                 if key not in fields:  # looking units up takes longer than all the rest
                     units, along_grid = _get(handle, "units", ""), _get(handle, "uvRelativeToGrid", 0)
-                    fields[key] = _Field(*key, str(units), bool(along_grid))
+                    stream = _get(handle, "stream", "")
+                    monthly = f"monthly means (stream {stream})" if stream in MONTHLY else ""
+                    fields[key] = _Field(*key, str(units), bool(along_grid), monthly)
                 yield message, fields[key], handle
             finally:
                 eccodes.codes_release(handle)

@@ -7,28 +7,36 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyproj
 import xarray as xr
 
+from ldmdown.data.grid import LONLAT
 from ldmdown.data.reading.blocks import Axes, FieldBlock, version_rank
-from ldmdown.data.reading.projection import horizontal, source_grid
-from ldmdown.data.reading.times import TimeAxes, TimedField
+from ldmdown.data.reading.conventions import with_usual_names
+from ldmdown.data.reading.projection import horizontal, mapped_crs, source_grid
+from ldmdown.data.reading.times import TimeAxes, TimedField, average
+from ldmdown.data.variables import WINDS, variable_called
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import IntArray
 
 LEVELS = ("level", "pressure_level", "isobaricInhPa", "isobaric", "plev", "lev", "pressure")
 MEMBERS = ("realization", "number", "member", "ensemble")
 EARTH_RELATIVE = ("eastward_wind", "northward_wind")
+GRID_RELATIVE = ("grid_eastward_wind", "grid_northward_wind")
+GRIB_WINDS = ("10u", "10v")  # which CDO calls eastward and northward, wherever they point
 ALONG_GRID = ("U_10M", "V_10M")  # COSMO's names, whatever standard name stands beside them
+ROTUVB = "rotuvb"  # CDO's operator that turns wind to east and north
 
 
 class Layout:
     """One dataset of xarray, as a `Source`."""
 
     def __init__(self, label: str, dataset: xr.Dataset) -> None:
-        self.label, self.dataset = label, dataset
+        self.label, self.dataset = label, with_usual_names(label, dataset)
         self.attributes: Mapping[str, Any] = dataset.attrs
-        self.times = TimeAxes(label, dataset)
+        self.times = TimeAxes(label, self.dataset)
         self._axes: dict[tuple[str, str, str], Axes] = {}
+        self._wind_note = ""
 
     @property
     def names(self) -> Collection[str]:
@@ -54,8 +62,8 @@ class Layout:
         return np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
 
     def notes(self) -> list[str]:
-        """What was done to dates of another calendar."""
-        return self.times.notes()
+        """What was done to dates of another calendar, and what wind is taken for."""
+        return [*self.times.notes(), *filter(None, [self._wind_note])]
 
     def blocks(self, name: str, level: int | None, *, static: bool = False) -> Iterator[FieldBlock]:
         """Where a variable lies: run by run, version by version, member by member.
@@ -109,8 +117,50 @@ class Layout:
             timed.forecast,
             member=member,
             units=field.attrs.get("units"),
-            along_grid=_along_grid(field),
+            wind_axes=self._wind_axes(field, axes.grid.crs) if variable_called(str(field.name)) in WINDS else None,
+            average=average(self.dataset, field),
+            packing=_packing(field),
         )
+
+    def _wind_axes(self, field: xr.DataArray, crs: pyproj.CRS) -> pyproj.CRS | None:
+        """The projection along whose axes a wind component runs; None: it points to east and north.
+
+        Raises
+        ------
+        LdmdownError
+            if the file contradicts itself, or the projection is no longer in it.
+        """
+        standard, attributes = field.attrs.get("standard_name"), self.dataset.attrs
+        along = bool(
+            field.attrs.get("GRIB_uvRelativeToGrid", field.name in ALONG_GRID or standard not in EARTH_RELATIVE)
+        )
+        turned = ROTUVB in str(attributes.get("history"))
+        if crs != LONLAT and not turned and field.name in GRIB_WINDS and "CDI" in attributes:
+            raise LdmdownError(
+                self.label,
+                f"does not say which way {field.name} points",
+                found=f"standard_name {standard}, which CDO gives to wind along a rotated grid too",
+                fix=f"give the GRIB file itself, or turn its wind first, as with `cdo {ROTUVB},{','.join(GRIB_WINDS)}`",
+            )
+        if crs != LONLAT and not turned:
+            if field.name in GRIB_WINDS and not along:
+                self._wind_note = "its wind is taken to point to east and north, as its standard names say"
+            return crs if along else None
+        if turned or (standard not in GRID_RELATIVE and field.name not in ALONG_GRID):
+            return None
+        gone = mapped_crs(self.dataset, self.label)
+        if gone is not None and gone.is_derived:
+            self._wind_note = "its wind runs along a rotated grid that it was regridded from: it is turned"
+            return gone
+        if standard in GRID_RELATIVE:
+            raise LdmdownError(
+                self.label,
+                f"{field.name} runs along a grid that is no longer in the file",
+                found=f"standard_name {standard} on longitudes and latitudes",
+                expected="eastward_wind and northward_wind",
+                fix=f"turn the wind before regridding, as with `cdo {ROTUVB},{','.join(ALONG_GRID)}`",
+            )
+        return None
 
     def _axes_of(self, name: str) -> tuple[tuple[str, str], Axes]:
         """The two dimensions of a field that run over the ground, and the grid that they span."""
@@ -153,8 +203,7 @@ def _along(field: xr.DataArray, dim: str) -> Iterator[tuple[Any, xr.DataArray]]:
         yield None, field
 
 
-def _along_grid(field: xr.DataArray) -> bool:
-    """Whether a wind component runs along the axes of its grid; on longitudes and latitudes it makes no difference."""
-    if "GRIB_uvRelativeToGrid" in field.attrs:
-        return bool(field.attrs["GRIB_uvRelativeToGrid"])
-    return field.name in ALONG_GRID or field.attrs.get("standard_name") not in EARTH_RELATIVE
+def _packing(field: xr.DataArray) -> float | None:
+    """The difference that is lost where a packed value wraps, in the units of the file; None if it is not packed."""
+    kind, scale = np.dtype(field.encoding.get("dtype", float)), field.encoding.get("scale_factor")
+    return None if scale is None or kind.kind not in "iu" else abs(float(scale)) * 256.0**kind.itemsize

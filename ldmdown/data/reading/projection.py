@@ -52,8 +52,9 @@ def source_grid(dataset: xr.Dataset, name: str, axes: tuple[str, str], file: str
             return SourceGrid(*regular)
     named = {field[axis].attrs.get("standard_name") for axis in axes}
     projected = axes[0] in ("rlat", "y") or any(named & set(pair) for pair in STANDARD)
-    crs = _crs(dataset, field, file) if projected or _mapping(dataset, field) else LONLAT
-    if set(axes) <= set(field.coords):
+    given = set(axes) <= set(field.coords)
+    crs = _crs(dataset, field, file) if projected or (_mapping(dataset, field) and not given) else LONLAT
+    if given:
         y, x = (np.asarray(field[axis], float) * _scale(field[axis], crs) for axis in axes)
         return SourceGrid(y, x, crs)
     computed = _from_points(dataset, crs, axes)
@@ -65,6 +66,12 @@ def source_grid(dataset: xr.Dataset, name: str, axes: tuple[str, str], file: str
             expected=f"coordinates {' and '.join(axes)}",
         )
     return SourceGrid(*computed, crs)
+
+
+def mapped_crs(dataset: xr.Dataset, file: str | Path) -> pyproj.CRS | None:
+    """The projection of the only grid mapping in a file, whether fields name it or not; None if there is none."""
+    held = _mapping(dataset, xr.DataArray())
+    return _crs(dataset, xr.DataArray(), file) if held else None
 
 
 def _mapping(dataset: xr.Dataset, field: xr.DataArray) -> Mapping[str, Any] | None:

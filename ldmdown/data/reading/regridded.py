@@ -11,7 +11,8 @@ import numpy as np
 import scipy.sparse
 
 from ldmdown.data.grid import EARTH_RADIUS, Grid, SourceGrid, Window, largest_rectangle, regrid
-from ldmdown.data.reading.fields import Fields, moment
+from ldmdown.data.reading.blocks import moment
+from ldmdown.data.reading.fields import Fields
 from ldmdown.data.solar import LAGS, cos_zenith
 from ldmdown.data.variables import Variable, variable
 from ldmdown.errors import LdmdownError
@@ -119,7 +120,7 @@ class Regridded:
             self.fields.label,
             f"{known.name} is missing",
             found=f"no value in {np.count_nonzero(missing)} of {missing.size} cells, such as "
-            f"{self.fields.place(row, col)}, at {moment(self.hours[index])}",
+            f"{self.fields.grid.place(row, col)}, at {moment(self.hours[index])}",
             expected="a value wherever it is needed",
             fix="download these hours again, or leave them out",
         )

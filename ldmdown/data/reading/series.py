@@ -1,8 +1,8 @@
 """Blocks of one variable, from many files, as one series of hours that is read when it is asked for.
 
 Where several blocks hold an hour, the first that has a value counts: of a forecast the shortest lead, then final
-before preliminary ERA5, then the order of the files. Sums since the start of a forecast, or since midnight in
-ERA5-Land, become sums over the hour that ends at the valid time.
+before preliminary ERA5. Blocks that are alike in this and contradict each other are refused. Sums since the start of a
+forecast, or since midnight in ERA5-Land, become sums over the hour that ends at the valid time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmdown.data.reading.blocks import FieldBlock
+from ldmdown.data.reading.blocks import FieldBlock, moment
 from ldmdown.data.units import Conversion
-from ldmdown.typing import Float32Array, FloatArray, IntArray
+from ldmdown.data.variables import Variable
+from ldmdown.errors import LdmdownError
+from ldmdown.typing import BoolArray, Float32Array, FloatArray, IntArray
 
+SAME = 1e-4  # of the physical range, by which packing may change a value
+WRAPPED, WIDE = 0.8, 0.05  # of what a wrapped value loses, and of the physical range: jumps that no weather makes
+SMOOTH = ("K", "Pa", "m s-1")  # units of variables whose neighbours are alike
 LONGEST = 6  # hours over which a sum may be spread evenly
 ERA5_LAND_SPACING = 0.1  # [degrees]
 SAMPLE_FIELDS, SAMPLE_CELLS = 48, 300  # that are read, cells along each side, to see what sums run over
@@ -43,29 +48,40 @@ class TimeSeries:
         hours over which a sum is spread.
     """
 
-    def __init__(self, blocks: Sequence[FieldBlock], conversions: Sequence[Conversion], *, accumulated: bool) -> None:
-        self.blocks, self.conversions = blocks, conversions
+    def __init__(self, known: Variable, blocks: Sequence[FieldBlock], conversions: Sequence[Conversion]) -> None:
+        self.known, self.blocks, self.conversions = known, blocks, conversions
         table = np.concatenate([_fields(number, block) for number, block in enumerate(blocks)])
-        if accumulated:
+        if known.accumulated:
             table = _hourly_sums(table, blocks, [conversion.rate for conversion in conversions])
         valid, init = table["valid_time"], table["init_time"]
         self._table = table = table[np.lexsort((table["rank"], valid - init, valid))]
         hours, first, count = np.unique(table["valid_time"], return_index=True, return_counts=True)
         self.hours, self._first, self._count = hours.astype(np.int64), first, count
-        same_hour, other_run = np.diff(table["valid_time"]) == 0, np.diff(table["init_time"]) != 0
-        self.overlapping = bool((same_hour & other_run).any())
+        same_hour, same_run, same_rank = (np.diff(table[name], prepend=-1) == 0 for name in TIMES)
+        self.overlapping = bool((same_hour & ~same_run).any())
+        self._again = same_hour & same_run & same_rank  # what must agree with the field before it
         self.longest_sum = int(table["length"].max(initial=1))
 
     def read(self, hours: IntArray, rows: slice, cols: slice) -> Float32Array:
-        """(hours, rows, cols) at places along the hours and along the ordered axes; NaN where nothing has a value."""
+        """(hours, rows, cols) at places along the hours and along the ordered axes; NaN where nothing has a value.
+
+        Raises
+        ------
+        LdmdownError
+            if two blocks hold different values, or packed ones have wrapped.
+        """
         grid = self.blocks[0].axes.grid
         down, right = np.arange(len(grid.y))[rows], np.arange(len(grid.x))[cols]
         block = np.full((len(hours), len(down), len(right)), np.nan, np.float32)
         for candidate in range(int(self._count[hours].max(initial=0))):
-            missing = (self._count[hours] > candidate) & np.isnan(block).any(axis=(1, 2))
-            if missing.any():
-                found = self._values(self._table[self._first[hours[missing]] + candidate], down, right)
-                block[missing] = np.where(np.isnan(block[missing]), found, block[missing])
+            held = self._count[hours] > candidate
+            place = self._first[hours] + np.where(held, candidate, 0)
+            wanted = held & (np.isnan(block).any(axis=(1, 2)) | self._again[place])
+            if wanted.any():
+                at = self._table[place[wanted]]
+                found = self._values(at, down, right)
+                self._refuse_contradictions(block[wanted], found, at, self._again[place[wanted]])
+                block[wanted] = np.where(np.isnan(block[wanted]), found, block[wanted])
         return block
 
     def _values(self, at: Table, rows: IntArray, cols: IntArray) -> FloatArray:
@@ -74,6 +90,8 @@ class TimeSeries:
         later = at["earlier_block"] >= 0
         if later.any():
             block[later] -= self._stored(at["earlier_block"][later], at["earlier_index"][later], rows, cols)
+        if self.known.units in SMOOTH:
+            self._refuse_wrapped(block, at)
         return block if (at["length"] == 1).all() else block / at["length"][:, None, None]
 
     def _stored(self, block: IntArray, index: IntArray, rows: IntArray, cols: IntArray) -> FloatArray:
@@ -85,6 +103,41 @@ class TimeSeries:
             values = self.blocks[number].read(slice(start, start + len(group)), rows, cols)
             fields.append(self.conversions[number](values))
         return np.concatenate(fields)
+
+    def _refuse_contradictions(self, held: FloatArray, found: FloatArray, at: Table, again: BoolArray) -> None:
+        low, high = self.known.bounds
+        wrong = (np.abs(found - held) > SAME * (high - low)) & again[:, None, None]
+        if wrong.any():
+            place = tuple(np.argwhere(wrong)[0])
+            raise LdmdownError(
+                self.blocks[at["block"][place[0]]].label,
+                f"{self.known.name} of {moment(at['valid_time'][place[0]])} is given twice, with different values",
+                found=f"{held[place]:g} and {found[place]:g} {self.known.units} in the same cell, one of "
+                f"{np.count_nonzero(wrong[place[0]])}",
+                expected="the same values wherever files overlap",
+                fix="leave one of them out; members of an ensemble need their coordinate `number`",
+            )
+
+    def _refuse_wrapped(self, fields: FloatArray, at: Table) -> None:
+        """Refuse jumps between neighbours as large as all that a packed value can hold."""
+        low, high = self.known.bounds
+        lost = np.array(
+            [(block.packing or 0) * one.factor for block, one in zip(self.blocks, self.conversions, strict=True)]
+        )
+        lost = np.where(lost > WIDE * (high - low), lost, np.inf)[at["block"]][:, None, None]
+        for axis in (1, 2):
+            jumps = np.abs(np.diff(fields, axis=axis))
+            wrong = jumps > WRAPPED * lost
+            if wrong.any():
+                hour = np.argwhere(wrong)[0][0]
+                raise LdmdownError(
+                    self.blocks[at["block"][hour]].label,
+                    f"{self.known.name} of {moment(at['valid_time'][hour])} does not fit into its packing",
+                    found=f"{jumps[wrong][0]:g} {self.known.units} between neighbouring cells, where whole numbers "
+                    f"of {self.known.name} begin again after {lost[hour].item():g}",
+                    expected="scale_factor and add_offset that hold every value",
+                    fix="write the file again without packing, as with `cdo -b F32 copy`, from the original files",
+                )
 
 
 def _fields(number: int, block: FieldBlock) -> Table:

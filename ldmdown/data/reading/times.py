@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from ldmdown.data.reading.blocks import whole_hours
 from ldmdown.errors import LdmdownError
-from ldmdown.typing import IntArray
+from ldmdown.typing import BoolArray, IntArray
 
 VALID_TIME = "valid_time"
 INIT_TIMES = ("time", "forecast_reference_time", "init_time", "initial_time")
 LEADS = ("step", "forecast_period", "prediction_timedelta", "lead_time")
+ABSOLUTE = "day as %Y%m%d.%f"  # CDO's units of dates that are written as numbers
+SINCE = re.compile(
+    r"(\w+?)s? since ((?:0*1|\d{4})-\d+-\d+([T ]\d+:\d+(:[\d.]+)?)?)( ?(Z|UTC|GMT|[+-]?0+(:?0+)?))?", re.I
+)
+HOUR = 3600  # [s]
+SECONDS = {
+    "second": 1,
+    "sec": 1,
+    "minute": 60,
+    "min": 60,
+    "hour": HOUR,
+    "hr": HOUR,
+    "h": HOUR,
+    "day": 86400,
+    "d": 86400,
+}
+DECODING: dict[str, Any] = {"decode_times": xr.coders.CFDatetimeCoder(time_unit="s"), "decode_timedelta": True}
+COARSEST = 900  # single precision of times that are rounded to the hour [s]
+YEARS = np.array(["1800", "2300"], "datetime64[Y]")  # that are believed
+AVERAGES = re.compile(r"\b\w*time\w*: (?:\w+: )*(?!point)([a-z_]+)")
 NEVER = np.iinfo(np.int64).min
 """A time that the standard calendar does not have."""
 
@@ -122,15 +146,67 @@ class TimeAxes:
             minutes = np.array([_as_it_reads(moment) for moment in values])
             self.calendar = str(values[0].calendar)
         elif np.issubdtype(values.dtype, np.datetime64):
+            wrong = np.isnat(values) | (values < YEARS[0]) | (values > YEARS[1])
+            if wrong.any():
+                raise _no_time(self.label, name, values, wrong)
             minutes = (values + np.timedelta64(30, "s")).astype("datetime64[m]")
         else:
             raise LdmdownError(
                 self.label,
                 f"{name} is not understood as a time",
-                found=str(values[0]),
+                found=f"{values[0]}, units {self.dataset[name].attrs.get('units')}",
                 expected="units such as hours since 1900-01-01",
+                fix="write relative times, as with `cdo -r copy`",
             )
         return whole_hours(self.label, minutes)
+
+
+def decode_times(label: str, dataset: xr.Dataset) -> xr.Dataset:
+    """Decode numbers to times after a check of units and numbers, which xarray does not make.
+
+    Times in single precision, which holds no minutes, are rounded to the hour that they stand for.
+
+    Raises
+    ------
+    LdmdownError
+        if units can be read in several ways, or a number is not finite.
+    """
+    for name, one in dataset.variables.items():
+        units = str(one.attrs.get("units", ""))
+        if "since" not in units or one.ndim > 1:
+            continue
+        read = SINCE.fullmatch(units.strip())
+        unit = SECONDS.get(read[1].lower()) if read else None
+        if read is None or unit is None:
+            raise LdmdownError(
+                label,
+                f"{name} has units that can be read in several ways",
+                found=units,
+                expected="such as hours since 2022-01-15 09:00:00, in UTC",
+                fix="correct the units of its time",
+            )
+        if one.dtype.kind != "f":
+            continue
+        if not np.isfinite(one.values).all():
+            raise _no_time(label, str(name), one.values, ~np.isfinite(one.values))
+        hours = one.values.astype(float) * unit / HOUR
+        step = np.spacing(np.abs(one.values).max(initial=0)).astype(float) * unit  # [s]
+        if np.abs(hours - np.rint(hours)).max(initial=0) * HOUR <= min(step, COARSEST):
+            meaning = one.attrs | {"units": f"hours since {read[2]}"}
+            dataset = dataset.assign_coords({name: (one.dims, np.rint(hours).astype(np.int64), meaning)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", xr.SerializationWarning)  # what it warns of has been checked
+        return xr.decode_cf(dataset, **DECODING)
+
+
+def _no_time(label: str, name: str, values: NDArray[Any], wrong: BoolArray) -> LdmdownError:
+    return LdmdownError(
+        label,
+        f"{name} holds what is no time",
+        found=f"{values[wrong][0]} at place {int(wrong.argmax()) + 1} of {len(values)}",
+        expected=f"times from {YEARS[0]} to {YEARS[1]}",
+        fix="correct its times, or download the file again",
+    )
 
 
 def _as_it_reads(moment: Any) -> np.datetime64:
@@ -140,3 +216,29 @@ def _as_it_reads(moment: Any) -> np.datetime64:
         return np.datetime64(f"{date}T{moment.hour:02}:{moment.minute:02}")
     except ValueError:
         return np.datetime64("NaT", "m")
+
+
+def absolute_times(values: Any) -> NDArray[np.datetime64]:
+    """Dates that are written as numbers, such as 20160131.75 for six in the evening."""
+    day, fraction = np.divmod(np.asarray(values, float), 1)
+    if not ((day >= YEARS[0].astype(int)) & np.isfinite(day)).all():
+        return np.full(day.shape, "NaT", "datetime64[s]")
+    dates = pd.to_datetime(day.astype(np.int64).astype(str).ravel(), format="%Y%m%d", errors="coerce")
+    return dates.to_numpy("datetime64[s]").reshape(day.shape) + np.rint(86400 * fraction).astype("timedelta64[s]")
+
+
+def average(dataset: xr.Dataset, field: xr.DataArray) -> str | None:
+    """What a file says that values stand for if they are not instants, in its words; None if it says no such thing."""
+    methods = str(field.attrs.get("cell_methods", ""))
+    if AVERAGES.search(methods):
+        return f"cell_methods {methods}"
+    kind = str(field.attrs.get("GRIB_stepType", "instant"))
+    if kind not in ("instant", "accum"):
+        return f"GRIB_stepType {kind}"
+    for dim in ("point" not in methods and field.coords) or ():
+        bounds = field[dim].attrs.get("bounds", field[dim].encoding.get("bounds"))
+        if np.issubdtype(field[dim].dtype, np.datetime64) and bounds in dataset.variables:
+            hours = np.diff(dataset[bounds].values).astype("timedelta64[m]") / np.timedelta64(1, "h")
+            if hours.max(initial=0) > 1:
+                return f"{bounds} of {hours.max():g} hours"
+    return None
