@@ -146,7 +146,8 @@ class TimeAxes:
             minutes = np.array([_as_it_reads(moment) for moment in values])
             self.calendar = str(values[0].calendar)
         elif np.issubdtype(values.dtype, np.datetime64):
-            wrong = np.isnat(values) | (values < YEARS[0]) | (values > YEARS[1])
+            years = values.astype("datetime64[Y]")
+            wrong = np.isnat(values) | (years < YEARS[0]) | (years > YEARS[1])
             if wrong.any():
                 raise _no_time(self.label, name, values, wrong)
             minutes = (values + np.timedelta64(30, "s")).astype("datetime64[m]")
