@@ -45,6 +45,39 @@ def test_units_in_the_second_line(tmp_path: Path) -> None:
     assert (hour["t2m"][0], hour["ws10"][0]) == pytest.approx((280, 10)) and np.isnan(stations.height).all()
 
 
+HEAD = "date;name;lat;lon;alt;t;wg\n"
+ROW = "2022-01-15 09:00;Milano;45.45;9.28;103;{};{}\n"
+
+
+@pytest.mark.parametrize("gap", ["-999", "-9999.0", "-99.9", "9999", "NA", "M", "", " "])
+def test_what_stands_for_missing_values(tmp_path: Path, gap: str) -> None:
+    (tmp_path / "gaps.csv").write_text(HEAD + ROW.format(gap, "2.1") + ROW.replace("09:", "10:").format("1.5", gap))
+    first, second = read_stations(tmp_path / "gaps.csv").values.values()
+    assert np.isnan(first["t2m"][0]) and first["ws10"][0] == 2.1
+    assert second["t2m"][0] == pytest.approx(274.65) and np.isnan(second["ws10"][0])
+
+
+@pytest.mark.parametrize(
+    ("text", "hour", "t2m", "ws10"),
+    [
+        (HEAD + "15/01/2022 09:00;Mälles;45,45;9,28;103;1,0;2,1\n", "2022-01-15T09", 274.15, 2.1),
+        (HEAD + "1.2.2022 9:00;Mälles;45.45;9.28;103;1.0;2.1\n", "2022-02-01T09", 274.15, 2.1),
+        ("valid,station,lat,lon,tmpf,sknt\n2022-01-15 09:00,LIML,45.45,9.28,50,10\n", "2022-01-15T09", 283.15, 5.1444),
+        ("date\tid\tlat\tlon\tt (°C)\tff [km/h]\n2022011509\tx\t45\t9\t1\t36\n", "2022-01-15T09", 274.15, 10),
+        ("time,id,lat,lon,t\n01/02/2022 09:00,x,45,9,1\n01/31/2022 09:00,x,45,9,1\n", "2022-01-02T09", 274.15, np.nan),
+        ("time,id,lat,lon,t\n2022/01/15 09:00,x,45,9,1\n", "2022-01-15T09", 274.15, np.nan),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_tables_of_other_countries(
+    tmp_path: Path, text: str, hour: str, t2m: float, ws10: float, encoding: str
+) -> None:
+    (tmp_path / "table.csv").write_text(text, encoding=encoding)
+    values = read_stations(tmp_path / "table.csv").values[int(np.datetime64(hour, "h").astype(int))]
+    assert values["t2m"][0] == pytest.approx(t2m)
+    assert values.get("ws10", [np.nan])[0] == pytest.approx(ws10, abs=1e-3, nan_ok=True)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -55,6 +88,10 @@ def test_units_in_the_second_line(tmp_path: Path) -> None:
         ("time;name;lat;lon;t\n[UTC];;;;[F]\n2021-03-01;a;42;15;1\n", "t2m has units that are not understood"),
         ("time,name,lat,lon,t\n2021-03-01T00:30,a,42,15,1\n", "holds no measurement at a full hour"),
         ("", "cannot be read as CSV"),
+        (HEAD + "01/02/2022 09:00;a;45;9;103;1;2\n", "its dates can be read in two ways\n  found: 01/02/2022 09:00"),
+        (HEAD + "13/02/2022 09:00;a;45;9;103;1;2\n02/13/2022 09:00;a;45;9;103;1;2\n", "its dates can be read in two"),
+        (HEAD + ROW.format("1.0", "-5"), "ws10 is not physical\n  found: -5 at Milano, 2022-01-15T09:00"),
+        (HEAD + ROW.format("1.0", "2").replace("45.45", "145.45"), "lat is not physical\n  found: 145.45 at Milano"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -26,6 +26,7 @@ import zarr
 from ldmdown.data.archive.packing import FILL_VALUE, Int16Array, Packing
 from ldmdown.data.grid import Grid, Window, largest_rectangle
 from ldmdown.data.normalization import Normalization
+from ldmdown.data.reading.zarr_stores import check_codecs
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, Float32Array, IntArray
 
@@ -95,8 +96,17 @@ class Archive:
                 "the archive is unfinished" if unfinished else "no such archive",
                 fix=f"run `ldmdown prepare`{' again; it resumes where it stopped' if unfinished else ''}",
             )
-        group: Any = zarr.open_group(self.path, mode="r")
-        attributes: Mapping[str, Any] = group.attrs.asdict()
+        try:
+            group: Any = zarr.open_group(self.path, mode="r")
+            check_codecs(path, group)
+            self._read(path, group, group.attrs.asdict())
+        except (OSError, LookupError, TypeError, ValueError, RuntimeError, zarr.errors.BaseZarrError) as error:
+            found = f"{type(error).__name__}: {error}"
+            raise LdmdownError(
+                path, "is not a whole archive", found=found, fix="delete it and run `ldmdown prepare`"
+            ) from None
+
+    def _read(self, path: str | Path, group: Any, attributes: Mapping[str, Any]) -> None:
         if attributes.get("format") != FORMAT:
             raise LdmdownError(
                 path,

@@ -7,10 +7,11 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import netCDF4
 import numpy as np
@@ -18,7 +19,8 @@ import xarray as xr
 
 from ldmdown.data.reading.grib import GribFile
 from ldmdown.data.reading.layout import Layout
-from ldmdown.data.reading.times import decode_times
+from ldmdown.data.reading.times import RAW_TIMES, decode_times
+from ldmdown.data.reading.zarr_stores import open_zarr
 from ldmdown.data.variables import VARIABLES, variable
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import IntArray
@@ -26,13 +28,16 @@ from ldmdown.typing import IntArray
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")  # in a folder that is a Zarr store
 SUFFIXES = (".nc", ".nc4", ".cdf", ".grib", ".grb", ".grib1", ".grib2", ".grb1", ".grb2", ".zip")
 FIRST_BYTES = {b"\x89HDF": "netcdf", b"CDF": "netcdf", b"GRIB": "grib", b"PK": "zip"}
-NOT_DATA = {b"\x1f\x8b": "unpack it with gunzip", b"<": "this is a web page: download the data again"}
-RAW_TIMES: dict[str, Any] = {
-    "cache": False,
-    "decode_times": False,
-    "decode_timedelta": False,
-}  # times are checked first
-PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "https": "aiohttp"}
+NOT_DATA = {
+    b"\x1f\x8b": "unpack it with gunzip, or tar xzf if it is an archive",
+    b"BZh": "unpack it with bunzip2",
+    b"\xfd7zX": "unpack it with unxz",
+    b"\x28\xb5\x2f\xfd": "unpack it with zstd -d",
+    b"7z\xbc\xaf": "unpack it with 7z x",
+    b"<": "this is a web page: download the data again",
+    b"{": "this is JSON, an error of a server or a list of references: download the data again",
+}
+TAR = b"ustar"  # from byte 257
 START, STOPS = "valid_time_start", ("valid_time_stop", "valid_time_stop_era5t")  # days, of ARCO-ERA5
 OPEN_FILES, CHUNK_CACHE = 8, 2**24  # at once, and bytes that HDF5 keeps of each variable of each
 FORMATS = "a NetCDF, GRIB or zip file, or a folder of Zarr"
@@ -124,7 +129,7 @@ class GriddedFiles:
 
     def _open(self, path: Path | str, label: str) -> None:
         if isinstance(path, str) or path.is_dir():
-            return self._add(_open_zarr(str(path), label), label)
+            return self._add(open_zarr(str(path), label), label)
         try:
             match file_format(path):
                 case "netcdf":
@@ -176,7 +181,7 @@ def list_files(paths: Iterable[str | Path]) -> list[Path | str]:
     Raises
     ------
     LdmdownError
-        if a path does not exist, or a folder holds no data.
+        if a path does not exist, is a pipe or a device, or a folder holds no data.
     """
     found: list[Path | str] = []
     for one in paths:
@@ -187,6 +192,8 @@ def list_files(paths: Iterable[str | Path]) -> list[Path | str]:
         if not matching:
             raise LdmdownError(one, "no such file", fix="check the path; quote a glob or let the shell expand it")
         for path in matching:
+            if not (path.is_file() or path.is_dir()):
+                raise LdmdownError(path, "is no file", found="a pipe or a device", expected=FORMATS)
             inside = list(_inside(path)) if path.is_dir() and not _is_zarr(path) else [path]
             if not inside:
                 raise LdmdownError(path, "holds no data", expected=FORMATS)
@@ -208,12 +215,16 @@ def _matching(pattern: Path) -> list[Path]:
 
 
 def _inside(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
+    try:
+        content = sorted(folder.iterdir())
+    except OSError as error:
+        raise LdmdownError(folder, "cannot be read", found=str(error)) from None
+    for path in content:
         if path.name.startswith(".") or path.name == "__MACOSX":
             continue
         if path.is_dir() and not _is_zarr(path):
             yield from _inside(path)
-        elif path.is_dir() or path.suffix.lower() in SUFFIXES or file_format(path):
+        elif path.is_dir() or (path.is_file() and (path.suffix.lower() in SUFFIXES or file_format(path))):
             yield path
 
 
@@ -232,8 +243,11 @@ def _start(path: Path) -> bytes:
 
 
 def _not_data(path: Path, label: str) -> LdmdownError:
-    start = _start(path)
+    with path.open("rb") as file:
+        header = file.read(262)
+    start = header[:4]
     fix = next((fix for first, fix in NOT_DATA.items() if start.startswith(first)), "check the download")
+    fix = "unpack it with tar xf" if header[257:] == TAR else fix
     return LdmdownError(
         label, "is no NetCDF, GRIB or zip file", found=f"first bytes {start!r}" if start else "an empty file", fix=fix
     )
@@ -241,32 +255,19 @@ def _not_data(path: Path, label: str) -> LdmdownError:
 
 def _unpack(path: Path, folder: Path, label: str) -> None:
     with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())  # more than this is not unpacked
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise LdmdownError(
+                label,
+                "is too large to be unpacked",
+                found=f"{size / 1e9:.3g} GB in it, {free / 1e9:.3g} GB free in {folder.parent}",
+                fix="set TMPDIR to a folder with more room, or unpack it yourself",
+            )
         for member in archive.infolist():
             try:
                 archive.extract(member, folder)
-            except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+            except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
                 raise LdmdownError(
                     f"{label}/{member.filename}", "cannot be unpacked", found=str(error), fix="download it again"
                 ) from None
-
-
-def _open_zarr(address: str, label: str) -> xr.Dataset:
-    """A store in a folder or behind an address, of version 2 or 3, with consolidated metadata or without."""
-    import zarr
-
-    protocol = address.split("://", 1)[0]
-    try:
-        group = zarr.open_group(address, mode="r")
-        consolidated = group.metadata.consolidated_metadata is not None
-        store: Any = group.store  # which xarray takes, though its annotations do not say so
-        dataset = xr.open_dataset(store, engine="zarr", consolidated=consolidated, **RAW_TIMES)
-    except ImportError as error:
-        package = PACKAGES.get(protocol, "the package that is named")
-        raise LdmdownError(label, "cannot be opened", found=str(error), fix=f"pip install {package}") from None
-    except Exception as error:  # each file system has errors of its own
-        fix = "check the address; single files must be downloaded first"
-        if protocol == "s3":
-            fix += "; for a public bucket set FSSPEC_S3_ANON=true"
-        found = f"{type(error).__name__}: {error}"
-        raise LdmdownError(label, "cannot be opened as Zarr", found=found, fix=fix) from None
-    return dataset

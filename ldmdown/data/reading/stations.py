@@ -7,11 +7,14 @@ The first line names the columns, separated by commas, semicolons or tabs; any o
 - `t2m`, `t` or `temperature` [degrees C or K]
 - `ws10`, `wg`, `ws`, `ff` or `wind_speed` [m s-1], at 10 m; `wr`, `dd` or `wind_direction` [degrees], whence it blows
 
-The second line may hold units, in brackets. Empty values are missing.
+Units may stand in brackets behind a name, or in the second line. Decimals may have a comma where columns have none
+between them. Empty values, NA, M and -999, -9999 and their like are missing.
 """
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,22 +23,28 @@ import numpy as np
 import pandas as pd
 
 from ldmdown.data.units import require_conversion
+from ldmdown.data.variables import VARIABLES
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, FloatArray
 
 COLUMNS = {
-    "time": ("time", "date", "datetime", "valid_time"),
+    "time": ("time", "date", "datetime", "valid_time", "valid"),
     "name": ("name", "station", "id"),
     "lat": ("lat", "latitude"),
     "lon": ("lon", "longitude"),
     "height": ("alt", "altitude", "elevation", "height"),
-    "t2m": ("t2m", "t", "temperature"),
-    "ws10": ("ws10", "wg", "ws", "ff", "wind_speed"),
-    "direction": ("wr", "dd", "wind_direction"),
+    "t2m": ("t2m", "t", "temperature", "tmpc", "tmpf"),
+    "ws10": ("ws10", "wg", "ws", "ff", "wind_speed", "sknt"),
+    "direction": ("wr", "dd", "wind_direction", "drct"),
 }
 NEEDED = ("time", "name", "lat", "lon")
 UNITS = {"t2m": ("degC", "K"), "ws10": ("m s-1", "m s-1"), "direction": ("degree", "degree"), "height": ("m", "m")}
 """What values without units are in, and what they become."""
+NAMED_UNITS = {"tmpc": "degC", "tmpf": "degF", "sknt": "knot"}  # of the Iowa Environmental Mesonet
+BOUNDS = {name: VARIABLES[name].bounds for name in ("t2m", "ws10")} | {"height": (-500, 9000), "direction": (0, 360)}
+POSITIONS = {"lat": 90.0, "lon": 360.0}
+NO_VALUE = re.compile(r"-9{2,}(\.[09]+)?|9{3,}(\.[09]+)?")
+COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # dates of digits alone
 COLDEST = 150.0  # temperatures above it, without units, are taken for kelvins
 
 
@@ -74,13 +83,16 @@ def read_stations(file: Path) -> Stations:
         if it cannot be read, a column is missing, or units are not understood.
     """
     try:
-        with file.open(encoding="utf-8-sig") as lines:
-            first = lines.readline()
-        separator = max(";,\t", key=first.count)
-        table = pd.read_csv(file, sep=separator, dtype=str, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        content = file.read_bytes()
+        text = content.decode("utf-8-sig" if _is_utf8(content) else "cp1252")
+        separator = max(";,\t", key=text.partition("\n")[0].count)
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, na_values=["M", "///"], skipinitialspace=True)
+    except (OSError, ValueError) as error:
         raise LdmdownError(file, "cannot be read as CSV", found=str(error)) from None
-    held = {column.strip().lower(): column for column in table.columns}
+    if separator != ",":
+        table = table.replace(r"^\s*(-?\d+),(\d+)\s*$", r"\1.\2", regex=True)
+    named = {column: re.fullmatch(r"(.+?)\s*(?:[\[(](.*)[\])])?", column.strip().lower()) for column in table.columns}
+    held = {match[1]: column for column, match in named.items() if match}
     columns = {key: next((held[name] for name in names if name in held), None) for key, names in COLUMNS.items()}
     missing = [key for key in NEEDED if columns[key] is None]
     if not any(columns[key] for key in ("t2m", "ws10")):
@@ -96,8 +108,20 @@ def read_stations(file: Path) -> Stations:
     table = table[[str(column) for column in columns.values() if column is not None]]
     table.columns = pd.Index([key for key, column in columns.items() if column is not None])
     units = _units(table)
-    table = table.iloc[1:] if units else table
-    return _by_hour(file, _converted(file, table.reset_index(drop=True), units))
+    table = (table.iloc[1:] if units else table).reset_index(drop=True)
+    for key, column in columns.items():
+        match = named.get(str(column))
+        if match and (unit := match[2] or NAMED_UNITS.get(match[1])):
+            units[key] = unit
+    return _by_hour(file, _converted(file, table, units))
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _units(table: pd.DataFrame) -> dict[str, str]:
@@ -114,9 +138,12 @@ def _converted(file: Path, table: pd.DataFrame, units: Mapping[str, str]) -> pd.
     if zone.lower() not in ("utc", "gmt", "z", ""):
         raise LdmdownError(file, "its times are not UTC", found=zone, expected="UTC")
     try:
-        table["time"] = pd.to_datetime(table["time"], utc=True)
-        for key in (key for key in ("lat", "lon", "height", "t2m", "ws10", "direction") if key in table):
-            table[key] = pd.to_numeric(table[key])
+        table["time"] = _times(file, table["time"].str.strip())
+        table = table[table["time"] == table["time"].dt.floor("h")].copy()
+        for key in (key for key in ("lat", "lon", *UNITS) if key in table):
+            text = table[key].str.strip()
+            missing = text.str.fullmatch(NO_VALUE) & ((key != "height") | text.str.startswith("-"))
+            table[key] = pd.to_numeric(text.mask(missing.fillna(False)))
     except (ValueError, TypeError) as error:
         raise LdmdownError(file, "has a value that is not a time or not a number", found=str(error)) from None
     for key in (key for key in UNITS if key in table):
@@ -124,10 +151,56 @@ def _converted(file: Path, table: pd.DataFrame, units: Mapping[str, str]) -> pd.
         unit = units.get(key) or ("K" if key == "t2m" and table[key].median() > COLDEST else usual)
         convert = require_conversion(file, key, unit, wanted, expected=f"{wanted} or {usual}")
         table[key] = convert(table[key].to_numpy(float))
+        _check_bounds(file, table, key, table[key].between(*BOUNDS[key]) | table[key].isna(), BOUNDS[key])
+    for key, limit in POSITIONS.items():
+        _check_bounds(file, table, key, table[key].abs() <= limit, (-limit, limit))
     if {"ws10", "direction"} <= set(table.columns):
         angle = np.radians(table["direction"])
         table["u10"], table["v10"] = -table["ws10"] * np.sin(angle), -table["ws10"] * np.cos(angle)
-    return table[table["time"] == table["time"].dt.floor("h")]
+    return table
+
+
+def _check_bounds(file: Path, table: pd.DataFrame, key: str, right: pd.Series, bounds: tuple[float, float]) -> None:
+    if not right.all():
+        row = table[~right].iloc[0]
+        raise LdmdownError(
+            file,
+            f"{key} is not physical",
+            found=f"{row[key]:g} at {row['name']}, {row['time']:%Y-%m-%dT%H:%M}",
+            expected=f"{bounds[0]:g} to {bounds[1]:g}",
+            fix="correct it, or its units; leave missing values empty",
+        )
+
+
+def _times(file: Path, text: pd.Series) -> pd.Series:
+    """Times of text in UTC, whose day and month can be told apart.
+
+    Raises
+    ------
+    ValueError
+        if one is not a time.
+    LdmdownError
+        if the days could be months.
+    """
+    if text.str.fullmatch(r"\d+").all() and text.str.len().nunique() == 1:
+        return pd.to_datetime(text, format=COMPACT.get(len(text.iloc[0])), utc=True)
+    parts = text.str.extract(r"^(\d{1,2})([./-])(\d{1,2})\2(\d{4})(.*)$")
+    if parts.isna().any(axis=None):
+        return pd.to_datetime(text.str.replace("/", "-"), format="ISO8601", utc=True)
+    one, other = parts[0].astype(int), parts[2].astype(int)
+    day_first, month_first = bool((one > 12).any() or (parts[1] == ".").all()), bool((other > 12).any())
+    if day_first == month_first:
+        raise LdmdownError(
+            file,
+            "its dates can be read in two ways",
+            found=text.iloc[0],
+            expected="2022-02-01, or a day above the twelfth somewhere in the file",
+            fix="write the year first",
+        )
+    day, month = (one, other) if day_first else (other, one)
+    date = parts[3] + "-" + month.astype(str).str.zfill(2) + "-" + day.astype(str).str.zfill(2)
+    clock = parts[4].str.replace(r"^[ T](\d):", r" 0\1:", regex=True)
+    return pd.to_datetime(date + clock, format="ISO8601", utc=True)
 
 
 def _by_hour(file: Path, table: pd.DataFrame) -> Stations:

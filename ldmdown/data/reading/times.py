@@ -36,6 +36,7 @@ SECONDS = {
     "day": 86400,
     "d": 86400,
 }
+RAW_TIMES: dict[str, Any] = {"cache": False, "decode_times": False, "decode_timedelta": False}  # until they are checked
 DECODING: dict[str, Any] = {"decode_times": xr.coders.CFDatetimeCoder(time_unit="s"), "decode_timedelta": True}
 COARSEST = 900  # single precision of times that are rounded to the hour [s]
 YEARS = np.array(["1800", "2300"], "datetime64[Y]")  # that are believed
