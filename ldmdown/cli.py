@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import date, datetime
 from pathlib import Path
@@ -112,7 +113,8 @@ def downscale(
     ] = None,
     device: Device = "auto",
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"], typer.Option(help="Precision; auto means bf16 on CUDA and fp32 on the CPU.")
+        Literal["auto", "fp32", "bf16"],
+        typer.Option(help="Precision; auto means bf16 on CUDA and on CPUs that have it, else fp32."),
     ] = "auto",
     batch_size: Annotated[
         int | None,
@@ -123,6 +125,9 @@ def downscale(
     ] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Complete an interrupted run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print hours, size, time and memory, from the first hour; write nothing.")
+    ] = False,
 ) -> None:
     """Downscale ERA5 files to hourly 2 km fields.
 
@@ -130,6 +135,7 @@ def downscale(
 
     ldmdown downscale 'era5_2020*.nc' -o alps.nc --bbox 6 45 11 47 --members 8
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: other runs need the cores too
     from ldmdown.commands.downscale import RunOptions
     from ldmdown.commands.downscale import downscale as run
     from ldmdown.system import DownscaleOptions
@@ -148,7 +154,7 @@ def downscale(
         precision=precision,
         batch_size=batch_size,
     )
-    how = RunOptions(device, processes, overwrite, resume)
+    how = RunOptions(device, processes, overwrite, resume, dry_run)
     run(files, output, options, checkpoint=checkpoint, run=how)
 
 

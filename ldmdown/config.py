@@ -338,7 +338,7 @@ class TrainConfig(Section):
 
     run: str = "run"
     seed: NonNegativeInt = 0
-    precision: Precision = "auto"  # of matrix products and convolutions; auto: bf16 on CUDA
+    precision: Precision = "auto"  # of matrix products and convolutions; auto: bf16 where it is native
     compile: bool = False  # the networks, by torch.compile: a wait at first, then faster on CUDA
     init_from: str | None = None  # a checkpoint, by file or name, whose weights the networks start from where they fit
     unet: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=(0.99, 0.998))

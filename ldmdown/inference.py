@@ -86,7 +86,7 @@ class Predictor:
     ) -> None:
         self.checkpoint, self.options = checkpoint, options
         self.precision, self.batch_size = precision, batch_size
-        self.model = checkpoint.model
+        self.model = checkpoint.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.window = window
         self.padded = checkpoint.grid.grow(window, self.model.size_multiple)
         row, col, rows, cols = self.padded
@@ -101,6 +101,11 @@ class Predictor:
             shape = (self.model.autoencoder.latent_channels, *checkpoint.grid.coarse.shape)
             crop = slice(row, row + rows), slice(col, col + cols)
             self._noise = CoherentNoise(options.seed, shape, options.correlation, crop)
+
+    @property
+    def hours_at_once(self) -> int:
+        """Number of hours whose members are computed together."""
+        return max(1, self.batch_size // self.options.members)
 
     def predictors(self, fields: Fields) -> Regridded:
         """The predictors that `run` reads, from fields of files."""
@@ -126,8 +131,8 @@ class Predictor:
 
         `reader` reads the next hours, and draws their noise, while these are computed.
         """
-        hours_at_once = max(1, self.batch_size // self.options.members)
-        blocks = [indices[start : start + hours_at_once] for start in range(0, len(indices), hours_at_once)]
+        size = self.hours_at_once
+        blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
 
         def prepare(block: Sequence[int]) -> tuple[Float32Array, Tensor | None]:
             coarse = np.stack([predictors.read(index) for index in block])

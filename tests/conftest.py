@@ -8,7 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,14 @@ def ldmdown(*arguments: str, folder: Path | None = None) -> subprocess.Completed
         except SystemExit as end:
             code = end.code or 0
     return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_precision_on_every_cpu() -> Iterator[None]:
+    """Let --precision auto be fp32 on whatever CPU the tests run: their tolerances are those of fp32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ from ldmdown import checkpoint
 from ldmdown.commands.downscale import RunOptions, downscale
 from ldmdown.data.writer import FieldWriter
 from ldmdown.errors import LdmdownError
+from ldmdown.runtime import resolve_precision
 from ldmdown.system import DownscaleOptions
 
 Write = Callable[..., Path]
@@ -78,6 +82,65 @@ def test_seeds_and_samplers_matter(tiny: dict[str, Path], era5: Write, tmp_path:
     for number, options in enumerate(({"seed": 1}, {"sampler": "ddim"}, {"steps": 3}, {"temporal_correlation": 0.0})):
         other = run(file, tmp_path / f"other{number}.nc", tiny["ldm"], **options)
         assert np.abs(other.t2m - one.t2m).max() > 1e-3, options
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx2": True}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],
+)
+def test_auto_is_bf16_where_the_cpu_computes_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert resolve_precision("auto", torch.device("cpu")) == expected
+    assert resolve_precision("fp32", torch.device("cpu")) == "fp32"
+    assert resolve_precision("auto", torch.device("cuda")) == "bf16"
+
+
+def test_what_auto_became_is_recorded(
+    tiny: dict[str, Path], era5: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was begun in bf16 is not completed in fp32 unnoticed."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    file = era5(range(1))
+    made = run(file, tmp_path / "out.nc", tiny["unet"])
+    assert json.loads(made.ldmdown_run)["precision"] == "bf16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    with pytest.raises(LdmdownError, match="other options\n  found: precision bf16\n  expected: precision fp32"):
+        run(file, tmp_path / "out.nc", tiny["unet"], resume=True)
+
+
+def test_a_dry_run_says_what_it_will_take_and_writes_nothing(
+    tiny: dict[str, Path], era5: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, options = tmp_path / "{time:%m%d}.nc", DownscaleOptions(members=2)
+    downscale(
+        [str(era5(range(48)))],
+        output,
+        options,
+        checkpoint=str(tiny["ldm"]),
+        run=RunOptions(dry_run=True),
+    )
+    said = capsys.readouterr().err
+    assert "48 hours from 2021-03-01T00:00 to 2021-03-02T23:00, in 2 files, 2 members" in said
+    assert "about 3.3 MB on the disk, of " in said  # 48 x 2 x 3 fields of 64 x 64, 0.7 of 4 bytes
+    assert re.search(r"\d s an hour, about \d+:\d\d:\d\d in all; \d\.\d GB of memory", said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_seen_at_the_start(
+    tiny: dict[str, Path],
+    era5: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    run(era5(range(1)), tmp_path / "out.nc", tiny["unet"])
+    assert (
+        "about 34.4 kB on the disk, of 1 kB that are free; warning: 68.8 kB are needed meanwhile"
+        in capsys.readouterr().err
+    )
 
 
 def test_winds_are_earth_relative(era5: Write, tmp_path: Path, tiny: dict[str, Path]) -> None:

@@ -7,12 +7,15 @@ compressed and written while an hour is computed.
 
 from __future__ import annotations
 
+import math
+import shutil
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -26,7 +29,7 @@ from ldmdown.data.reading.files import few_open
 from ldmdown.data.writer import FieldWriter
 from ldmdown.data.zarr_store import ZarrWriter
 from ldmdown.errors import LdmdownError
-from ldmdown.runtime import choose_device, processes
+from ldmdown.runtime import choose_device, peak_memory, processes
 from ldmdown.system import SINGLE_FIELD, DownscaleOptions, Job, System
 
 BUNDLED = "italy"
@@ -47,12 +50,15 @@ class RunOptions:
         number of processes of this machine that take consecutive hours each.
     overwrite, resume
         replace the output, or complete what a stopped run has left.
+    dry_run
+        say what it will take, for which the first hours are computed, and write nothing.
     """
 
     device: str = "auto"
     processes: int = 1
     overwrite: bool = False
     resume: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,18 +129,26 @@ def downscale(
             say(f"{output} is finished already; --overwrite computes it again")
             return
         say(_what(job, outputs))
+        say(_size(unfinished))
+        if run.dry_run:
+            say(_pace_of_the_first_hours(job, len(left)))
+            return
         together.wait()  # all have seen what is there
         for one in unfinished if together.first else ():
             one.writer.begin()
         together.wait()
         mine = left[together.share(len(left))]
+        began, workers = time.perf_counter(), max(run.processes, together.size)
         with progress_bar("hours") as progress:
-            task = progress.add_task("downscaling", total=len(job.era5), completed=len(job.era5) - len(left))
+            done = len(job.era5) - len(left)
+            task = progress.add_task("downscaling", total=len(job.era5), completed=done)
 
             def advance(hours: float) -> None:
+                if progress.tasks[task].completed == done:
+                    say(_pace((time.perf_counter() - began) / hours / workers, len(left), job))
                 progress.advance(task, hours * len(left) / len(mine))
 
-            if run.processes > 1:
+            if run.processes > 1 and mine:
                 _compute_in_processes(request, mine, advance)
             else:
                 _compute(job, [(outputs[number], place) for number, place in mine], advance)
@@ -266,6 +280,35 @@ def _what(job: Job, outputs: Sequence[Output]) -> str:
         f"{rows} x {cols} cells, {_count(len(times), 'hour')} from {str(times[0])[:16]} to {str(times[-1])[:16]}"
         f"{apart}{kept}, {made}"
     )
+
+
+def _size(outputs: Sequence[Output]) -> str:
+    """The size of the outputs on the disk, and a warning if it lacks the space."""
+    sizes = [output.writer.size for output in outputs]
+    apart = 0 if outputs[0].writer.folder else max(sizes)  # a file is put together beside its hours
+    folder = next(path for path in outputs[0].writer.path.absolute().parents if path.exists())
+    free = shutil.disk_usage(folder).free
+    lacking = "" if free > sum(sizes) + apart else f"; warning: {_bytes(sum(sizes) + apart)} are needed meanwhile"
+    return f"about {_bytes(sum(sizes))} on the disk, of {_bytes(free)} that are free{lacking}"
+
+
+def _pace_of_the_first_hours(job: Job, hours: int) -> str:
+    began, first = time.perf_counter(), min(one.hours_at_once for one in job.predictors)
+    with ThreadPoolExecutor(1) as reader:
+        computed = len([*job.fields(range(len(job.era5))[:first], reader)])
+    return _pace((time.perf_counter() - began) / computed, hours, job)
+
+
+def _pace(seconds: float, hours: int, job: Job) -> str:
+    """The time of an hour of the output and of all of them, and the memory."""
+    whole = timedelta(seconds=round(seconds * hours))
+    memory = f"{peak_memory(job.predictors[0].device):.1f} GB of memory"
+    return f"{seconds:.2g} s an hour, about {whole} in all; {memory}"
+
+
+def _bytes(size: float) -> str:
+    power = min(max(int(math.log10(max(size, 1)) // 3), 1), 4)
+    return f"{size / 1000**power:.3g} {'kMGT'[power - 1]}B"
 
 
 def _count(number: int, what: str) -> str:

@@ -25,6 +25,7 @@ class NetcdfWriter(FieldWriter):
     """The hourly fields of a NetCDF file, whose chunks are whole fields."""
 
     hour_suffix = ".npz"
+    compressed = 0.7
 
     def _keep(self, path: Path, fields: Float32Array) -> None:
         chunks = [_compressed(field) for member in fields for field in member]

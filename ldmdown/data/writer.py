@@ -7,6 +7,7 @@ processes; whoever writes the last one gives the output its name.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -46,6 +47,7 @@ class FieldWriter(ABC):
 
     folder: ClassVar[bool] = False  # whether the output is a folder
     hour_suffix: ClassVar[str]
+    compressed: ClassVar[float]  # size of temperature and wind in a file, relative to their values' 4 bytes
 
     def __init__(
         self, path: Path, template: OutputTemplate, hours: IntArray, *, resume: bool = False, overwrite: bool = False
@@ -57,6 +59,12 @@ class FieldWriter(ABC):
         self._claim(resume, overwrite)
         kept = not self._fresh and not self.finished
         self.left = [] if self.finished else [index for index in range(len(hours)) if not (kept and self.has(index))]
+
+    @property
+    def size(self) -> float:
+        """About how many bytes the output takes."""
+        fields = len(self.hours) * len(self.template.names)
+        return 4 * self.compressed * fields * math.prod(self.template.field_shape)
 
     def begin(self) -> None:
         """Make the folder of finished hours, unless that of an earlier run is resumed.

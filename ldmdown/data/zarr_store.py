@@ -25,6 +25,7 @@ class ZarrWriter(FieldWriter):
 
     folder = True
     hour_suffix = ".npy"
+    compressed = 0.85
 
     def write(self, index: int, fields: Float32Array) -> None:
         """Keep one hour, and write its block if it was the last."""
