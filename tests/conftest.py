@@ -21,6 +21,7 @@ import xarray as xr
 from ldmdown import checkpoint
 from ldmdown.cli import main
 from ldmdown.config import Config
+from ldmdown.data import parallel
 from ldmdown.data.normalization import Normalization
 from ldmdown.models.downscaler import Downscaler
 
@@ -75,10 +76,14 @@ def ldmdown(*arguments: str, folder: Path | None = None) -> subprocess.Completed
 
 
 @pytest.fixture(scope="session", autouse=True)
-def same_precision_on_every_cpu() -> Iterator[None]:
-    """Let --precision auto be fp32 on whatever CPU the tests run: their tolerances are those of fp32."""
+def the_same_on_every_machine() -> Iterator[None]:
+    """Let --precision auto be fp32 on whatever CPU, for the tolerances of tests, and prepare days in this process.
+
+    Other processes take longer to start than so little takes to do.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+        patch.setattr(parallel, "workers", lambda: 1)
         yield
 
 

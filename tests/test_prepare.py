@@ -19,9 +19,10 @@ import yaml
 from conftest import CONDITIONER
 
 from ldmdown.commands.prepare import prepare
-from ldmdown.data import parallel
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
+from ldmdown.data.reading.fields import open_fields
+from ldmdown.data.reading.regridded import Regridded
 from ldmdown.errors import LdmdownError
 from ldmdown.twin.files import TwinFiles
 
@@ -45,9 +46,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, to spoil and to prepare; without processes, which take longer to start than so little to do."""
-    monkeypatch.setattr(parallel, "workers", lambda: 1)
+def folder(raw: Path, tmp_path: Path) -> Path:
+    """The same, to spoil and to prepare."""
     for kind in ("era5", "reference"):
         shutil.copytree(raw / kind, tmp_path / kind)
     return tmp_path
@@ -69,6 +69,47 @@ def change(path: Path, edit: Any) -> None:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_archive_holds_what_the_files_hold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fields, windows of them, periods, and statistics of the training days; prepared again it is left alone."""
+    path = write(folder)
+    prepare(path)
+    archive = Archive(folder / "archive.zarr")
+    assert len(archive) == 18 and archive.grid == Grid(**GRID)
+    with open_fields(sorted((folder / "reference").glob("*.nc")), archive.targets) as fields:
+        expected = Regridded(fields, archive.grid).read(10)
+    stored = archive.read(10)
+    np.testing.assert_allclose(stored["target"], expected, atol=1 / 512 + 1e-4)
+    window = archive.read(10, (2, 1, 1, 3))
+    np.testing.assert_array_equal(window["target"], stored["target"][:, 16:24, 8:32])
+    np.testing.assert_array_equal(window["predictors"], stored["predictors"][:, 2:3, 1:4])
+    days = {"train": [*range(12)], "validation": [*range(12, 18)], "test": []}
+    assert {use: archive.split(use).tolist() for use in days} == days
+    hours = [archive.read(index) for index in days["train"]]
+    for kind, names in (("predictors", archive.predictors), ("target", archive.targets)):
+        values, found = np.stack([hour[kind] for hour in hours]).astype(float), archive.normalization[kind]
+        np.testing.assert_allclose([found.mean[name] for name in names], values.mean(axis=(0, 2, 3)), rtol=1e-6)
+        np.testing.assert_allclose([found.std[name] for name in names], values.std(axis=(0, 2, 3)), rtol=1e-6)
+    prepare(path)
+    assert "is there already, prepared with this configuration" in capsys.readouterr().err
+    with pytest.raises(LdmdownError) as caught:
+        prepare(write(folder, targets=["t2m"]))
+    assert str(caught.value) == (
+        f"{folder / 'archive.zarr'}: was prepared with another configuration\n"
+        "  fix: delete it to prepare it again, or name another data.archive"
+    )
+
+
+def test_missing_files_and_days(folder: Path) -> None:
+    path = write(folder)
+    (folder / "reference" / "VHR-REA_IT_20210105.nc").unlink()
+    message = "no hour from 2021-01-05 to 2021-01-05 is both in ERA5 and in the reference"
+    with pytest.raises(LdmdownError, match=message):
+        prepare(path)
+    shutil.rmtree(folder / "era5")
+    with pytest.raises(LdmdownError, match=r"era5/\*.nc: no such file\n  fix: put the files there, or correct"):
+        prepare(path)
 
 
 def test_hours_that_are_left_out_and_why(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,6 +219,8 @@ def test_killed_at_any_moment_the_archive_is_the_same_bytes(
     process.kill()
     process.wait()
     if (part := folder / "archive.zarr.part").exists():  # torn writes, of a shard and of a record
+        with pytest.raises(LdmdownError, match="the archive is unfinished\n  fix: run `ldmdown prepare` again"):
+            Archive(folder / "archive.zarr")
         (part / "target" / "0.123.partial").write_bytes(b"torn")
         (records / "2021-01-05.tmp").write_text("{")
         prepare(path)
@@ -234,12 +277,11 @@ TERRAIN = Path(os.environ.get("LDMDOWN_TEST_DATA", "none")) / "data" / "terrain"
 
 
 @pytest.mark.skipif(not TERRAIN.exists(), reason="LDMDOWN_TEST_DATA has no terrain")
-def test_a_system_of_its_own_terrain_is_prepared_and_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_of_its_own_terrain_is_prepared_and_trained(tmp_path: Path) -> None:
     """Real heights over Davos as the networks' ground, from a file to a checkpoint that holds them."""
     from ldmdown import checkpoint
     from ldmdown.commands.train import train
 
-    monkeypatch.setattr(parallel, "workers", lambda: 1)
     TwinFiles(tmp_path, Grid(**DAVOS)).write([(f"{day}T00", f"{day}T03") for day in (DAYS[0], DAYS[2])])
     stage = {"steps": 2, "learning_rate": 1e-3, "batch": 2, "crop": 2, "validate_every": 2}
     path = write(

@@ -14,7 +14,6 @@ from made_up import SMALL, SMALL_STAGE
 
 from ldmdown.commands.prepare import prepare
 from ldmdown.config import BoxMeansConfig, Config
-from ldmdown.data import parallel
 from ldmdown.data.archive.box_means import BoxMeans
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
@@ -24,11 +23,6 @@ from ldmdown.errors import LdmdownError
 GRID = {"west": 4_700_000, "north": 2_200_000, "rows": 64, "cols": 64}  # 14.6 to 16.3 E, 41.4 to 42.8 N
 TARGETS = ("t2m", "u10", "v10")
 REAL = Path(os.environ.get("LDMDOWN_TEST_DATA", "none")) / "data"
-
-
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "workers", lambda: 1)  # processes take longer to start than so little to do
 
 
 def model_run(path: Path, start: str, hours: int, west: float = 14.0, east: float = 17.0, add: float = 0.0) -> Path:

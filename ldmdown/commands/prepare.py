@@ -7,7 +7,6 @@ grow with the number of days.
 
 from __future__ import annotations
 
-import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -100,7 +99,6 @@ def _twin(config: Config, root: Path, dry_run: bool) -> None:
         TwinFiles(directory, Grid.of(config.grid), config.twin.seed, fine, coarse).write(
             config.twin.periods,
             config.twin.every,
-            processes=os.cpu_count() or 1,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
 

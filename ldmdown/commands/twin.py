@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ldmdown.console import progress_bar
@@ -28,6 +27,5 @@ def twin(
         task = progress.add_task("writing")
         TwinFiles(output, Grid(), seed, orography, coarse_orography, members).write(
             [(start, end)],
-            processes=os.cpu_count() or 1,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )

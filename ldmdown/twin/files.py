@@ -70,13 +70,13 @@ class TwinFiles:
         self,
         periods: Iterable[tuple[Moment, Moment]],
         every: int = 1,
-        processes: int = 1,
+        processes: int | None = None,
         progress: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         """Write the days of periods, both ends included; files that exist are left, so that a stopped run resumes.
 
-        Of the days of a period every n-th is taken. Each process needs about 0.6 GB for all Italy. `progress` is called
-        with the days done and the days in all.
+        Of the days of a period every n-th is taken. Each of the processes, by default one for each
+        core, needs about 0.6 GB for all Italy. `progress` is called with the days done and the days in all.
 
         Raises LdmdownError if a terrain file cannot be used.
         """
