@@ -28,6 +28,7 @@ from ldmdown.config import BUNDLED, Config, parse_config
 from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import Processes
+from ldmdown.training import report
 from ldmdown.training.batches import Batch
 from ldmdown.training.hours import HourSet, load_hour
 from ldmdown.training.run import Run, State, load, on_disk, read_losses
@@ -47,11 +48,36 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(prepared: Path, tmp_path: Path) -> Path:
+def drawn(prepared: Path, tmp_path: Path) -> Path:
     """The same, to train in."""
-    shutil.copy(prepared / "small.yaml", tmp_path)
-    shutil.copytree(prepared / "archive.zarr", tmp_path / "archive.zarr")
-    return tmp_path
+    return shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train without pictures and pages, which take as long as all the steps."""
+    for name in ("picture", "write"):
+        monkeypatch.setattr(report, name, lambda *_: None)
+
+
+@pytest.fixture
+def folder(drawn: Path, undrawn: None) -> Path:
+    """A folder to train in without pictures."""
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def prepared_mean(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder once its first stage is trained."""
+    folder = shutil.copytree(prepared, tmp_path_factory.mktemp("mean"), dirs_exist_ok=True)
+    train(folder / "small.yaml", "unet")
+    return folder
+
+
+@pytest.fixture
+def mean(prepared_mean: Path, folder: Path) -> Path:
+    """The same, to go on in."""
+    return shutil.copytree(prepared_mean, folder, dirs_exist_ok=True)
 
 
 def losses(folder: Path, stage: str) -> list[tuple[str, str, str]]:
@@ -82,15 +108,6 @@ def test_a_whole_system(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert f"ldmdown downscale era5.nc -o out.nc --checkpoint {written}" in said
     train(folder / "small.yaml")
     assert "ldm: finished before, kept" in capsys.readouterr().err
-
-
-def test_the_papers_latent_space(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_small(folder, autoencoder={"kind": "kl", "multiplier": 2, "minimum": 4}, scale=None)
-    train(path)
-    loaded = checkpoint.load(folder / "checkpoints" / "small.safetensors")
-    assert loaded.config.autoencoder.kind == "kl" and loaded.model.scale is None
-    assert (folder / "run" / "vae.csv").exists() and not (folder / "run" / "scale.csv").exists()
-    assert "warning: the latent space loses power: t2m" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -146,7 +163,7 @@ def test_latents_of_the_target_itself(folder: Path) -> None:
     np.testing.assert_allclose(decoded[0], target, atol=0.02)
 
 
-def test_a_source_that_covers_a_part_of_the_grid(tmp_path: Path) -> None:
+def test_a_source_that_covers_a_part_of_the_grid(tmp_path: Path, undrawn: None) -> None:
     """Crops, latents and measurements are of the cells with values; whatever lies outside has no effect."""
     both = [{"name": name, "split": SMALL["data"]["split"]} for name in ("whole", "part")]
     path = write_small(tmp_path, data={"sources": both})
@@ -162,51 +179,49 @@ def test_a_source_that_covers_a_part_of_the_grid(tmp_path: Path) -> None:
     assert 0 < np.mean(loaded.header["temporal_correlation"]) < 1 and loaded.model.statics.any()
 
 
-def test_bfloat16_where_it_is_asked_for(folder: Path) -> None:
+def test_bfloat16_where_it_is_asked_for(mean: Path) -> None:
     """Products in 8 bits of mantissa, seen once the last layer is not zero; weights stay in 32 bits of float."""
-    train(folder / "small.yaml", "unet")
-    other = folder / "bf16"
-    write_below(other, folder)
+    other = mean / "bf16"
+    write_below(other, mean)
     train(write_small(other, train=SMALL["train"] | {"precision": "bf16"}), "unet")
-    found, expected = (np.array([float(loss) for _, loss, _ in losses(place, "unet")]) for place in (other, folder))
+    found, expected = (np.array([float(loss) for _, loss, _ in losses(place, "unet")]) for place in (other, mean))
     assert (found[1:3] != expected[1:3]).all()
     np.testing.assert_allclose(found[:3], expected[:3], rtol=2**-6)
     tensors = load(other / "run" / "unet.state.pt")["tensors"]
     assert {tensor.dtype for tensor in tensors.values()} <= {torch.float32, torch.int64}
 
 
-def test_weights_of_another_checkpoint_to_start_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_of_another_checkpoint_to_start_from(mean: Path) -> None:
     """Without a step the mean and its ground are kept as they are; what does not fit begins anew."""
-    train(folder / "small.yaml", "unet")
-    first = folder / "checkpoints" / "small.safetensors"
-    shutil.copy(first, folder / "first.safetensors")
+    first = mean / "checkpoints" / "small.safetensors"
+    shutil.copy(first, mean / "first.safetensors")
     kept = SMALL["train"] | {
         "init_from": "first.safetensors",
         "run": "again",
         "unet": STAGE | {"steps": 0, "learning_rate": 1},
     }
-    train(write_small(folder, name="again", train=kept), "unet")
-    ours, theirs = (checkpoint.load(folder / "checkpoints" / f"{name}.safetensors") for name in ("again", "small"))
+    train(write_small(mean, name="again", train=kept), "unet")
+    ours, theirs = (checkpoint.load(mean / "checkpoints" / f"{name}.safetensors") for name in ("again", "small"))
     for name, tensor in ours.model.state_dict().items():
         torch.testing.assert_close(tensor, theirs.model.state_dict()[name], rtol=0, atol=0)
     assert ours.header["training"]["validation_loss"]["unet"] > 0
     wider = {"features": [16], "bottleneck": 16}
-    train(write_small(folder, name="wider", unet=wider, train=kept | {"run": "wider"}), "unet")
-    model = checkpoint.load(folder / "checkpoints" / "wider.safetensors").model
+    train(write_small(mean, name="wider", unet=wider, train=kept | {"run": "wider"}), "unet")
+    model = checkpoint.load(mean / "checkpoints" / "wider.safetensors").model
     torch.testing.assert_close(model.statics, theirs.model.statics)
-    write_small(folder, statics={"embedding": 3}, unet=wider, train=kept | {"init_from": "small.yaml", "run": "none"})
+    write_small(mean, statics={"embedding": 3}, unet=wider, train=kept | {"init_from": "small.yaml", "run": "none"})
     with pytest.raises(LdmdownError, match="is not a checkpoint"):
-        train(folder / "small.yaml")
+        train(mean / "small.yaml")
 
 
-def test_stages_come_in_order(folder: Path) -> None:
+def test_stages_come_in_order(folder: Path, prepared_mean: Path) -> None:
     with pytest.raises(LdmdownError) as caught:
         train(folder / "small.yaml", "ldm")
     assert str(caught.value) == (
         f"{folder / 'run' / 'unet.state.pt'}: the unet stage comes first and is not finished\n"
         "  fix: run `ldmdown train --stage unet`, or without --stage"
     )
-    train(folder / "small.yaml", "unet")
+    shutil.copytree(prepared_mean, folder, dirs_exist_ok=True)
     assert checkpoint.load(folder / "checkpoints" / "small.safetensors").stage == "unet"
     with pytest.raises(
         LdmdownError,
@@ -265,13 +280,13 @@ def rates(folder: Path, stage: str) -> dict[int, float]:
 
 
 def test_a_loss_that_diverges_once(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Back to the last state, with half the rate and other crops to come; the page says so."""
     settings = SMALL["train"] | {
         "unet": STAGE | {"steps": 20, "learning_rate": 0.01, "schedule": "plateau", "patience": 99}
     }
-    path = write_small(folder, train=settings)
+    path = write_small(drawn, train=settings)
     once, honest = [torch.tensor(float("nan"))], UNetStage.loss
     seen: dict[int, list[int]] = {}
 
@@ -285,9 +300,9 @@ def test_a_loss_that_diverges_once(
     train(path, "unet")
     event = r"the loss diverged \(nan, [\d.]+ at first\) before step 15: back to step 10, with half the learning rate"
     told = re.search(f"unet: ({event})\n", capsys.readouterr().err)
-    assert told and told[1] in (folder / "run" / "report.html").read_text()
-    assert rates(folder, "unet") == {step: 0.01 if step <= 10 else 0.005 for step in range(1, 21)}
-    assert all(np.isfinite(float(loss)) for _, loss, _ in losses(folder, "unet"))
+    assert told and told[1] in (drawn / "run" / "report.html").read_text()
+    assert rates(drawn, "unet") == {step: 0.01 if step <= 10 else 0.005 for step in range(1, 21)}
+    assert all(np.isfinite(float(loss)) for _, loss, _ in losses(drawn, "unet"))
     assert len(seen[5]) == 1 and len(set(seen[11])) == 2
 
 
@@ -383,14 +398,20 @@ class Board:
     def flush(self) -> None: ...
 
 
-def test_the_folder_of_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_papers_latent_space_and_the_folder_of_a_run(
+    drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Configuration, environment, validation by noise, pictures, best and last weights, TensorBoard and the page."""
     monkeypatch.setitem(sys.modules, "tensorboard", ModuleType("tensorboard"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Board))
     sys.modules["tensorboard"].__spec__ = ModuleSpec("tensorboard", None)
-    path = write_small(folder, autoencoder={"kind": "kl", "multiplier": 2, "minimum": 4}, scale=None)
+    path = write_small(drawn, autoencoder={"kind": "kl", "multiplier": 2, "minimum": 4}, scale=None)
     train(path)
-    run = folder / "run"
+    loaded = checkpoint.load(drawn / "checkpoints" / "small.safetensors")
+    assert loaded.config.autoencoder.kind == "kl" and loaded.model.scale is None
+    assert "warning: the latent space loses power: t2m" in capsys.readouterr().err
+    run = drawn / "run"
+    assert (run / "vae.csv").exists() and not (run / "scale.csv").exists()
     assert Config.model_validate(yaml.safe_load((run / "config.yaml").read_text())) == parse_config(path)
     environment = json.loads((run / "environment.json").read_text())
     assert environment["processes"] == 1 and environment["versions"]["torch"] == torch.__version__
