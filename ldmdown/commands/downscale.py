@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass, replace
@@ -22,18 +22,15 @@ from pathlib import Path
 
 from ldmdown.config import DEFAULT, load_config
 from ldmdown.console import progress_bar, say
-from ldmdown.data import parallel
-from ldmdown.data.netcdf import NetcdfWriter
 from ldmdown.data.reading.fields import open_fields
 from ldmdown.data.reading.files import few_open
 from ldmdown.data.writer import FieldWriter
-from ldmdown.data.zarr_store import ZarrWriter
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import choose_device, peak_memory, processes
 from ldmdown.system import SINGLE_FIELD, DownscaleOptions, Job, System
 
 BUNDLED = "italy"
-WRITERS: Mapping[str, type[FieldWriter]] = {".nc": NetcdfWriter, ".zarr": ZarrWriter}
+ZARR = ".zarr"
 HOURS_A_BLOCK = 24  # that one of several processes computes before it takes the next
 WRITING_THREADS = {"cpu": 1, "cuda": 8}  # one compresses about 15 hours a second
 
@@ -165,7 +162,7 @@ def downscale(
 
 def _check(output: Path, run: RunOptions) -> None:
     """Refuse what can be refused before anything is read."""
-    if output.suffix not in WRITERS or not _is_pattern(str(output)):
+    if output.suffix not in (".nc", ZARR) or not _is_pattern(str(output)):
         raise LdmdownError(
             output, "is not a name that can be written", expected="out.nc, out.zarr or 'out_{time:%Y%m}.nc'"
         )
@@ -196,11 +193,21 @@ def _outputs(output: Path, job: Job, run: RunOptions) -> list[Output]:
     for path in hours:
         if path.exists() and any(Path(file).exists() and path.samefile(file) for file in job.era5.files):
             raise LdmdownError(path, "is an input file", fix="name another output")
-    writer, existing = WRITERS[output.suffix], {"resume": run.resume, "overwrite": run.overwrite}
+    kind, existing = _kind(output), {"resume": run.resume, "overwrite": run.overwrite}
     return [
-        Output(writer(path, job.template, job.era5.hours[indices], **existing), indices)
+        Output(kind(path, job.template, job.era5.hours[indices], **existing), indices)
         for path, indices in hours.items()
     ]
+
+
+def _kind(output: Path) -> type[FieldWriter]:
+    if output.suffix == ZARR:
+        from ldmdown.data.zarr_store import ZarrWriter  # zarr's import takes a third of a second
+
+        return ZarrWriter
+    from ldmdown.data.netcdf import NetcdfWriter
+
+    return NetcdfWriter
 
 
 def _compute(job: Job, hours: Sequence[tuple[Output, int]], advance: Callable[[float], None]) -> None:
@@ -236,6 +243,8 @@ def _compute(job: Job, hours: Sequence[tuple[Output, int]], advance: Callable[[f
 
 def _compute_in_processes(request: Request, hours: Sequence[tuple[int, int]], advance: Callable[[float], None]) -> None:
     """Compute hours, by the number of the output and the place in it, in blocks that processes take in turn."""
+    from ldmdown.data import parallel  # and dask with it
+
     count = min(request.run.processes, len(hours))
     size = min(HOURS_A_BLOCK, -(-len(hours) // count))
     blocks = [hours[start : start + size] for start in range(0, len(hours), size)]

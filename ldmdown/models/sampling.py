@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-import scipy.optimize
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -22,6 +21,7 @@ from ldmdown.models.diffusion import Diffusion
 from ldmdown.typing import Float32Array
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+BISECTIONS = 50  # halvings of an interval, down to rounding
 NOISE_STREAM = 2**63  # the counter's last word, which no other noise uses
 
 
@@ -106,12 +106,13 @@ def coherence_weights(correlation: float) -> tuple[float, ...]:
         return (1.0,)
     terms = 1 + math.ceil(math.log(0.01) / (2 * math.log(correlation)))
 
-    def weights(ratio: float) -> np.ndarray:
-        power = ratio ** np.arange(terms)
-        return power / np.sqrt(np.sum(power**2))
-
-    ratio = scipy.optimize.brentq(lambda r: weights(r)[1:] @ weights(r)[:-1] - correlation, 0, 1)
-    return tuple(weights(ratio))
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        ratio = (low + high) / 2
+        weights = ratio ** np.arange(terms)
+        weights /= np.sqrt(np.sum(weights**2))
+        low, high = (ratio, high) if weights[1:] @ weights[:-1] < correlation else (low, ratio)
+    return tuple(weights)
 
 
 class CoherentNoise:
@@ -144,7 +145,7 @@ class CoherentNoise:
         of_channels = [torch.tensor(coherence_weights(one), dtype=torch.float32) for one in correlation]
         weights = pad_sequence(of_channels)[..., None, None]  # (lag, L or 1, 1, 1), 0 beyond a channel's own
         self.weights: Float32Array = weights.numpy()
-        self._kept: dict[int, dict[int, Float32Array]] = {}
+        self._kept: dict[int, dict[int, Tensor]] = {}
 
     def __call__(self, hour: int, member: int) -> Tensor:
         """The noise of a member at an absolute hour."""
@@ -152,11 +153,11 @@ class CoherentNoise:
         hours = [hour - lag for lag in range(len(self.weights))]
         white = {one: kept[one] if one in kept else self._white(member, one) for one in hours}
         self._kept[member] = white
-        total = np.zeros_like(white[hour])
+        total = np.zeros(white[hour].shape, np.float32)
         for weight, one in zip(self.weights, hours, strict=True):
-            total += weight * white[one]
+            total += weight * white[one].numpy()  # in the thread that asks, which torch would not do
         return torch.from_numpy(total)
 
-    def _white(self, member: int, hour: int) -> Float32Array:
-        field = white_noise(self.seed, member, hour, self.shape).numpy()
-        return field if self.crop is None else field[:, *self.crop].copy()  # a view would keep the whole domain
+    def _white(self, member: int, hour: int) -> Tensor:
+        field = white_noise(self.seed, member, hour, self.shape)
+        return field if self.crop is None else field[:, *self.crop].clone()  # a view would keep the whole domain
