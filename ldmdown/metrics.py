@@ -226,7 +226,7 @@ def effective_resolution(
     is uncertain; what remains uncertain, two standard errors [dB], is allowed for. NaN if not even the longest
     wavelength is right.
     """
-    near = _near(wavelength)
+    near = third_octaves(wavelength)
     ratio = np.abs(decibels(near @ power, near @ reference))
     wrong = np.flatnonzero(~(ratio <= TOLERANCE + 2 * error))
     last = wrong[0] if len(wrong) else len(wavelength)
@@ -239,11 +239,11 @@ def sampling_error(shape: tuple[int, int], spacing: tuple[float, float], fields:
     A mean of n squares of Gaussian numbers has the relative error sqrt(2 / n).
     """
     wavelength, _, count = _rings(*shape, *spacing)
-    numbers = fields * (_near(wavelength) @ count[1 : len(wavelength) + 1])
+    numbers = fields * (third_octaves(wavelength) @ count[1 : len(wavelength) + 1])
     return 10 / np.log(10) * np.sqrt(4 / numbers)
 
 
-def _near(wavelength: FloatArray) -> FloatArray:
+def third_octaves(wavelength: FloatArray) -> FloatArray:
     """Which wavelengths (columns) lie in the band of each (rows)."""
     return (np.abs(np.log2(wavelength[:, None] / wavelength)) <= BAND).astype(np.float64)
 

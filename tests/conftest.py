@@ -77,11 +77,13 @@ def ldmdown(*arguments: str, folder: Path | None = None) -> subprocess.Completed
 
 @pytest.fixture(scope="session", autouse=True)
 def the_same_on_every_machine() -> Iterator[None]:
-    """Let --precision auto be fp32 on whatever CPU, for the tolerances of tests, and prepare days in this process.
+    """Let --precision auto be fp32 on whatever CPU, for the tolerances of tests, and compute in one thread.
 
-    Other processes take longer to start than so little takes to do.
+    Days are prepared in this process: others take longer to start than so little takes to do.
     """
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
         patch.setattr(parallel, "workers", lambda: 1)
         yield

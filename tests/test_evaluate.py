@@ -176,21 +176,17 @@ def test_a_glob_is_one_system(tmp_path: Path) -> None:
         Predictions([tmp_path / "nothing*.nc"], [truth])
 
 
-def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_files_are_open_at_once(tmp_path: Path) -> None:
     """Of 2 x 12, since HDF5 keeps chunks of each that is open; outside everything is as it was."""
     for name in ("a", "b"):
         for day in range(12):
             write_output(tmp_path / f"{name}-{day:02}.nc", FIELDS[:1, :1], HOURS[:1] + 24 * day)
-    usual, opened, honest = netCDF4.get_chunk_cache(), list[int](), Predictions.read
-
-    def read(data: Predictions, hour: int) -> object:
-        fields = honest(data, hour)
-        links = [link.resolve() for link in Path("/proc/self/fd").iterdir()]
-        opened.append(sum(link.parent == tmp_path for link in links))
-        return fields
-
-    monkeypatch.setattr(Predictions, "read", read)
-    evaluate([tmp_path / "a-*.nc"], [tmp_path / "b-*.nc"], tmp_path / "scores")
+    usual, opened = netCDF4.get_chunk_cache(), list[int]()
+    with files.few_open(), Predictions([tmp_path / "a-*.nc"], [tmp_path / "b-*.nc"]) as data:
+        for hour in data.hours:
+            data.read(hour)
+            links = [link.resolve() for link in Path("/proc/self/fd").iterdir()]
+            opened.append(sum(link.parent == tmp_path for link in links))
     assert len(opened) == 12 and 0 < max(opened) <= files.OPEN_FILES
     assert netCDF4.get_chunk_cache() == usual and xr.get_options()["file_cache_maxsize"] == 128
 

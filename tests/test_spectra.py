@@ -96,7 +96,7 @@ def test_independent_fields_are_resolved_within_their_sampling_error() -> None:
         (wavelength, ours), (_, theirs) = (
             metrics.power_spectrum(RNG.normal(size=(fields, *shape)), spacing) for _ in range(2)
         )
-        near = metrics._near(wavelength)
+        near = metrics.third_octaves(wavelength)
         off.append(metrics.decibels(near @ ours, near @ theirs) / error)
         resolved.append(metrics.effective_resolution(wavelength, ours, theirs, error))
     assert np.sqrt(np.mean(np.square(off))) == pytest.approx(1, rel=0.15)
