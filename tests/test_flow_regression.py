@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ldmdown.models.regression import FlowRegression, LeastSquares, fit, flow_features, number_of_features
+from ldmdown.models.regression import (
+    FlowRegression,
+    LeastSquares,
+    best_ridges,
+    flow_features,
+    number_of_features,
+    solve,
+)
 from ldmdown.models.terrain import FEATURES, terrain_features
 
 
@@ -14,6 +21,13 @@ def hours(count: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     random = torch.Generator().manual_seed(seed)
     statics = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     return [(torch.randn(1, 3, 4, 4, generator=random), statics) for _ in range(count)]
+
+
+def add(solver: LeastSquares, regression: FlowRegression, *hour: torch.Tensor, weight: float = 1) -> None:
+    """Take all cells of an hour: predictors, statics and residual, each a batch of one."""
+    predictors, statics, residual = hour
+    flow = regression.interpolate(flow_features(predictors, regression.channels))
+    solver.add(*(field[0].flatten(1) for field in (flow, statics, residual)), weight)
 
 
 def test_flow_features_of_a_linear_field() -> None:
@@ -37,10 +51,10 @@ def test_weights_that_made_the_residual_are_found_again() -> None:
     solvers = LeastSquares(truth), LeastSquares(truth)
     for solver, seed in zip(solvers, (2, 3), strict=True):
         for predictors, statics in hours(40, seed):
-            solver.add(predictors, statics, truth(predictors, statics), torch.arange(64))
+            add(solver, truth, predictors, statics, truth(predictors, statics))
     torch.testing.assert_close(solvers[0].solve(0.0), truth.weight, atol=1e-3, rtol=1e-3)
     found = FlowRegression(3, [0, 1], 2, factor=2)
-    found.weight.copy_(fit(*solvers))
+    found.weight.copy_(solve(solvers[0], best_ridges(*solvers)))
     for predictors, statics in hours(3, 4):
         torch.testing.assert_close(found(predictors, statics), truth(predictors, statics), atol=0.05, rtol=0.05)
     assert (solvers[1].error(truth.weight) < 1e-6).all()
@@ -53,9 +67,31 @@ def test_a_target_without_relation_is_left_to_the_largest_ridge() -> None:
     random = torch.Generator().manual_seed(5)
     for solver in solvers:
         for predictors, statics in hours(3, 6):
-            solver.add(predictors, statics, torch.randn(1, 2, 8, 8, generator=random), torch.arange(64))
-    weight = fit(*solvers)
+            add(solver, regression, predictors, statics, torch.randn(1, 2, 8, 8, generator=random))
+    weight = solve(solvers[0], best_ridges(*solvers))
     assert (weight.abs().amax(dim=(1, 2)) < solvers[0].solve(1e-3).abs().amax(dim=(1, 2))).all()
+
+
+def test_an_hour_of_weight_three_counts_as_three() -> None:
+    regression = FlowRegression(3, [0, 1], 2, factor=2)
+    thrice, weighted = LeastSquares(regression), LeastSquares(regression)
+    for index, (predictors, statics) in enumerate(hours(20, 9)):
+        residual = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(index))
+        for _ in range(3 if index == 0 else 1):
+            add(thrice, regression, predictors, statics, residual)
+        add(weighted, regression, predictors, statics, residual, weight=3 if index == 0 else 1)
+    torch.testing.assert_close(weighted.solve(0.01), thrice.solve(0.01), atol=1e-5, rtol=1e-4)
+
+
+def test_each_sample_may_have_weights_of_its_own() -> None:
+    regression = FlowRegression(3, [0, 1], 2, factor=2)
+    random = torch.Generator().manual_seed(10)
+    weights = torch.randn(2, *regression.weight.shape, generator=random)
+    predictors, statics = torch.randn(2, 3, 4, 4, generator=random), torch.randn(2, 2, 8, 8, generator=random)
+    both = regression.combine(predictors, regression.coefficients(statics, weights))
+    for index in range(2):
+        regression.weight.copy_(weights[index])
+        torch.testing.assert_close(both[index], regression(predictors, statics)[index])
 
 
 def test_a_window_equals_the_whole_away_from_its_edge() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ldmdown.data.archive.store import Archive, ArchiveSource
 from ldmdown.errors import LdmdownError
-from ldmdown.training.hours import HourSet
+from ldmdown.training.hours import NO_FOLD, HourSet
 
 PART = np.zeros((8, 8), bool)
 PART[2:6, 1:8] = True
@@ -64,3 +64,18 @@ def test_missing_predictors_are_those_of_the_nearest_cell() -> None:
     np.testing.assert_array_equal(filled[:, 7, 0], fields[:, 5, 1])
     with pytest.raises(ValueError, match="predictors are missing"):
         some.fill(0, partial)
+
+
+def test_days_of_a_source_are_shared_out_over_folds_and_hours_count_by_weight() -> None:
+    """47 hours of two days and weight 1, five of one day and weight 3: 52 hours in all, a quarter and three of them."""
+    some = hours([1.0, 3.0])
+    assert [some.fold(place) for place in (0, 22, 23, 46)] == [0, 0, 1, 1]
+    assert some.fold(47) == some.fold(51) == NO_FOLD
+    assert some.weight(0) == pytest.approx(52 / 4 / 47) and some.weight(50) == pytest.approx(52 * 3 / 4 / 5)
+
+
+def test_the_window_around_a_source_has_sides_of_a_multiple() -> None:
+    some = hours()
+    assert some.window(0, 4) == (0, 0, 8, 8)
+    assert some.window(47, 1) == (2, 1, 4, 7)
+    assert some.window(47, 4) == (2, 0, 4, 8)

@@ -21,8 +21,8 @@ def hours(count: int, terrain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 def test_coefficients_and_std_are_those_of_least_squares_at_each_cell() -> None:
     x, y = hours(50, torch.rand(3, 4, generator=torch.Generator().manual_seed(1)))
     cells = CellRegression(2, 2, 3, 4)
-    for hour in zip(x, y, strict=True):
-        cells.add(*hour)
+    cells.add(x[:30], y[:30])
+    cells.add(x[30:], y[30:])
     coefficients, std = cells.solve()
     ridge = np.sqrt(RIDGE * x.square().sum(dim=0).mean(dim=(1, 2)).numpy()) * np.eye(2)
     for row, col in ((0, 0), (2, 3)):
@@ -39,8 +39,7 @@ def test_the_first_component_is_the_terrain() -> None:
     """Slope and gain of every cell hold the same terrain, so one field explains both."""
     terrain = torch.rand(24, 24, generator=torch.Generator().manual_seed(2))
     cells = CellRegression(2, 2, 24, 24)
-    for hour in zip(*hours(400, terrain), strict=True):
-        cells.add(*hour)
+    cells.add(*hours(400, terrain))
     fields = cells.principal_components(3)
     correlation = np.corrcoef(fields[0].ravel(), terrain.ravel())[0, 1]
     assert abs(correlation) > 0.99
@@ -49,7 +48,7 @@ def test_the_first_component_is_the_terrain() -> None:
 
 def test_components_that_do_not_exist_are_zero() -> None:
     cells = CellRegression(1, 1, 4, 4)
-    cells.add(torch.ones(1, 4, 4), torch.rand(1, 4, 4))
+    cells.add(torch.ones(1, 1, 4, 4), torch.rand(1, 1, 4, 4))
     assert not cells.principal_components(5)[2:].any()
 
 
@@ -60,10 +59,22 @@ def test_missing_values_do_not_count_and_cells_without_any_are_zero() -> None:
         part = target.clone()
         part[:, 0] = torch.nan
         part[:, 1] = torch.nan if index >= 10 else part[:, 1]
-        some.add(given, part)
+        some.add(given[None], part[None])
         if index < 10:
-            all_.add(given, target)
+            all_.add(given[None], target[None])
     assert some.hours.tolist() == [[0] * 4, [10] * 4, [20] * 4]
     torch.testing.assert_close(some.xy[..., 1, :], all_.xy[..., 1, :])
     assert not some.solve()[0][..., 0, :].any()
     assert some.principal_components(3)[:, 0].abs().max() < 1e-5
+
+
+def test_hours_count_by_weight_and_can_be_taken_out_again() -> None:
+    x, y = hours(6, torch.rand(3, 4, generator=torch.Generator().manual_seed(4)))
+    thrice, weighted, without = (CellRegression(2, 2, 3, 4) for _ in range(3))
+    for _ in range(3):
+        thrice.add(x[:2], y[:2])
+    weighted.add(x[:2], y[:2], weight=3)
+    torch.testing.assert_close(weighted.xx, thrice.xx)
+    assert weighted.hours.tolist() == thrice.hours.tolist()
+    without.add(x[2:], y[2:])
+    torch.testing.assert_close(thrice.plus(without).plus(thrice, -1).solve(), without.solve(), atol=1e-3, rtol=1e-3)

@@ -179,8 +179,7 @@ class Training:
             latents.write(
                 path,
                 self.hours,
-                self.model,
-                self.config.train.precision,
+                stage,
                 self.processes,
                 lambda: self.progress.advance(task),
             )

@@ -20,6 +20,7 @@ from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
 from ldmdown.models.regression import FlowRegression
 from ldmdown.models.sampling import Sampler
+from ldmdown.models.static_embedding import Cells
 from ldmdown.models.terrain import FEATURES, terrain_features
 from ldmdown.models.unet import UNet
 
@@ -83,11 +84,11 @@ class LatentScale(nn.Module):
 class StaticInputs:
     """Static fields (B, S, H, W) of windows, and what the networks make of them alone, which no hour changes.
 
-    Each part is computed when it is first asked for, and kept.
+    Each part is computed when it is first asked for, and kept. `weights` (B, T, 1 + S, F) stand for the regression's.
     """
 
-    def __init__(self, model: Downscaler, fields: Tensor) -> None:
-        self.fields = fields
+    def __init__(self, model: Downscaler, fields: Tensor, weights: Tensor | None = None) -> None:
+        self.fields, self.weights = fields, weights
         self._model = model
 
     @cached_property
@@ -106,7 +107,7 @@ class StaticInputs:
     def coefficients(self) -> Tensor:
         """The coefficients of the regression."""
         assert self._model.regression is not None
-        return self._model.regression.coefficients(self.fields)
+        return self._model.regression.coefficients(self.fields, self.weights)
 
 
 class Downscaler(nn.Module):
@@ -191,16 +192,16 @@ class Downscaler(nn.Module):
 
         `corners` are the first (row, col) of each window.
         """
-        rows, cols = h * self.factor, w * self.factor
-        windows = []
-        for row, col in corners:
-            window = (
-                ...,
-                slice(row * self.factor, row * self.factor + rows),
-                slice(col * self.factor, col * self.factor + cols),
-            )
-            windows.append(torch.cat([fields[window] for fields in (self.statics, self.terrain_fields)]))
-        return StaticInputs(self, torch.stack(windows))
+        windows = [self.fine_window(corner, h, w) for corner in corners]
+        fields = [torch.cat([self.statics[window], self.terrain_fields[window]]) for window in windows]
+        return StaticInputs(self, torch.stack(fields))
+
+    def fine_window(self, corner: tuple[int, int], h: int, w: int) -> Cells:
+        """The fine cells of h x w coarse ones from `corner` on."""
+        rows, cols = (
+            slice(self.factor * first, self.factor * (first + side)) for first, side in zip(corner, (h, w), strict=True)
+        )
+        return ..., rows, cols
 
     def mean(self, predictors: Tensor, statics: StaticInputs) -> Tensor:
         """The conditional mean of the target; `statics` are those of each sample, or the same for all."""

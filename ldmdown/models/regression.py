@@ -54,11 +54,16 @@ class FlowRegression(nn.Module):
         """(B, P, h, w), (B, S, H, W) -> (B, T, H, W)."""
         return self.combine(predictors, self.coefficients(statics))
 
-    def coefficients(self, statics: Tensor) -> Tensor:
-        """What each flow feature counts at each cell, whatever the hour: (B, S, H, W) -> (B, T, F, H, W)."""
+    def coefficients(self, statics: Tensor, weights: Tensor | None = None) -> Tensor:
+        """What each flow feature counts at each cell, whatever the hour: (B, S, H, W) -> (B, T, F, H, W).
+
+        `weights` (B, T, 1 + S, F) of each sample stand for the module's own.
+        """
         with torch.autocast(statics.device.type, enabled=False):
-            weighted = torch.einsum("tsf,bshw->btfhw", self.weight[:, 1:], statics)
-            return weighted.add_(self.weight[:, 0, :, None, None])
+            if weights is None:
+                weights = self.weight[None]
+            weighted = torch.einsum("btsf,bshw->btfhw", weights[:, :, 1:].expand(len(statics), -1, -1, -1), statics)
+            return weighted.add_(weights[:, :, 0, :, None, None])
 
     def combine(self, predictors: Tensor, coefficients: Tensor) -> Tensor:
         """(B, P, h, w), (B or 1, T, F, H, W) -> (B, T, H, W)."""
@@ -78,30 +83,27 @@ class LeastSquares:
     """Normal equations of the weights that all cells share, taken hour by hour over some of the cells."""
 
     def __init__(self, regression: FlowRegression) -> None:
-        self.regression = regression
-        targets, statics, features = regression.weight.shape
+        self.shape = targets, statics, features = regression.weight.shape
         self.xx = torch.zeros(statics * features, statics * features, dtype=torch.float64)
         self.xy = torch.zeros(statics * features, targets, dtype=torch.float64)
         self.yy = torch.zeros(targets, dtype=torch.float64)
-        self.cells = 0
+        self.cells = 0.0
 
-    def add(self, predictors: Tensor, statics: Tensor, residual: Tensor, cells: Tensor) -> None:
-        """Take an hour: (1, P, h, w), (1, S, H, W), (1, T, H, W), at these cells of the flattened grid."""
-        flow = self.regression.interpolate(flow_features(predictors, self.regression.channels))
-        x, s, y = (field[0].flatten(1)[:, cells] for field in (flow, statics, residual))
-        s = torch.cat([torch.ones_like(s[:1]), s])
-        products = (s[:, None] * x).flatten(0, 1)  # (S F, cells)
-        self.xx += (products @ products.T).double().cpu()
-        self.xy += (products @ y.T).double().cpu()
-        self.yy += y.square().sum(dim=1).double().cpu()
-        self.cells += y.shape[1]
+    def add(self, flow: Tensor, statics: Tensor, residual: Tensor, weight: float = 1) -> None:
+        """Take some cells of an hour with a weight: flow features (F, C), static fields (S, C), residual (T, C)."""
+        statics = torch.cat([torch.ones_like(statics[:1]), statics])
+        products = (statics[:, None] * flow).flatten(0, 1)  # (S F, C)
+        self.xx += weight * (products @ products.T).double().cpu()
+        self.xy += weight * (products @ residual.T).double().cpu()
+        self.yy += weight * residual.square().sum(dim=1).double().cpu()
+        self.cells += weight * residual.shape[1]
 
     def solve(self, ridge: float) -> Tensor:
         """Weights (T, 1 + S, F) under a ridge penalty."""
         xx, xy = self.xx / self.cells, self.xy / self.cells
         penalty = ridge * xx.diagonal() + 1e-8
         weight = torch.linalg.solve(xx + torch.diag(penalty), xy)
-        return weight.T.unflatten(1, self.regression.weight.shape[1:]).float()
+        return weight.T.unflatten(1, self.shape[1:]).float()
 
     def error(self, weight: Tensor) -> Tensor:
         """Mean squared error of these weights on the hours that were added: (T,)."""
@@ -109,9 +111,12 @@ class LeastSquares:
         return (self.yy - 2 * (b * self.xy).sum(dim=0) + (b * (self.xx @ b)).sum(dim=0)) / self.cells
 
 
-def fit(train: LeastSquares, validation: LeastSquares) -> Tensor:
-    """The weights (T, 1 + S, F) of the training hours, each target's under the ridge that validates best."""
-    candidates = torch.stack([train.solve(ridge) for ridge in RIDGES])
-    errors = torch.stack([validation.error(weight) for weight in candidates])
-    best = errors.argmin(dim=0)
-    return torch.stack([candidates[index, target] for target, index in enumerate(best.tolist())])
+def best_ridges(train: LeastSquares, validation: LeastSquares) -> list[float]:
+    """The ridge of each target with which the weights of the training hours validate best."""
+    errors = torch.stack([validation.error(train.solve(ridge)) for ridge in RIDGES])
+    return [RIDGES[index] for index in errors.argmin(dim=0)]
+
+
+def solve(train: LeastSquares, ridges: list[float]) -> Tensor:
+    """The weights (T, 1 + S, F), each target's under its own ridge."""
+    return torch.stack([train.solve(ridge)[target] for target, ridge in enumerate(ridges)])

@@ -8,9 +8,14 @@ in a field of single cells is larger than the small scales of the terrain.
 
 from __future__ import annotations
 
+import copy
+from types import EllipsisType
+
 import torch
 from torch import Tensor
 
+Cells = tuple[EllipsisType, slice, slice]
+EVERYWHERE: Cells = (..., slice(None), slice(None))
 RIDGE = 0.2  # of the regression, relative to each predictor's mean square over all cells
 
 
@@ -27,18 +32,25 @@ class CellRegression:
         self.yy = torch.zeros(targets, rows, cols)
         self.hours = torch.zeros(rows, cols)
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Take an hour: x (F, H, W), y (T, H, W), NaN where they are missing."""
-        known = x.isfinite().all(dim=0) & y.isfinite().all(dim=0)
+    def add(self, x: Tensor, y: Tensor, weight: float = 1, cells: Cells = EVERYWHERE) -> None:
+        """Take hours with a weight at some cells: x (N, F, H, W), y (N, T, H, W), NaN where they are missing."""
+        known = (x.isfinite().all(dim=1) & y.isfinite().all(dim=1))[:, None]
         x, y = torch.where(known, x, 0), torch.where(known, y, 0)
-        self.xx += x[:, None] * x
-        self.xy += x[:, None] * y
-        self.yy += y.square()
-        self.hours += known
+        self.xx[cells] += weight * torch.einsum("nfhw,nghw->fghw", x, x)
+        self.xy[cells] += weight * torch.einsum("nfhw,nthw->fthw", x, y)
+        self.yy[cells] += weight * y.square().sum(dim=0)
+        self.hours[cells] += weight * known[:, 0].sum(dim=0)
+
+    def plus(self, other: CellRegression, sign: int = 1) -> CellRegression:
+        """The regression of the hours of both; with sign -1 that of these hours without the other's."""
+        both = copy.copy(self)
+        for name in ("xx", "xy", "yy", "hours"):
+            setattr(both, name, getattr(self, name) + sign * getattr(other, name))
+        return both
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """Coefficients (F, T, H, W), and the std (T, H, W) of what they leave."""
-        hours = self.hours.clamp(min=1)
+        hours = torch.where(self.hours > 0, self.hours, 1)
         xx = (self.xx / hours).permute(2, 3, 0, 1)
         xy = (self.xy / hours).permute(2, 3, 0, 1)
         squares = xx.diagonal(dim1=-2, dim2=-1)[self.hours > 0].mean(dim=0)

@@ -25,7 +25,8 @@ from ldmdown.training.hours import READ_ERRORS, HourSet, load_hour
 
 Batch = dict[str, Any]
 """Tensors "predictors" and "target" or "latents"; for each crop its first (row, col) in "corners", the seed of its
-noise in "seeds" and its place in the "whole" batch, of which a process or a micro-batch has some; the "step"."""
+noise in "seeds" and its place in the "whole" batch, of which a process or a micro-batch has some; the "step"; of
+training hours the fold of the day in "folds"."""
 
 PREFETCHED = 3  # batches made while the device works
 READERS = 4  # threads
@@ -137,6 +138,8 @@ def sample_batch(
     mine = range(count)[processes.share(count)]
     crops = [source.crop(places[i], corners[i], size, seed=seeds[i]) for i in mine]
     labels = {"corners": corners, "seeds": seeds, "places": list(range(count))}
+    if source.hours.use == "train":
+        labels["folds"] = [source.hours.fold(place) for place in places]
     share = {key: [values[i] for i in mine] for key, values in labels.items()}
     return source.batch(crops) | share | {"whole": count, "step": step}
 

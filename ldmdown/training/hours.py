@@ -17,10 +17,13 @@ from torch import Tensor
 
 from ldmdown.console import say
 from ldmdown.data.archive.store import Archive
+from ldmdown.data.grid import Window
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, Float32Array, IntArray
 
 MAX_UNREADABLE = 0.01  # fraction of the hours of a set that may be unreadable
+FOLDS = 5  # parts of the training days, each of which is left out of a closed form in turn
+NO_FOLD = FOLDS
 READ_ERRORS = (OSError, ValueError, RuntimeError, ArithmeticError)  # of a chunk that is cut, garbled or gone
 
 
@@ -41,16 +44,22 @@ class HourSet:
     """
 
     def __init__(self, archive: Archive, use: str, weights: Sequence[float] | None = None) -> None:
-        self.archive = archive
+        self.archive, self.use = archive, use
         self.indices = archive.split(use)
         self.unreadable: set[int] = set()
         self._lock = threading.Lock()
         self._source = archive.source[self.indices]
-        present = np.unique(self._source)
-        self._of_source = [np.flatnonzero(self._source == source) for source in present]
+        self._present = present = np.unique(self._source)
+        self.of_source = [np.flatnonzero(self._source == source) for source in present]
         share = np.ones(len(present)) if weights is None else np.asarray(weights, float)[present]
         self._share = share / share.sum()
         self._corners: dict[tuple[int, tuple[int, int], int], IntArray] = {}
+        days = archive.hours[self.indices] // 24
+        self._fold = np.full(len(days), NO_FOLD)
+        for places in self.of_source:
+            different, rank = np.unique(days[places], return_inverse=True)
+            if len(different) > 1:
+                self._fold[places] = rank % FOLDS
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -59,11 +68,20 @@ class HourSet:
         """The time of an hour."""
         return f"{np.datetime64(int(self.archive.hours[self.indices[place]]), 'h')}"
 
+    def weight(self, place: int) -> float:
+        """What an hour counts, so that all hours of a source count as its weight says; 1 on average."""
+        source = int(np.searchsorted(self._present, self._source[place]))
+        return float(self._share[source] * len(self) / len(self.of_source[source]))
+
+    def fold(self, place: int) -> int:
+        """The part of the set that an hour's day is in, below FOLDS; NO_FOLD if its source has this day only."""
+        return int(self._fold[place])
+
     def choose(self, random: np.random.Generator, count: int) -> list[int]:
         """Places of `count` hours drawn at random, from each source as often as its weight says."""
-        sources = random.choice(len(self._of_source), size=count, p=self._share)
+        sources = random.choice(len(self.of_source), size=count, p=self._share)
         fractions = random.random(count)
-        chosen = [self._of_source[source] for source in sources]
+        chosen = [self.of_source[source] for source in sources]
         return [int(places[int(f * len(places))]) for places, f in zip(chosen, fractions, strict=True)]
 
     def choose_like(self, random: np.random.Generator, place: int) -> int:
@@ -80,6 +98,16 @@ class HourSet:
         valid = self.archive.sources[self._source[place]].valid
         square = np.ones((2 * margin + 1,) * 2, bool)
         return ndimage.binary_erosion(valid, square, border_value=1) if margin else valid
+
+    def window(self, place: int, multiple: int) -> Window:
+        """The smallest (row, col, h, w) around the coarse cells with values whose sides are multiples of a number."""
+        valid, sides = self.valid(place), []
+        for axis, whole in enumerate(valid.shape):
+            first, last = np.flatnonzero(valid.any(axis=1 - axis))[[0, -1]].tolist()
+            side = min(-(-(last + 1 - first) // multiple) * multiple, whole)
+            sides.append((min(first, whole - side), side))
+        (row, h), (col, w) = sides
+        return row, col, h, w
 
     def corners(self, place: int, size: tuple[int, int], margin: int = 0) -> IntArray:
         """First (row, col) of all windows of this size in which an hour has values: (N, 2).

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ldmdown import runtime
 from ldmdown.atomic import replacing
-from ldmdown.config import Precision
-from ldmdown.models.downscaler import Downscaler
 from ldmdown.runtime import Processes
+from ldmdown.training.batches import Batch
 from ldmdown.training.hours import READ_ERRORS, HourSet, load_hour
+from ldmdown.training.stages import Stage
 
 
 def load(path: Path, hours: Mapping[str, HourSet]) -> dict[str, Tensor]:
@@ -28,16 +28,16 @@ def load(path: Path, hours: Mapping[str, HourSet]) -> dict[str, Tensor]:
 def write(
     path: Path,
     hours: Mapping[str, HourSet],
-    model: Downscaler,
-    precision: Precision,
+    stage: Stage,
     processes: Processes,
     advance: Callable[[], object],
 ) -> None:
     """Write the latents of all hours, one set after the other, whole domain, float16, as a NumPy file.
 
     The processes share the hours. A run that was killed resumes where it was; an hour that cannot be read is NaN.
-    Where an hour has no values its residual is taken as zero.
+    Only the window of an hour that has values is computed; where it has none its residual is taken as zero.
     """
+    model, precision = stage.model, stage.config.train.precision
     assert model.autoencoder is not None
     part = path.with_suffix(".part")
     everything = [(one, place) for one in hours.values() for place in range(len(one))]
@@ -46,18 +46,22 @@ def write(
         _allocate(part, (len(everything), model.autoencoder.latent_channels, *grid.shape))
     processes.wait()
     latents = np.lib.format.open_memmap(part, "r+")
-    statics = model.statics_at([(0, 0)], *grid.shape)
     mine = range(len(everything))[processes.rank :: processes.size]
-    done = sum(bool(latents[index, 0, 0].any()) for index in mine)
+    done = sum(bool(latents[index, 0].any()) for index in mine)
     for count, index in enumerate(mine):
         if count >= done - 1:  # the last one may be half written
             one, place = everything[index]
             try:
+                row, col, h, w = window = one.window(place, model.size_multiple)
+                coarse = ..., slice(row, row + h), slice(col, col + w)
                 predictors, target = load_hour(one, place, processes.device)
+                batch: Batch = {"predictors": predictors[coarse], "corners": [(row, col)]}
+                if one.use == "train":
+                    batch["folds"] = [one.fold(place)]
                 with runtime.autocast(processes.device, precision):
-                    residual = (target - model.mean_or_zero(predictors, statics)).nan_to_num()
-                    encoded = model.autoencoder.encode(residual)
-                latents[index] = encoded[0].float().cpu().numpy()
+                    residual = target[..., *one.archive.grid.fine(window)] - stage.mean_or_zero(batch)
+                    encoded = model.autoencoder.encode(residual.nan_to_num())
+                latents[index][coarse] = encoded[0].float().cpu().numpy()
             except READ_ERRORS as error:
                 one.leave_out(place, error)
                 latents[index] = np.nan

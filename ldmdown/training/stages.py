@@ -25,7 +25,7 @@ from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
 from ldmdown.models.sampling import Sampler
 from ldmdown.models.vae import VAE
 from ldmdown.training.batches import Batch, CropSource, noise, stratified_timesteps
-from ldmdown.training.closed_form import ClosedForm
+from ldmdown.training.closed_form import ClosedForm, CrossFit
 
 Command = Literal["all", "unet", "vae", "ldm", "gan"]
 
@@ -112,9 +112,17 @@ class Stage:
     def calibrate(self, measured: Mapping[str, Any]) -> None:
         """Put what was fitted on held-out hours into the model."""
 
+    @property
+    def cross_fit(self) -> CrossFit | None:
+        """The closed forms without the days of each fold, if there are any."""
+        return self.before[0].cross_fit
+
     def statics(self, batch: Batch) -> StaticInputs:
-        """The static fields of the windows of a batch."""
-        return self.model.statics_at(batch["corners"], *batch["predictors"].shape[-2:])
+        """The static fields of the windows of a batch; of training hours those solved without their own days."""
+        inputs = self.model.statics_at(batch["corners"], *batch["predictors"].shape[-2:])
+        if self.cross_fit is not None and "folds" in batch:
+            self.cross_fit.put_into(inputs, batch["folds"], batch["corners"])
+        return inputs
 
     def mean(self, batch: Batch) -> Tensor:
         """The conditional mean (B, T, H, W)."""
@@ -132,13 +140,32 @@ class UNetStage(Stage):
     trains = ("unet", "statics", "regression")
     sections = ("statics", "unet")
 
+    def __init__(
+        self, config: Config, normalization: Normalizations, model: Downscaler, before: Sequence[Stage]
+    ) -> None:
+        super().__init__(config, normalization, model, before)
+        regression = model.regression
+        self._cross_fit = CrossFit(model, regression, len(config.statics.fields)) if regression is not None else None
+
+    @property
+    def cross_fit(self) -> CrossFit | None:
+        """See `Stage`."""
+        return self._cross_fit
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's own, and the closed forms of each fold."""
+        return super().tensors | (self.cross_fit.tensors if self.cross_fit is not None else {})
+
     @torch.no_grad()
     def begin(self, sources: Mapping[str, CropSource], progress: Progress) -> None:
         """Solve what has a closed form, unless it comes from a checkpoint."""
         model, given = self.model, len(self.config.statics.fields)
         known = [model.statics[given:], *(model.regression.buffers() if model.regression else ())]
         if not any(tensor.any() for tensor in known):
-            ClosedForm(self.config, model, sources, progress).solve()
+            ClosedForm(self.config, model, sources, progress).solve(self.cross_fit)
+        elif self.cross_fit is not None:
+            self.cross_fit.take_model()
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error."""

@@ -1,9 +1,10 @@
 """Score a checkpoint on real 2.2 km fields over Sicily beside what a careful person does by hand.
 
-    LDMDOWN_TEST_DATA=... python tests/benchmarks/real_fields.py CHECKPOINT [FIRST LAST EVERY MEMBERS]
+    LDMDOWN_TEST_DATA=... python tests/benchmarks/real_fields.py CHECKPOINT [FIRST LAST EVERY MEMBERS HEIGHTS]
 
 The fields are ICON-2I's (ItaliaMeteo-ARPAE, CC BY 4.0). Their exact means over boxes of 0.25 degrees stand for ERA5,
-and the public Python interface downscales them, as a user would. t2m starts from the heights of the model's terrain.
+and the public Python interface downscales them, as a user would. t2m is moved to the heights of ERA5's terrain, or
+with HEIGHTS `reference` stays at the heights of the model's own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LAPSE_RATE = 0.0065  # [K/m]
 WAVELENGTHS = (64, 32, 16, 10, 8, 6, 5)  # [km]
 
 
-def main(checkpoint: str, first: str, last: str, every: int, members: int) -> None:
+def main(checkpoint: str, first: str, last: str, every: int, members: int, at: str) -> None:
     """Print the table."""
     grid, times, fields = read(first, last, every)
     boxes = Boxes(grid, 0.25)
@@ -37,6 +38,14 @@ def main(checkpoint: str, first: str, last: str, every: int, members: int) -> No
     rows, cols = np.flatnonzero(inner.any(axis=1)), np.flatnonzero(inner.any(axis=0))
     centres = boxes.centres.part(slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
     coarse = np.array([[cut(boxes, boxes.of_source, field, rows, cols) for field in hour] for hour in fields])
+    terrain, heights = read_heights(DATA / "terrain/icon2i_orography_lonlat.grib2")
+    coarse_heights = cut(boxes, Boxes.weights(terrain, boxes.grid), heights, rows, cols)
+    if at == "era5":
+        era5_terrain, of_era5 = read_heights(DATA / "era5/surface_height_europe.nc")
+        box_lon, box_lat = centres.lonlat()
+        of_era5 = regrid(era5_terrain.weights(box_lat, box_lon), of_era5, coarse_heights.shape)
+        coarse[:, 0] -= LAPSE_RATE * (of_era5 - coarse_heights)
+        coarse_heights = of_era5
     era5 = xr.Dataset(
         {
             name: (
@@ -50,10 +59,9 @@ def main(checkpoint: str, first: str, last: str, every: int, members: int) -> No
     )
     out = ldmdown.load(checkpoint).downscale(era5, members=members, region="covered")
     lat, lon = out["lat"].values, out["lon"].values
-    terrain, heights = read_heights(DATA / "terrain/icon2i_orography_lonlat.grib2")
     to_fine, to_cells, to_terrain = (one.weights(lat, lon, to_edge=True) for one in (centres, grid, terrain))
     height = regrid(to_terrain, heights, lat.shape)
-    coarse_height = regrid(to_fine, cut(boxes, Boxes.weights(terrain, boxes.grid), heights, rows, cols), lat.shape)
+    coarse_height = regrid(to_fine, coarse_heights, lat.shape)
     land = height > 0.5
     print(f"{checkpoint}: {len(times)} hours, {lat.shape[0]} x {lat.shape[1]} cells, {land.mean():.0%} land")
     for i, name in enumerate(NAMES):
@@ -104,6 +112,6 @@ def report(name: str, ensemble: np.ndarray, truth: np.ndarray, by_hand: np.ndarr
 
 
 if __name__ == "__main__":
-    defaults = ["italy", "2026-02-06T12", "2026-02-07T11", "3", "8"]
-    name, first, last, every, members = [*sys.argv[1:], *defaults[len(sys.argv) - 1 :]]
-    main(name, first, last, int(every), int(members))
+    defaults = ["italy", "2026-02-06T12", "2026-02-07T11", "3", "8", "era5"]
+    name, first, last, every, members, at = [*sys.argv[1:], *defaults[len(sys.argv) - 1 :]]
+    main(name, first, last, int(every), int(members), at)
