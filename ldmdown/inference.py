@@ -64,7 +64,7 @@ def measured_correlation(checkpoint: Checkpoint) -> tuple[float, ...]:
 class Predictor:
     """A checkpoint at work on a window of the domain.
 
-    The window is padded, inside the domain, to sides that the networks divide, and the result is cropped.
+    What is computed is `around` it, inside the domain and with sides that the networks divide; the result is cropped.
     Noise belongs to a place of the whole domain, so that a window has the noise of its place.
 
     Parameters
@@ -79,16 +79,24 @@ class Predictor:
         the precision of matrix products and convolutions.
     batch_size
         number of members, of one hour or several, that are computed at once.
+    around
+        a window that holds `window`, so that what lies outside of it is seen; None: `window` itself.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, window: Window, options: SamplingOptions, precision: Precision, batch_size: int
+        self,
+        checkpoint: Checkpoint,
+        window: Window,
+        options: SamplingOptions,
+        precision: Precision,
+        batch_size: int,
+        around: Window | None = None,
     ) -> None:
         self.checkpoint, self.options = checkpoint, options
         self.precision, self.batch_size = precision, batch_size
         self.model = checkpoint.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.window = window
-        self.padded = checkpoint.grid.grow(window, self.model.size_multiple)
+        self.padded = checkpoint.grid.grow(around or window, self.model.size_multiple)
         row, col, rows, cols = self.padded
         self.crop = checkpoint.grid.fine((window[0] - row, window[1] - col, *window[2:]))
         self.device = self.model.statics.device

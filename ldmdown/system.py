@@ -27,7 +27,7 @@ from ldmdown.console import say
 from ldmdown.data.grid import ERA5_SPACING, Grid, Window
 from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
-from ldmdown.data.reading.regridded import check_coverage, covered_window, spacing_degrees
+from ldmdown.data.reading.regridded import check_coverage, covered_margin, covered_window, spacing_degrees
 from ldmdown.data.template import OutputTemplate, output_dataset
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import MAX_CORRELATION, Predictor, SamplingOptions, default_sampler, measured_correlation
@@ -42,6 +42,7 @@ ACKNOWLEDGEMENT = (
 REFERENCES = "doi:10.5194/gmd-18-2051-2025 (method); doi:10.1002/qj.3803 (ERA5)"
 SINGLE_FIELD = {"unet": "the conditional mean", "gan": "the generator's field"}  # of stages that draw no members
 DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 16}
+MARGIN = 4  # coarse cells around a window that are computed and cut off, where the input covers them
 MAX_LISTED_FILES = 16  # whose sizes and times an output records one by one
 
 
@@ -181,7 +182,8 @@ class System:
         """
         era5 = _period(era5, options)
         window = choose_window(era5, self.grid, options)
-        predictors = [self._predictor(one, window, options) for one in self.checkpoints]
+        around = covered_margin(era5, self.grid, window, MARGIN)
+        predictors = [self._predictor(one, window, around, options) for one in self.checkpoints]
         names = self._variables(options)
         template = OutputTemplate(
             self.grid.window(window),
@@ -207,7 +209,9 @@ class System:
             raise LdmdownError("--variables", "names a variable twice", found=", ".join(chosen))
         return chosen
 
-    def _predictor(self, checkpoint: Checkpoint, window: Window, options: DownscaleOptions) -> Predictor:
+    def _predictor(
+        self, checkpoint: Checkpoint, window: Window, around: Window, options: DownscaleOptions
+    ) -> Predictor:
         if (options.members or 1) > 1 and checkpoint.stage != "ldm":
             raise LdmdownError(
                 checkpoint.path,
@@ -225,7 +229,7 @@ class System:
         )
         precision = resolve_precision(options.precision, self.device)
         batch_size = options.batch_size or DEFAULT_BATCH_SIZE[self.device.type]
-        return Predictor(checkpoint, window, sampling, precision, batch_size)
+        return Predictor(checkpoint, window, sampling, precision, batch_size, around)
 
 
 @dataclass(frozen=True)

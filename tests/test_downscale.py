@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from conftest import ldmdown as ldmdown_command
 import ldmdown
 from ldmdown import checkpoint
 from ldmdown.commands.downscale import RunOptions, downscale
+from ldmdown.data.grid import Grid
+from ldmdown.data.reading.regridded import covered_margin
 from ldmdown.data.writer import FieldWriter
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import resolve_precision
@@ -158,15 +161,24 @@ def test_speed_is_that_of_the_components(tiny: dict[str, Path], era5: Write, tmp
     assert output.ws10.standard_name == "wind_speed"
 
 
-def test_a_box_has_the_noise_of_its_place(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
-    """Fresh networks look at no neighbours, so that only the transform's overlap tells a box from the whole."""
+def test_a_box_equals_the_whole(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    """What surrounds a box is computed too, as far as the input covers it, with the noise of its place."""
     file = fresh(tiny["ldm"], tmp_path)
     whole = run(era5(range(1)), tmp_path / "whole.nc", file)
     part = run(era5(range(1)), tmp_path / "part.nc", file, bbox=(15.1, 41.9, 15.7, 42.4))
     assert 0 < part.y.size < 64 and part.y.size % 8 == 0 and part.x.size % 8 == 0
-    there, inner = whole.sel(y=part.y, x=part.x), slice(4, -4)
-    np.testing.assert_allclose(part.u10[0, inner, inner], there.u10[0, inner, inner], atol=1e-3)
-    assert np.abs(part.u10 - there.u10).max() > 0.01
+    np.testing.assert_allclose(part.u10, whole.u10.sel(y=part.y, x=part.x), atol=1e-3)
+
+
+def test_a_window_grows_as_far_as_the_input_reaches() -> None:
+    """By hand: on 8 x 8 coarse cells, an input that lacks the first row and all from the sixth column on."""
+    mask = np.zeros((8, 8), bool)
+    mask[1:, :5] = True
+    fields: Any = SimpleNamespace(grid=SimpleNamespace(covers=lambda lat, lon: mask))
+    grid = Grid("EPSG:3035", 4_700_000, 2_200_000, 64, 64, 2000.0)
+    assert covered_margin(fields, grid, (3, 2, 2, 2), 0) == (3, 2, 2, 2)
+    assert covered_margin(fields, grid, (3, 2, 2, 2), 1) == (2, 1, 4, 4)
+    assert covered_margin(fields, grid, (3, 2, 2, 2), 4) == (1, 0, 7, 5)
 
 
 def test_the_covered_part(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:

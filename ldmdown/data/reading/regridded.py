@@ -137,6 +137,22 @@ def covered_window(fields: Fields, grid: Grid) -> Window | None:
     return largest_rectangle(fields.grid.covers(coarse.lat, coarse.lon))
 
 
+def covered_margin(fields: Fields, grid: Grid, window: Window, margin: int) -> Window:
+    """A window with up to `margin` more coarse cells on each side, as far as the fields enclose all their centres."""
+    covered = fields.grid.covers(grid.coarse.lat, grid.coarse.lon)
+    row, col, rows, cols = window
+    first, last = [row, col], [row + rows, col + cols]
+    for edges, step in ((first, -1), (last, 1)):
+        for axis in (0, 1):
+            for _ in range(margin):
+                edges[axis] += step
+                inside = min(first) >= 0 and last[0] <= covered.shape[0] and last[1] <= covered.shape[1]
+                if not inside or not covered[first[0] : last[0], first[1] : last[1]].all():
+                    edges[axis] -= step
+                    break
+    return first[0], first[1], last[0] - first[0], last[1] - first[1]
+
+
 def check_coverage(fields: Fields, grid: Grid, window: Window) -> None:
     """Refuse fields that do not enclose every coarse cell of a window.
 
