@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldmdown import runtime
 from ldmdown.atomic import replacing
+from ldmdown.data.grid import Window
 from ldmdown.runtime import Processes
 from ldmdown.training.batches import Batch
 from ldmdown.training.hours import READ_ERRORS, HourSet, load_hour
@@ -48,6 +49,7 @@ def write(
     latents = np.lib.format.open_memmap(part, "r+")
     mine = range(len(everything))[processes.rank :: processes.size]
     done = sum(bool(latents[index, 0].any()) for index in mine)
+    last: tuple[Window, list[int] | None] | None = None
     for count, index in enumerate(mine):
         if count >= done - 1:  # the last one may be half written
             one, place = everything[index]
@@ -58,8 +60,11 @@ def write(
                 batch: Batch = {"predictors": predictors[coarse], "corners": [(row, col)]}
                 if one.use == "train":
                     batch["folds"] = [one.fold(place)]
+                if (key := (window, batch.get("folds"))) != last:
+                    statics, last = stage.statics(batch), key
                 with runtime.autocast(processes.device, precision):
-                    residual = target[..., *one.archive.grid.fine(window)] - stage.mean_or_zero(batch)
+                    mean = model.mean_or_zero(batch["predictors"], statics)
+                    residual = target[..., *one.archive.grid.fine(window)] - mean
                     encoded = model.autoencoder.encode(residual.nan_to_num())
                 latents[index][coarse] = encoded[0].float().cpu().numpy()
             except READ_ERRORS as error:
