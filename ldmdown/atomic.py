@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ldmdown.errors import LdmdownError
+
+BESIDE = ".ldmdown-tmp"  # behind the name of what is being written
+ALMOST_FULL = 2**16  # bytes that are left on a disk that is full
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+UNWRITABLE |= {errno.ENOTDIR, errno.EISDIR, errno.EIO}
 
 
 @contextmanager
@@ -19,18 +29,52 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises
     ------
-    OSError
+    LdmdownError
         if it cannot be written, as when the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.tmp")
-    _remove(beside)
+    beside = path.with_name(f"{path.name}{BESIDE}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(beside)
         yield beside
         move_into_place(beside, path)
-    except BaseException:
-        _remove(beside)
-        raise
+    except (OSError, RuntimeError) as error:  # libraries hide the system's error in one of theirs
+        full = path.parent.is_dir() and shutil.disk_usage(path.parent).free < ALMOST_FULL
+        if not full and getattr(error, "errno", None) not in UNWRITABLE:
+            raise
+        found = "the disk is full" if full else str(error)
+        fix = "make room, or write somewhere else; what is finished is kept"
+        raise LdmdownError(path, "cannot be written", found=found, fix=fix) from None
+    finally:
+        with suppress(OSError):
+            _remove(beside)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from writing `path`, by a lock that goes with this one however it ends.
+
+    Raises
+    ------
+    LdmdownError
+        if another process holds it, with its number.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f"{path.name}.lock")
+    with file.open("a+") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.seek(0)
+            fix = "wait until it has finished, or stop it"
+            raise LdmdownError(path, "is being written by another process", found=held.read(), fix=fix) from None
+        held.truncate(0)
+        held.write(f"process {os.getpid()} on {socket.gethostname()}")
+        held.flush()
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def move_into_place(written: Path, path: Path) -> None:

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 import typer
 
 from ldmdown import __version__
-from ldmdown.errors import LdmdownError
+from ldmdown.errors import LdmdownError, printable
 
-INTERRUPTED = 130  # the exit code of Ctrl-C
+INTERRUPTED, DEFECT = 130, 70  # exit codes of Ctrl-C, and of a defect of ldmdown
+DEBUG = "LDMDOWN_DEBUG"  # a variable of the environment with which defects show their traceback
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,7 +33,7 @@ Box = tuple[float, float, float, float]
 
 
 def main() -> None:
-    """Run a command; a user's error is a message and exit code 1, Ctrl-C is 130."""
+    """Run a command; a user's error is a message and exit code 1, a defect one and 70, Ctrl-C is 130."""
     try:
         code = app(standalone_mode=False)
     except LdmdownError as error:
@@ -42,13 +43,35 @@ def main() -> None:
         code = INTERRUPTED
     except Exception as error:
         show = getattr(error, "show", None)  # a mistake in the options, which Typer knows how to explain
-        if show is None:
-            raise
-        show()
-        code = getattr(error, "exit_code", 1)
+        code = _unforeseen(error) if show is None else getattr(error, "exit_code", 1)
+        if show is not None:
+            show()
     if code == INTERRUPTED:
         print("stopped; finished work is kept (continue downscale or train with --resume)", file=sys.stderr)
     sys.exit(code)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Explain what no command foresaw: a failure of the system, or else a defect; returns the exit code."""
+    if DEBUG in os.environ:
+        raise error
+    if isinstance(error, BrokenPipeError):  # who reads the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, OSError | MemoryError):
+        file, found = getattr(error, "filename", None) or "ldmdown", str(error) or "no memory is left"
+        print(LdmdownError(file, "the system refused to read, write or compute", found=found), file=sys.stderr)
+        return 1
+    print(
+        LdmdownError(
+            f"ldmdown {' '.join(sys.argv[1:])}",
+            "has met a defect of its own",
+            found=f"{type(error).__name__}: {error}",
+            fix=f"report it with what {DEBUG}=1 shows, and with the file at hand",
+        ),
+        file=sys.stderr,
+    )
+    return DEFECT
 
 
 def _version(asked: bool) -> None:
@@ -410,4 +433,4 @@ def info(
     """
     from ldmdown.commands.info import card
 
-    print(card(file))
+    print(printable(card(file)))

@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ldmdown.errors import printable
+
 
 def say(text: str) -> None:
     """Print a line, once however many processes torchrun has started."""
     if _first():
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 def progress_bar(unit: str) -> Progress:

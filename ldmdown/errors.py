@@ -29,10 +29,15 @@ class LdmdownError(Exception):
     ) -> None:
         details = {"found": found, "expected": expected, "fix": fix}
         lines = [f"{file}: {wrong}", *(f"  {key}: {text}" for key, text in details.items() if text)]
-        super().__init__("\n".join(lines))
+        super().__init__(printable("\n".join(lines)))
 
     def __reduce__(self) -> tuple[Callable[[str], LdmdownError], tuple[str]]:
         return _said, (str(self),)
+
+
+def printable(text: str) -> str:
+    """Text without what would control a terminal, such as escapes in the names of a file."""
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
 
 
 def _said(message: str) -> LdmdownError:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ldmdown.atomic import replacing
+from ldmdown.atomic import locked, replacing
+from ldmdown.errors import LdmdownError
 
 
 def test_a_file_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
@@ -21,9 +26,9 @@ def test_a_file_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
 def test_what_was_there_stays_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     path.write_text("old")
-    with pytest.raises(OSError, match="full"), replacing(path) as beside:
+    with pytest.raises(LdmdownError, match="cannot be written\n  found: .*No space left"), replacing(path) as beside:
         beside.write_text("ne")
-        raise OSError("full")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -41,7 +46,32 @@ def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
 def test_a_link_under_the_name_beside_is_not_written_through(tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("mine")
-    (tmp_path / "out.txt.tmp").symlink_to(other)
+    (tmp_path / "out.txt.ldmdown-tmp").symlink_to(other)
     with replacing(tmp_path / "out.txt") as beside:
         beside.write_text("new")
     assert other.read_text() == "mine"
+
+
+def test_errors_of_reading_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "out.txt"):
+        (tmp_path / "in.txt").read_text()
+
+
+def test_a_lock_names_who_holds_it(tmp_path: Path) -> None:
+    message = f"another process\n  found: process {os.getpid()} on"
+    with locked(tmp_path / "out.nc"), pytest.raises(LdmdownError, match=message), locked(tmp_path / "out.nc"):
+        pass
+    with locked(tmp_path / "out.nc"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_lock_of_a_killed_process_is_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / "out.nc"
+    die = (
+        f"import os, pathlib\nfrom ldmdown.atomic import locked\nwith locked(pathlib.Path({str(path)!r})):\n os.abort()"
+    )
+    assert subprocess.run([sys.executable, "-c", die, str(path)], capture_output=True, check=False).returncode < 0
+    assert (tmp_path / "out.nc.lock").read_text().startswith("process")
+    with locked(path):
+        pass

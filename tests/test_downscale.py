@@ -132,18 +132,12 @@ def test_a_dry_run_says_what_it_will_take_and_writes_nothing(
 
 
 def test_a_full_disk_is_seen_at_the_start(
-    tiny: dict[str, Path],
-    era5: Write,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tiny: dict[str, Path], era5: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    run(era5(range(1)), tmp_path / "out.nc", tiny["unet"])
-    assert (
-        "about 34.4 kB on the disk, of 1 kB that are free; warning: 68.8 kB are needed meanwhile"
-        in capsys.readouterr().err
-    )
+    with pytest.raises(LdmdownError, match="does not fit on the disk\n  found: 1 kB\n  expected: 68.8 kB"):
+        run(era5(range(1)), tmp_path / "out.nc", tiny["unet"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_winds_are_earth_relative(era5: Write, tmp_path: Path, tiny: dict[str, Path]) -> None:

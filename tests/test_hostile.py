@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from conftest import Attack
+from conftest import Attack, ldmdown
 
+from ldmdown.commands import info
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.reading.files import GriddedFiles, list_files
 from ldmdown.errors import LdmdownError
@@ -102,3 +103,36 @@ def test_a_tar_is_named(tmp_path: Path) -> None:
         archive.add(tmp_path / "note.txt")
     with pytest.raises(LdmdownError, match="fix: unpack it with tar xf$"):
         GriddedFiles([tmp_path / "era5.tar"])
+
+
+def test_escapes_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    store(tmp_path / "\x1b[31mera5.zarr")
+    for command in ("info", "plot"):
+        shown = ldmdown(command, str(tmp_path / "\x1b[31mera5.zarr"), *(["-o", "map.png"] if command == "plot" else []))
+        assert "\x1b" not in shown.stdout + shown.stderr and "\\x1b[31m" in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (
+            ZeroDivisionError("half"),
+            70,
+            "ldmdown info a.nc: has met a defect of its own\n  found: ZeroDivisionError: half",
+        ),
+        (PermissionError(13, "Permission denied", "a.nc"), 1, "a.nc: the system refused to read, write or compute"),
+        (MemoryError(), 1, "found: no memory is left"),
+    ],
+)
+def test_what_nobody_foresaw_is_one_message(
+    error: Exception, code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> str:
+        raise error
+
+    monkeypatch.setattr(info, "card", fail)
+    shown = ldmdown("info", "a.nc")
+    assert shown.returncode == code and message in shown.stderr and "Traceback" not in shown.stderr
+    monkeypatch.setenv("LDMDOWN_DEBUG", "1")
+    with pytest.raises(type(error)):
+        ldmdown("info", "a.nc")

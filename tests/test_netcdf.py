@@ -192,7 +192,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
         out = writer(tmp_path / name)
         for index in range(3):
             if pause and index == 2:
-                (tmp_path / "parts.nc.part" / "2016-01-01T02.npz.tmp").write_bytes(b"half")
+                (tmp_path / "parts.nc.part" / "2016-01-01T02.npz.ldmdown-tmp").write_bytes(b"half")
                 out = writer(tmp_path / name, resume=True)
                 assert out.left == [2]
             out.write(index, FIELDS[index, :1])
@@ -317,5 +317,5 @@ def test_a_folder_that_was_only_just_made_is_begun_again(tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(LdmdownError, match=r"out.nc.part: cannot be made\n  found: .*Not a directory"):
+    with pytest.raises(LdmdownError, match=r"run.json: cannot be written\n  found: .*Not a directory"):
         writer(tmp_path / "file" / "out.nc")

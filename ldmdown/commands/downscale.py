@@ -20,6 +20,7 @@ from functools import cache
 from io import StringIO
 from pathlib import Path
 
+from ldmdown.atomic import locked
 from ldmdown.config import DEFAULT, load_config
 from ldmdown.console import progress_bar, say
 from ldmdown.data.reading.fields import open_fields
@@ -126,12 +127,17 @@ def downscale(
             say(f"{output} is finished already; --overwrite computes it again")
             return
         say(_what(job, outputs))
-        say(_size(unfinished))
+        needed, free = _room(unfinished)
+        about = f"about {_bytes(sum(one.writer.size for one in unfinished))} on the disk"
+        say(f"{about}, of {_bytes(free)} that are free")
         if run.dry_run:
             say(_pace_of_the_first_hours(job, len(left)))
             return
+        if needed > free:
+            raise LdmdownError(output, "does not fit on the disk", found=_bytes(free), expected=_bytes(needed))
         together.wait()  # all have seen what is there
         for one in unfinished if together.first else ():
+            opened.enter_context(locked(one.writer.path))
             one.writer.begin()
         together.wait()
         mine = left[together.share(len(left))]
@@ -191,7 +197,8 @@ def _outputs(output: Path, job: Job, run: RunOptions) -> list[Output]:
     for index, moment in enumerate(job.era5.times.tolist()):
         hours[Path(str(output).format(time=moment))].append(index)
     for path in hours:
-        if path.exists() and any(Path(file).exists() and path.samefile(file) for file in job.era5.files):
+        above = (one for file in job.era5.files for one in (Path(file), *Path(file).parents))  # of zips their members
+        if path.exists() and any(one.exists() and path.samefile(one) for one in above):
             raise LdmdownError(path, "is an input file", fix="name another output")
     kind, existing = _kind(output), {"resume": run.resume, "overwrite": run.overwrite}
     return [
@@ -291,14 +298,12 @@ def _what(job: Job, outputs: Sequence[Output]) -> str:
     )
 
 
-def _size(outputs: Sequence[Output]) -> str:
-    """The size of the outputs on the disk, and a warning if it lacks the space."""
-    sizes = [output.writer.size for output in outputs]
-    apart = 0 if outputs[0].writer.folder else max(sizes)  # a file is put together beside its hours
+def _room(outputs: Sequence[Output]) -> tuple[float, float]:
+    """The bytes that the hours that are left take while they are written, and those that are free."""
+    sizes = [one.writer.size * len(one.writer.left) / len(one.hours) for one in outputs]
+    apart = 0 if outputs[0].writer.folder else max(one.writer.size for one in outputs)  # a file beside its hours
     folder = next(path for path in outputs[0].writer.path.absolute().parents if path.exists())
-    free = shutil.disk_usage(folder).free
-    lacking = "" if free > sum(sizes) + apart else f"; warning: {_bytes(sum(sizes) + apart)} are needed meanwhile"
-    return f"about {_bytes(sum(sizes))} on the disk, of {_bytes(free)} that are free{lacking}"
+    return sum(sizes) + apart, shutil.disk_usage(folder).free
 
 
 def _pace_of_the_first_hours(job: Job, hours: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ldmdown.atomic import replacing
+from ldmdown.atomic import BESIDE, replacing
 from ldmdown.data.template import RUN, OutputTemplate
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array, IntArray
@@ -74,10 +74,13 @@ class FieldWriter(ABC):
         LdmdownError
             if it cannot be made.
         """
-        try:
-            self._begin()
-        except OSError as error:
-            raise LdmdownError(self.part, "cannot be made", found=str(error), fix="write somewhere else") from None
+        if self._fresh and self.part.exists():
+            shutil.rmtree(self.part)
+        if self._fresh:
+            with replacing(self.part / RUN_FILE) as beside:
+                beside.write_text(json.dumps(self.template.record(self.hours), indent=1))
+        for taken in self.part.glob("*.taken"):  # by a process that was killed
+            taken.unlink()
 
     def write(self, index: int, fields: Float32Array) -> None:
         """Keep one hour: (member, variable, rows, cols); without members the first axis has length 1.
@@ -121,15 +124,6 @@ class FieldWriter(ABC):
             return False
         return True
 
-    def _begin(self) -> None:
-        if self._fresh and self.part.exists():
-            shutil.rmtree(self.part)
-        if self._fresh:
-            with replacing(self.part / RUN_FILE) as beside:
-                beside.write_text(json.dumps(self.template.record(self.hours), indent=1))
-        for taken in self.part.glob("*.taken"):  # by a process that was killed
-            taken.unlink()
-
     def _complete(self) -> bool:
         """Whether the output can be written; the last hours, which are missing for longest, are looked at first."""
         return all(map(self.has, reversed(range(len(self.hours)))))
@@ -148,12 +142,18 @@ class FieldWriter(ABC):
 
     def _claim(self, resume: bool, overwrite: bool) -> None:
         run_file = self.part / RUN_FILE
-        begun = json.loads(run_file.read_text()) if run_file.exists() else None
-        strangers = {one.name for one in self.part.iterdir()} - {f"{RUN_FILE}.tmp"} if self.part.exists() else set()
+        try:
+            begun = json.loads(run_file.read_text()) if run_file.exists() else None
+        except ValueError as error:
+            if not overwrite:
+                fix = "give --overwrite to begin again"
+                raise LdmdownError(run_file, "is damaged", found=str(error), fix=fix) from None
+            begun = {}
+        strangers = {one.name for one in self.part.iterdir()} - {RUN_FILE + BESIDE} if self.part.exists() else set()
         if begun is None and strangers:
             raise LdmdownError(self.part, "is in the way: it holds no finished hours of ldmdown", fix="move it away")
-        if self.path.is_dir() and not self.folder:
-            raise LdmdownError(self.path, "is a folder", fix="name another file")
+        if self.path.is_dir() and (not self.folder or self._run_attribute() is None):
+            raise LdmdownError(self.path, "is a folder that ldmdown has not written", fix="name another output")
         if overwrite or (begun is None and not self.path.exists()):
             return
         if begun is None:

@@ -52,9 +52,10 @@ class ZarrWriter(FieldWriter):
         """What shows that a block of hours lies in the store."""
         return self.part / f"block-{block:06}"
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Make the folder of finished hours, and the store in it."""
         """Write all of the store but the fields, which will lie in shards of whole fields."""
-        super()._begin()
+        super().begin()
         if self._store.exists():
             return
         members, shape = self.template.field_shape[:-2], self.template.grid.shape
