@@ -8,6 +8,7 @@ weights of others are all stored in float32, so that they give what they gave th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 
 from ldmdown.atomic import replacing, sha256
@@ -25,7 +26,7 @@ from ldmdown.config import ConditionerConfig, Config
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.errors import LdmdownError
-from ldmdown.header import FORMAT, KEY, find, read_header
+from ldmdown.header import AGAIN, FORMAT, KEY, WEIGHTS, find, read_header
 from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
@@ -139,11 +140,12 @@ def save(path: Path, model: Downscaler, header: Mapping[str, Any], *, half: bool
         name: tensor.half() if half and tensor.ndim > 1 and tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    content = serialize(
-        {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, {KEY: json.dumps(header)}
-    )
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    card = dict(header) | {WEIGHTS: _hash(serialize(tensors))}
     with replacing(path) as beside:
-        beside.write_bytes(content)  # with the mode that the umask gives, where safetensors' own writer gives 0600
+        beside.write_bytes(
+            serialize(tensors, {KEY: json.dumps(card)})
+        )  # with the mode that the umask gives, where safetensors' own writer gives 0600
 
 
 def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -152,7 +154,7 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     Raises
     ------
     LdmdownError
-        as `find` and `read_header`, or if tensors are missing, unexpected or misshapen.
+        as `find` and `read_header`, or if tensors are missing, unexpected, misshapen or damaged.
     """
     path = find(name)
     header = read_header(path)
@@ -161,14 +163,9 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     except ValidationError as error:
         raise LdmdownError(path, "its configuration is not understood", found=str(error)) from None
     normalization: Normalizations = {kind: Normalization(**values) for kind, values in header["normalization"].items()}
+    tensors = _tensors(path, header)
+    _check_tensors(path, tensors, config, normalization, header["stage"])
     model = build(config, normalization, header["stage"])
-    tensors = _tensors(path)
-    wrong = misfits(tensors, model.state_dict())
-    if wrong:
-        shown = "; ".join(wrong[:MAX_NAMES]) + (
-            f"; and {len(wrong) - MAX_NAMES} more" if len(wrong) > MAX_NAMES else ""
-        )
-        raise LdmdownError(path, "its weights do not fit its configuration", found=shown)
     model.load_state_dict(tensors)
     if "latent_gain" in header:
         model.latent_gain.copy_(torch.tensor(header["latent_gain"])[:, None, None])
@@ -184,18 +181,50 @@ def take_fitting(path: Path, model: Downscaler) -> int:
     LdmdownError
         as `read_header`.
     """
-    read_header(path)
-    own = model.state_dict()
-    fitting = {
-        name: tensor for name, tensor in _tensors(path).items() if name in own and own[name].shape == tensor.shape
-    }
+    own, held = model.state_dict(), _tensors(path, read_header(path))
+    fitting = {name: tensor for name, tensor in held.items() if name in own and own[name].shape == tensor.shape}
     model.load_state_dict(own | fitting)
     return len(fitting)
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
+def _check_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], config: Config, normalization: Normalizations, stage: Stage
+) -> None:
+    """Refuse weights of other shapes or types than the configuration's, before room is taken for these."""
+    statistics = [(normalization["predictors"], config.predictors), (normalization["target"], config.targets)]
+    if lacking := [
+        name for held, names in statistics for name in names if name not in held.mean or name not in held.std
+    ]:
+        raise LdmdownError(path, "has no normalisation of some variables", found=", ".join(lacking), fix=AGAIN)
+    try:
+        with torch.device("meta"):
+            expected = build(config, normalization, stage).state_dict()
+    except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AssertionError) as error:
+        raise LdmdownError(path, "its configuration makes no system", found=str(error)) from None
+    wrong = misfits(tensors, expected) or [
+        f"{name} is {tensor.dtype}"
+        for name, tensor in tensors.items()
+        if tensor.dtype
+        not in ((torch.float16, torch.float32) if expected[name].is_floating_point() else (expected[name].dtype,))
+    ]
+    wrong = wrong or [f"{name} is not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if wrong:
+        more = f"; and {len(wrong) - MAX_NAMES} more" if len(wrong) > MAX_NAMES else ""
+        found = "; ".join(wrong[:MAX_NAMES]) + more
+        raise LdmdownError(path, "its weights do not fit its configuration", found=found)
+
+
+def _tensors(path: Path, header: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The weights of a file by name; format 1 called one of them otherwise."""
-    return {name.replace("log_deviation", "log_std"): tensor for name, tensor in load_file(path).items()}
+    content = path.read_bytes()
+    if WEIGHTS in header and header[WEIGHTS] != _hash(content):
+        raise LdmdownError(path, "its weights are damaged", found="another hash than its header names", fix=AGAIN)
+    return {name.replace("log_deviation", "log_std"): tensor for name, tensor in deserialize(content).items()}
+
+
+def _hash(content: bytes) -> str:
+    """The hash of the weights in a file of safetensors, which follow the length of a header and this."""
+    return hashlib.sha256(memoryview(content)[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
 
 
 def misfits(given: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

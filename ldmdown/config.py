@@ -42,8 +42,14 @@ RENAMED = {  # keys of version 0.1, as patterns, and their names now
 }
 Precision = Literal["auto", "fp32", "bf16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Size = Annotated[int, Field(gt=0, le=8192)]  # channels, blocks and the like
+Depth = Annotated[int, Field(ge=0, le=10)]  # levels and blocks one after the other
+Cells = Annotated[int, Field(gt=0, le=20_000)]
+Steps = Annotated[int, Field(gt=0, le=100_000)]  # of a schedule
+Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=10)]
+Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]{1,100}$")]
 
 
 def _whole_years(value: Any) -> Any:
@@ -84,8 +90,8 @@ class GridConfig(Section):
     crs: str = "EPSG:3035"
     west: float = 3910000  # western edge of the first column [m]
     north: float = 2698000  # northern edge of the first row [m]
-    rows: PositiveInt = 672
-    cols: PositiveInt = 576
+    rows: Cells = 672
+    cols: Cells = 576
     spacing: PositiveFloat = 2000  # [m]
     factor: PositiveInt = 8
 
@@ -185,7 +191,7 @@ class PairConfig(Section):
 class SourceConfig(PairConfig):
     """One of several pairs of coarse and fine data in an archive."""
 
-    name: str
+    name: Name
     split: Split
 
 
@@ -222,7 +228,9 @@ class StaticsConfig(Section):
     """The static fields that the networks are given."""
 
     fields: tuple[str, ...] = ()  # made from files, in the order of the channels
-    embedding: NonNegativeInt = 8  # how many more are estimated from the training hours (models/static_embedding)
+    embedding: Annotated[int, Field(ge=0, le=1024)] = (
+        8  # how many more are estimated from the training hours (models/static_embedding)
+    )
     terrain_features: bool = False  # relief, slopes, shelter and coast at several scales (models/terrain)
 
     @model_validator(mode="after")
@@ -236,8 +244,8 @@ class UNetConfig(Section):
     """The conditional mean."""
 
     features: Widths = (48, 96, 128)
-    bottleneck: PositiveInt = 128
-    stem: PositiveInt = 2  # pixel-unshuffle before the first level; 1: none
+    bottleneck: Size = 128
+    stem: Size = 2  # pixel-unshuffle before the first level; 1: none
     skip: Literal["zero", "bilinear", "regression"] = (
         "bilinear"  # what the output is added to: nothing, the interpolated
     )
@@ -248,9 +256,9 @@ class AutoencoderConfig(Section):
     """The latent space of the residual: an exact lapped orthogonal transform, or the paper's KL-VAE."""
 
     kind: Literal["lapped", "kl"] = "lapped"
-    levels: PositiveInt = 3
-    multiplier: PositiveInt = 4  # kl: channels at level i are max(minimum, targets x multiplier^i)
-    minimum: PositiveInt = 16
+    levels: Annotated[Depth, Field(gt=0)] = 3
+    multiplier: Size = 4  # kl: channels at level i are max(minimum, targets x multiplier^i)
+    minimum: Size = 16
     kl_weight: NonNegativeFloat = 0.01
 
 
@@ -258,12 +266,12 @@ class ConditionerConfig(Section):
     """The networks that encode coarse state and static fields for the denoiser."""
 
     static_encoder: Literal["convolutional", "unshuffled"] = "unshuffled"
-    multiplier: PositiveInt = 3  # convolutional: channels at level i are max(16, statics x multiplier^i)
+    multiplier: Size = 3  # convolutional: channels at level i are max(16, statics x multiplier^i)
     norm: Literal["group", "layer"] = "group"  # convolutional: normalisation in its residual blocks
-    statics_dim: PositiveInt = 64
-    predictors_dim: PositiveInt = 32
-    out_dim: PositiveInt = 128
-    depth: NonNegativeInt = 2  # mixing blocks in each branch
+    statics_dim: Size = 64
+    predictors_dim: Size = 32
+    out_dim: Size = 128
+    depth: Depth = 2  # mixing blocks in each branch
     mixer: Literal["spectral", "local"] = "local"
 
 
@@ -276,9 +284,9 @@ class ScaleConfig(Section):
 class DenoiserConfig(Section):
     """The U-Net on latents."""
 
-    channels: PositiveInt = 192
-    multipliers: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1, 1.5)
-    blocks: PositiveInt = 2
+    channels: Size = 192
+    multipliers: Annotated[tuple[PositiveFloat, ...], Field(min_length=1, max_length=10)] = (1, 1.5)
+    blocks: Annotated[Depth, Field(gt=0)] = 2
     cross_levels: tuple[NonNegativeInt, ...] = (0, 1)  # levels with cross blocks; the middle always has one
     mixer: Literal["spectral", "local"] = "local"
     norm: Literal["none", "layer"] = "layer"
@@ -295,16 +303,16 @@ class GanConfig(Section):
 class DiffusionConfig(Section):
     """The schedule beta = linspace(sqrt(first), sqrt(last), steps)^2; the network predicts v (arXiv 2202.00512)."""
 
-    steps: PositiveInt = 1000
-    beta_first: PositiveFloat = 1e-4
-    beta_last: PositiveFloat = 2e-2
+    steps: Steps = 1000
+    beta_first: Beta = 1e-4
+    beta_last: Beta = 2e-2
 
 
 class SamplerConfig(Section):
     """How a sample is drawn unless the command line says otherwise."""
 
     name: Literal["dpmpp", "ddim"] = "dpmpp"
-    steps: PositiveInt = 10
+    steps: Steps = 10
     spacing: Literal["trailing", "logsnr"] = "trailing"  # of dpmpp's steps
 
 
@@ -321,8 +329,8 @@ class StageConfig(Section):
 
     steps: NonNegativeInt  # 0: keep the weights that the stage starts from
     learning_rate: PositiveFloat
-    batch: PositiveInt
-    crop: PositiveInt = 16
+    batch: Cells
+    crop: Cells = 16
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     weight_decay: NonNegativeFloat = 1e-3
     schedule: Literal["cosine", "plateau"] = "cosine"  # plateau: x 0.25 after 4 validations without a better loss
@@ -351,7 +359,7 @@ class TrainConfig(Section):
 class Config(Section):
     """A whole system: data, networks, sampler and training."""
 
-    name: str
+    name: Name
     description: str = ""
     license: str = "none given"  # of the checkpoint
     provenance: str = ""  # whose data it was trained on
@@ -443,17 +451,26 @@ def _today(key: str) -> str | None:
     return next((name for pattern, name in RENAMED.items() if fnmatch(key, pattern)), None)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and every key once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1 and key.value != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path, above: tuple[Path, ...] = ()) -> Any:
     """The content of a YAML file, over that of the preset that it names."""
     if path in above:
         raise LdmdownError(path, "is a preset of itself", fix="name another file as its `preset`")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LdmdownError(
-            path, "no such configuration", fix="name an existing YAML file; examples/ holds some"
-        ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if not path.is_file():  # a pipe would be waited for
+            raise LdmdownError(path, "no such configuration", fix="name an existing YAML file; examples/ holds some")
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         raise LdmdownError(path, "is not readable as YAML", found=str(error)) from None
     if isinstance(content, dict) and "preset" in content:
         return overlay(_read(_preset(content.pop("preset"), path), (*above, path)), content)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from ldmdown.config import upgrade
@@ -13,7 +14,9 @@ from ldmdown.errors import LdmdownError
 
 FORMAT = 2
 KEY = "ldmdown"
-REQUIRED = {"format", "name", "stage", "config", "normalization", "wind", "regridding"}
+WEIGHTS = "weights_sha256"  # in the header: a hash of the bytes behind it
+AGAIN = "copy or download the file again"
+Correlation = Annotated[float, Field(ge=0, lt=1)]
 SUFFIX = ".safetensors"
 FOLDERS = (
     Path("checkpoints"),
@@ -68,18 +71,10 @@ def read_header(path: Path) -> dict[str, Any]:
         )
     try:
         header = json.loads(content)
-    except ValueError as error:
-        raise LdmdownError(path, "has a header that is not JSON", found=str(error)) from None
-    missing = REQUIRED - set(header if isinstance(header, dict) else ())
-    if missing:
-        raise LdmdownError(
-            path,
-            "has an incomplete header",
-            found=f"no {', no '.join(sorted(missing))}",
-            expected=", ".join(sorted(REQUIRED)),
-            fix="copy or download the file again",
-        )
-    if header["format"] > FORMAT:
+        later = header["format"] > FORMAT
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise LdmdownError(path, "has no header of ldmdown", found=str(error), fix=AGAIN) from None
+    if later:
         raise LdmdownError(
             path,
             "was written by a later version of ldmdown",
@@ -87,7 +82,38 @@ def read_header(path: Path) -> dict[str, Any]:
             expected=f"format {FORMAT}",
             fix="upgrade ldmdown",
         )
-    return _upgraded(header) if header["format"] == 1 else header
+    try:
+        header = _upgraded(header) if header["format"] == 1 else header
+        _Header.model_validate(header)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise LdmdownError(path, "has a damaged header", found=wrong, fix=AGAIN) from None
+    except (LookupError, TypeError, AttributeError) as error:
+        raise LdmdownError(path, "has a damaged header", found=f"{type(error).__name__}: {error}", fix=AGAIN) from None
+    return header
+
+
+class _Statistics(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    mean: dict[str, float]
+    std: dict[str, PositiveFloat]
+
+
+class _Header(BaseModel):
+    """What every header holds, beside the card."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    format: int
+    name: str
+    stage: Literal["unet", "gan", "ldm"]
+    config: dict[str, Any]
+    normalization: dict[Literal["predictors", "target"], _Statistics] = Field(min_length=2)
+    wind: str = Field(pattern=r"^(earth|unknown|rotated-?\d+(\.\d+)?)$")
+    regridding: Literal["bilinear", "nearest"]
+    temporal_correlation: Correlation | list[Correlation] = 0.0
+    latent_gain: list[PositiveFloat] | None = None
 
 
 def _upgraded(header: dict[str, Any]) -> dict[str, Any]:

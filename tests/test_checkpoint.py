@@ -43,7 +43,8 @@ def test_the_card_names_what_matters(tiny: dict[str, Path]) -> None:
 
 def altered(source: Path, target: Path, changes: dict | None = None, **tensors: torch.Tensor | None) -> Path:
     weights = load_file(source) | tensors
-    content = header.read_header(source) | (changes or {})
+    content = {name: value for name, value in header.read_header(source).items() if name != header.WEIGHTS}
+    content |= changes or {}
     kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
     save_file(kept, target, {header.KEY: json.dumps(content)})
     return target
@@ -129,10 +130,12 @@ def test_a_header_that_lacks_a_field(tiny: dict[str, Path], tmp_path: Path) -> N
     del content["wind"], content["normalization"]
     file = tmp_path / "x.safetensors"
     save_file(load_file(tiny["unet"]), file, {header.KEY: json.dumps(content)})
-    with pytest.raises(LdmdownError, match="has an incomplete header\n  found: no normalization, no wind\n"):
+    with pytest.raises(
+        LdmdownError, match="has a damaged header\n  found: normalization: Field required; wind: Field required\n"
+    ):
         checkpoint.load(file)
     save_file(load_file(tiny["unet"]), file, {header.KEY: "{"})
-    with pytest.raises(LdmdownError, match="has a header that is not JSON"):
+    with pytest.raises(LdmdownError, match="has no header of ldmdown"):
         header.read_header(file)
 
 
@@ -190,3 +193,62 @@ def test_format_1_estimated_no_fields_beside_those_that_were_given(tiny: dict[st
     )
     loaded = checkpoint.load(file)
     assert loaded.config.statics.fields == ("z", "lat") and loaded.config.statics.embedding == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"format": "two"}, "has no header of ldmdown"),
+        ({"stage": "vae"}, "stage: Input should be 'unet', 'gan' or 'ldm'"),
+        ({"wind": "up"}, "wind: String should match pattern"),
+        ({"temporal_correlation": 7}, "temporal_correlation.constrained-float: Input should be less than 1"),
+        ({"temporal_correlation": -1.5}, "Input should be greater than or equal to 0"),
+        (
+            {"normalization": {"predictors": {"mean": {}, "std": {}}}},
+            "normalization: Dictionary should have at least 2",
+        ),
+        (
+            {"normalization": {kind: {"mean": {}, "std": {"t2m": -1}} for kind in NORMALIZATION}},
+            "greater than 0",
+        ),
+        (
+            {"normalization": {kind: {"mean": {}, "std": {}} for kind in NORMALIZATION}},
+            "has no normalisation of",
+        ),
+        ({"config": {}}, "its configuration is not understood"),
+        ({"config": CONFIG.model_dump(mode="json") | {"grid": {"rows": 1_000_000}}}, "grid.rows"),
+        ({"config": CONFIG.model_dump(mode="json") | {"grid": {"rows": 16_000, "cols": 16_000}}}, "do not fit"),
+    ],
+)
+def test_damaged_headers(tiny: dict[str, Path], tmp_path: Path, changes: dict, found: str) -> None:
+    """A grid of 16,000 x 16,000 cells would take gigabytes, if it were built before shapes are compared."""
+    file = altered(tiny["ldm"], tmp_path / "x.safetensors", changes)
+    with pytest.raises(LdmdownError) as caught:
+        checkpoint.load(file)
+    assert found in str(caught.value)
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tiny: dict[str, Path], tmp_path: Path) -> None:
+    content = bytearray(tiny["ldm"].read_bytes())
+    content[-1000] ^= 1
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(LdmdownError, match="its weights are damaged"):
+        checkpoint.load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("kind", [torch.int16, torch.bfloat16])
+def test_weights_under_another_type(tiny: dict[str, Path], tmp_path: Path, kind: torch.dtype) -> None:
+    """The same bytes as other numbers: 46,000 K were written."""
+    name = "denoiser.out.2.weight"
+    file = altered(tiny["ldm"], tmp_path / "x.safetensors", **{name: load_file(tiny["ldm"])[name].view(kind)})
+    with pytest.raises(LdmdownError, match=f"do not fit its configuration\n  found: {name} is {kind}"):
+        checkpoint.load(file)
+
+
+def test_weights_that_are_not_finite(tiny: dict[str, Path], tmp_path: Path) -> None:
+    name = "denoiser.out.2.bias"
+    file = altered(
+        tiny["ldm"], tmp_path / "x.safetensors", **{name: torch.full_like(load_file(tiny["ldm"])[name], np.nan)}
+    )
+    with pytest.raises(LdmdownError, match=f"found: {name} is not finite"):
+        checkpoint.load(file)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,36 @@ def test_features_of_the_terrain_need_the_terrain() -> None:
     content = parse_config(BUNDLED).model_dump() | {"statics": {"fields": ["z"], "terrain_features": True}}
     with pytest.raises(ValidationError, match="made from z and land_sea_mask: add both to statics.fields"):
         Config.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("name: a\nname: b\n", "name is given twice"),
+        ("name: ../../evil\n", "name: String should match pattern"),
+        ("grid: {rows: 1000000}\n", "grid.rows: Input should be less than or equal to 20000"),
+        ("train: {unet: {batch: 0}}\n", "train.unet.batch: Input should be greater than 0"),
+        ("train: {unet: {batch: 1000000000}}\n", "train.unet.batch: Input should be less than"),
+        ("train: {unet: {ema: 2}}\n", "train.unet.ema.0: Input should be less than 1"),
+        ("train: {unet: {grad_clip: -1}}\n", "train.unet.grad_clip: Input should be greater than 0"),
+        ("train: {unet: {patience: -1}}\n", "train.unet.patience: Input should be greater than 0"),
+        ("train: {unet: {learning_rate: .nan}}\n", "train.unet.learning_rate: Input should be a finite number"),
+        ("unet: {features: [100000]}\n", "unet.features.0: Input should be less than or equal to 8192"),
+        ("name: !!int foo\n", "is not readable as YAML"),
+        ("data: {split: {train: [[2021-02-30, 2021-03-01]]}}\n", "is not readable as YAML"),
+        ("[" * 3000, "is not readable as YAML"),
+        ("name: M\xe4lles\n", "is not readable as YAML"),
+    ],
+)
+def test_configurations_that_are_refused(tmp_path: Path, text: str, wrong: str) -> None:
+    (tmp_path / "a.yaml").write_text(text, encoding="latin-1")
+    with pytest.raises(LdmdownError) as caught:
+        parse_config(tmp_path / "a.yaml")
+    assert wrong in str(caught.value)
+
+
+def test_a_folder_or_a_pipe_is_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path, tmp_path / "pipe.yaml"):
+        with pytest.raises(LdmdownError, match="no such configuration"):
+            parse_config(path)
