@@ -116,7 +116,7 @@ def test_a_wheel_holds_the_bundled_checkpoint(tmp_path: Path) -> None:
 def test_the_bundled_checkpoint_makes_plausible_air() -> None:
     """Half a domain of a mild day: near its input at large, and with structure that the input has not."""
     loaded = checkpoint.load("italy")
-    coarse = np.zeros((1, 4, 16, 16), np.float32)
+    coarse = np.zeros((1, len(loaded.config.predictors), 16, 16), np.float32)
     model = loaded.model
     with torch.no_grad():
         mean = model.mean(torch.from_numpy(coarse), model.statics_at([(8, 8)], 16, 16))

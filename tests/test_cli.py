@@ -62,7 +62,14 @@ def test_a_misspelt_option_is_a_usage_error() -> None:
 def test_the_bundled_card() -> None:
     done = ldmdown("info", "italy")
     assert done.returncode == 0, done.stderr
-    for part in ("not an emulator of COSMO", "672 x 576 cells of 2000 m", "EPSG:3035", "t2m, u10, v10", "MIT", "CC BY"):
+    for part in (
+        "no emulator of COSMO",
+        "672 x 576 cells of 2000 m",
+        "EPSG:3035",
+        "t2m, u10, v10",
+        "ICON-2I",
+        "CC-BY-4.0",
+    ):
         assert part in done.stdout
 
 

@@ -161,8 +161,8 @@ class UNetStage(Stage):
     def begin(self, sources: Mapping[str, CropSource], progress: Progress) -> None:
         """Solve what has a closed form, unless it comes from a checkpoint."""
         model, given = self.model, len(self.config.statics.fields)
-        known = [model.statics[given:], *(model.regression.buffers() if model.regression else ())]
-        if not any(tensor.any() for tensor in known):
+        solved = [model.statics[given:], *(model.regression.buffers() if model.regression else ())]
+        if not all(tensor.any() for tensor in solved if tensor.numel()):
             ClosedForm(self.config, model, sources, progress).solve(self.cross_fit)
         elif self.cross_fit is not None:
             self.cross_fit.take_model()
