@@ -191,6 +191,45 @@ def test_bfloat16_where_it_is_asked_for(mean: Path) -> None:
     assert {tensor.dtype for tensor in tensors.values()} <= {torch.float32, torch.int64}
 
 
+def test_a_closed_form_survives_a_kill_before_the_first_step(folder: Path) -> None:
+    """The state that is written when it is solved; nothing else of the stage is on the disk when it goes on."""
+    settings = SMALL["train"] | {"unet": STAGE | {"steps": 0, "learning_rate": 1}}
+    regression = {"features": [8], "bottleneck": 8, "skip": "regression"}
+    path = write_small(folder, unet=regression, train=settings)
+    train(path, "unet")
+    first = checkpoint.load(folder / "checkpoints" / "small.safetensors")
+    assert first.model.regression is not None and first.model.regression.weight.any() and first.model.statics.any()
+    best, state = (folder / "run" / f"unet.{kind}.pt" for kind in ("best", "state"))
+    begun = asdict(State(load(state)["fingerprint"], 1)) | {"tensors": load(best)["tensors"]}
+    torch.save(begun, state)
+    best.unlink()
+    train(path, "unet", resume=True)
+    again = checkpoint.load(folder / "checkpoints" / "small.safetensors")
+    for name, tensor in first.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_days_are_given_the_closed_form_of_other_days(folder: Path) -> None:
+    """On its own days the regression with all of them errs less than the one without each day's fold."""
+    settings = SMALL["train"] | {"unet": STAGE | {"steps": 0, "learning_rate": 1}}
+    regression = {"features": [8], "bottleneck": 8, "skip": "regression"}
+    config = parse_config(write_small(folder, unet=regression, train=settings))
+    train(folder / "small.yaml", "unet")
+    archive = Archive(folder / config.data.archive)
+    model = checkpoint.build(config, archive.normalization, "ldm").eval()
+    stage = UNetStage(config, archive.normalization, model, [])
+    stage.load(load(folder / "run" / "unet.best.pt")["tensors"])
+    hours, errors = HourSet(archive, "train"), []
+    assert {hours.fold(place) for place in range(len(hours))} == {0, 1}
+    for place in range(0, len(hours), 3):
+        predictors, target = load_hour(hours, place, ALONE.device)
+        batch: Batch = {"predictors": predictors, "corners": [(0, 0)]}
+        fields = stage.mean(batch), stage.mean(batch | {"folds": [hours.fold(place)]})
+        errors.append([float((field - target).square().mean()) for field in fields])
+    everything, left_out = np.mean(errors, axis=0)
+    assert everything < 0.98 * left_out
+
+
 def test_weights_of_another_checkpoint_to_start_from(mean: Path) -> None:
     """Without a step the mean and its ground are kept as they are; what does not fit begins anew."""
     first = mean / "checkpoints" / "small.safetensors"

@@ -132,6 +132,7 @@ def keep_start(learner: Learner, source: CropSource, state: State) -> None:
     """Finish a stage without a step: the weights that it starts from are its best."""
     assert state.micro_batch is not None
     stage, run = learner.stage, learner.run
+    learner.restore()
     state.best_loss, _ = learner.validate(source, state.micro_batch)
     state.finished = True
     run.write(run.best_path(stage.name), {"tensors": stage.tensors})
