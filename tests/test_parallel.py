@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +31,29 @@ def test_results_come_in_the_order_of_the_items(processes: int, monkeypatch: pyt
     with pytest.raises(LdmdownError, match=r"^seven: is refused$"):
         parallel.run(square, [1, 7, 2], processes=processes)
     assert parallel.run(square, []) == []
+
+
+def alive(number: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has waited for does not."""
+    status = Path(f"/proc/{number}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, time\nfrom pathlib import Path\nfrom ldmdown.data import parallel\n"
+        "def wait(folder):\n    Path(folder, str(os.getpid())).touch()\n    time.sleep(900)\n"
+        "if __name__ == '__main__':\n    parallel.run(wait, [sys.argv[1]] * 2, processes=2)\n"
+    )
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, str(program), str(folder)]) as parent:
+        while len(pids := [int(one.name) for one in folder.iterdir()]) < 2:
+            time.sleep(0.05)
+        parent.kill()
+    end = time.monotonic() + 60
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import dask
@@ -86,8 +89,23 @@ def _threads_each(count: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@cache
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it is killed; it would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait_and_end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_and_end, daemon=True).start()
+
+
 def _alone(function: Callable[[Any], Any], item: Any) -> Any:
     """Call `function` in this thread, however the files that it opens would be read."""
+    _end_with_parent()
     with dask.config.set(scheduler="synchronous"):
         return function(item)
 

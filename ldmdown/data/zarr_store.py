@@ -53,8 +53,7 @@ class ZarrWriter(FieldWriter):
         return self.part / f"block-{block:06}"
 
     def begin(self) -> None:
-        """Make the folder of finished hours, and the store in it."""
-        """Write all of the store but the fields, which will lie in shards of whole fields."""
+        """Make the folder of finished hours, and in it the store without its fields, which will lie in shards."""
         super().begin()
         if self._store.exists():
             return
