@@ -18,7 +18,6 @@ DEBUG = "LDMDOWN_DEBUG"  # a variable of the environment with which defects show
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Downscale ERA5 to hourly 2 km fields of temperature and wind over Italy.",
@@ -85,7 +84,12 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-) -> None: ...
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results alone, no progress.")] = False,
+) -> None:
+    if quiet:
+        from ldmdown.console import be_quiet
+
+        be_quiet()
 
 
 @app.command()
@@ -400,10 +404,11 @@ def evaluate(
 @app.command()
 def plot(
     files: Annotated[list[Path], typer.Argument(help="Outputs of downscale, ERA5 or other fields, side by side.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write: .png, .pdf or .svg.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Picture (.png, .pdf, .svg) or film (.gif, .mp4).")],
     variables: Annotated[str, typer.Option(help="Variables, one in each row of the picture.")] = "t2m,ws10",
     time: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Hour to draw, such as 2020-01-31T12.", show_default="the first")
+        str | None,
+        typer.Option(metavar="TIME", help="Hour to draw, or first of a film.", show_default="the first"),
     ] = None,
     member: Annotated[int, typer.Option(min=0, help="Number of the ensemble member to draw, from 0.")] = 0,
     arrows: Annotated[bool, typer.Option("--arrows", help="Draw arrows of wind.")] = False,
@@ -411,11 +416,13 @@ def plot(
         Box | None, typer.Option(metavar="W S E N", help="Box to draw, in degrees.", show_default="all")
     ] = None,
 ) -> None:
-    """Draw maps of one hour, for a quick look.
+    """Draw maps of one hour, or animate the hours that the files have in common, for a quick look.
 
     ldmdown plot era5.nc out.nc -o map.png --time 2020-01-31T12
 
     ldmdown plot out.nc -o alps.png --variables t2m --extent 6 45 11 47 --arrows
+
+    ldmdown plot era5.nc out.nc -o hours.gif
     """
     from ldmdown.commands.plot import PlotOptions
     from ldmdown.commands.plot import plot as run
@@ -425,12 +432,24 @@ def plot(
 
 @app.command()
 def info(
-    file: Annotated[str, typer.Argument(help="Checkpoint, by file or name, or output of downscale.")],
+    file: Annotated[
+        str, typer.Argument(help="Checkpoint, by file or name, or a file of fields.", show_default=False)
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of a configuration, for editors of YAML.")
+    ] = False,
 ) -> None:
     """Print what a checkpoint or an output says of itself; no weights are read.
 
     ldmdown info italy
-    """
-    from ldmdown.commands.info import card
 
-    print(printable(card(file)))
+    ldmdown info out.nc --json
+
+    ldmdown info --schema > ldmdown.schema.json
+    """
+    from ldmdown.commands import info as command
+
+    if bool(file) == schema:
+        raise LdmdownError("info", "needs one thing to print", expected="a checkpoint, a file of fields, or --schema")
+    print(printable(command.schema() if schema else command.card(file, as_json=as_json)))

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from ldmdown.errors import printable
 
+QUIET = "LDMDOWN_QUIET"  # the environment's variable
+
 
 def say(text: str) -> None:
     """Print a line, once however many processes torchrun has started."""
@@ -33,8 +35,14 @@ def progress_bar(unit: str) -> Progress:
     return Progress(*columns, console=Console(stderr=True), disable=not _first())
 
 
+def be_quiet() -> None:
+    """Tell nothing from here on, in this process and in those that it starts."""
+    os.environ[QUIET] = "1"
+
+
 def _first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process tells anything: the first of torchrun's, unless it is to be quiet."""
+    return os.environ.get("RANK", "0") == "0" and not os.environ.get(QUIET)
 
 
 class _Rate(ProgressColumn):

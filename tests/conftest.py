@@ -68,6 +68,7 @@ def ldmdown(*arguments: str, folder: Path | None = None) -> subprocess.Completed
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(sys, "argv", ["ldmdown", *arguments])
+        patch.setenv("LDMDOWN_QUIET", "")
         try:
             main()
         except SystemExit as end:

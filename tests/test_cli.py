@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -7,7 +8,10 @@ import zipfile
 from pathlib import Path
 
 import made_up
+import pytest
 from conftest import ldmdown
+
+from ldmdown.config import Config
 
 VERBS = ("downscale", "prepare", "train", "twin", "request", "convert", "evaluate", "plot", "info")
 
@@ -62,6 +66,9 @@ def test_a_misspelt_option_is_a_usage_error() -> None:
 def test_the_bundled_card() -> None:
     done = ldmdown("info", "italy")
     assert done.returncode == 0, done.stderr
+    content = json.loads(ldmdown("info", "italy", "--json").stdout)
+    assert content["config"]["grid"]["rows"] == 672 and content["sha256"] in done.stdout
+    assert content["bytes"] > 1e6 and Path(content["file"]).name == "italy.safetensors"
     for part in (
         "no emulator of COSMO",
         "672 x 576 cells of 2000 m",
@@ -87,12 +94,37 @@ def test_the_card_of_an_output(tmp_path: Path) -> None:
     for name in ("out.nc", "out.zarr", "out.zip"):
         done = ldmdown("info", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
-        for part in ("t2m, u10, v10", "3, 2021-03-06T00:00 to 2021-03-06T02:00", "CF-1.11", "ldmdown_run"):
+        for part in ("t2m, u10, v10", "2021-03-06T02:00", "CF-1.11", "ldmdown_run"):
             assert part in done.stdout
-        assert re.search(r"members +3\n", done.stdout) and "16 x 24 cells" in done.stdout
+        assert re.search(r"members +3\n", done.stdout)
+        content = json.loads(ldmdown("info", str(tmp_path / name), "--json").stdout)
+        expected = {"members": 3, "hours": 3, "first": "2021-03-06T00:00", "rows": 16, "cols": 24}
+        assert content["variables"] == ["t2m", "u10", "v10"] and content.items() >= expected.items()
     (tmp_path / "text.nc").write_text("no data")
     done = ldmdown("info", str(tmp_path / "text.nc"))
     assert done.returncode == 1 and "text.nc: is no NetCDF, GRIB or zip file" in done.stderr
+
+
+def test_the_schema_knows_every_key_of_a_configuration() -> None:
+    schema = json.loads(ldmdown("info", "--schema").stdout)
+    assert schema["properties"].keys() == Config.model_fields.keys() and schema["additionalProperties"] is False
+    for arguments in ([], ["italy", "--schema"]):
+        assert ldmdown("info", *arguments).stderr.startswith("info: needs one thing to print\n")
+
+
+def test_quiet_tells_errors_and_results_alone(tmp_path: Path) -> None:
+    made_up.write_output(tmp_path / "out.nc", made_up.OUTPUT_FIELDS[:1])
+    arguments = ["plot", "out.nc", "-o", "out.gif", "--variables", "t2m"]
+    assert "drawing" in ldmdown(*arguments, folder=tmp_path).stderr
+    quiet = ldmdown("--quiet", *arguments, folder=tmp_path)
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert ldmdown("-q", "info", "none").stderr.startswith("none: no such checkpoint\n")
+
+
+def test_shells_complete_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, text in (("_LDMDOWN_COMPLETE", "complete_bash"), ("COMP_WORDS", "ldmdown do"), ("COMP_CWORD", "1")):
+        monkeypatch.setenv(variable, text)
+    assert ldmdown().stdout.split() == ["downscale"]
 
 
 def test_a_twin_that_ends_before_it_starts(tmp_path: Path) -> None:

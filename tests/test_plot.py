@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from made_up import OUTPUT_FIELDS, OUTPUT_GRID, rotated_reference, write_grib, write_output
 from matplotlib import image
+from PIL import Image
 
 from ldmdown.commands.plot import PlotOptions, plot, read_hour
 from ldmdown.errors import LdmdownError
@@ -25,6 +26,29 @@ def test_era5_beside_an_output(tmp_path: Path, era5: Callable[..., Path]) -> Non
     assert first.shape == second.shape and first.shape[1] > 600
     assert np.abs(first - second).mean() > 0.01
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "out.nc"]
+
+
+def test_an_animation_has_a_frame_an_hour_and_one_scale(tmp_path: Path) -> None:
+    """Fields of 270, 280 and 290 K: the lowest, the middle and the highest colour; from the second hour on two."""
+    fields = np.zeros((3, 1, 3, *OUTPUT_GRID.shape), np.float32)
+    fields[:, 0, 0] = np.array([270, 280, 290])[:, None, None]
+    file = write_output(tmp_path / "out.nc", fields)
+    plot([file], tmp_path / "hours.gif", PlotOptions(("t2m",)))
+    with Image.open(tmp_path / "hours.gif") as film:
+        assert film.n_frames == 3
+        for frame, share in enumerate((0.0, 0.5, 1.0)):
+            film.seek(frame)
+            middle = np.array(film.convert("RGB"))[film.height // 2, film.width // 3] / 255
+            assert middle == pytest.approx(np.array(matplotlib.colormaps["plasma"](share)[:3]), abs=0.05)
+    plot([file], tmp_path / "later.gif", PlotOptions(("t2m",), time="2021-03-06T01"))
+    with Image.open(tmp_path / "later.gif") as film:
+        assert film.n_frames == 2
+    with pytest.raises(LdmdownError, match="no common hours with the other files from 2022-01-01 on"):
+        plot([file], tmp_path / "none.gif", PlotOptions(("t2m",), time="2022-01-01"))
+    if shutil.which("ffmpeg") is None:
+        with pytest.raises(LdmdownError, match="needs the program ffmpeg\n  fix: install ffmpeg, or write a .gif"):
+            plot([file], tmp_path / "hours.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hours.gif", "later.gif", "out.nc"]
 
 
 def test_members_and_variables(tmp_path: Path) -> None:

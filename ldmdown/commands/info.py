@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,38 +15,50 @@ SHOWN = 16  # numbers of a list
 COLUMN = 24  # where values begin
 
 
-def card(name: str) -> str:
-    """The card of a checkpoint (by path or name) or of an output of `downscale`, as text.
+def card(name: str, *, as_json: bool = False) -> str:
+    """The card of a checkpoint (by path or name) or of a file of fields, as text, or all of it as JSON.
 
     Raises LdmdownError if it is neither.
     """
     path = Path(name)
-    return _table(_output(path) if path.exists() and path.suffix != SUFFIX else _checkpoint(find(name)))
-
-
-def _checkpoint(path: Path) -> dict[str, Any]:
+    if path.exists() and path.suffix != SUFFIX:
+        found = _fields(path)
+        return json.dumps(found, indent=1, default=str) if as_json else _table(found)
+    path = find(name)
     header = read_header(path)
-    config = header.pop("config")
+    found = {"file": path, "bytes": path.stat().st_size, "sha256": sha256(path), **header}
+    return json.dumps(found, indent=1, default=str) if as_json else _table(_checkpoint(found))
+
+
+def schema() -> str:
+    """The JSON schema of a configuration, with which editors complete and check YAML files."""
+    from ldmdown.config import Config
+
+    return json.dumps(Config.model_json_schema(), indent=1)
+
+
+def _checkpoint(found: dict[str, Any]) -> dict[str, Any]:
+    """What people look for first, in words, and then the rest of a header."""
+    config = found.pop("config")
     grid = config["grid"]
     return {
-        "checkpoint": f"{path}, {path.stat().st_size / 1e6:.1f} MB",
-        "sha256": sha256(path),
-        "name": header.pop("name"),
+        "checkpoint": f"{found.pop('file')}, {found.pop('bytes') / 1e6:.1f} MB",
+        "sha256": found.pop("sha256"),
+        "name": found.pop("name"),
         "description": config["description"] or "none given",
         "license": config["license"],
         "provenance": config["provenance"] or "none given",
-        "predictors": ", ".join(config["predictors"]),
-        "targets": ", ".join(config["targets"]),
+        "predictors": config["predictors"],
+        "targets": config["targets"],
         "grid": f"{grid['rows']} x {grid['cols']} cells of {grid['spacing']:g} m, {grid['crs']}",
         "latents": config["autoencoder"]["kind"],
         "sampler": ", ".join(f"{key} {value}" for key, value in config["sampler"].items()),
-        **header,
+        **found,
     }
 
 
-def _output(path: Path) -> dict[str, Any]:
+def _fields(path: Path) -> dict[str, Any]:
     """The variables, grid and hours of the files at a path, and the attributes of the files."""
-    from ldmdown.data.reading.blocks import span
     from ldmdown.data.reading.fields import fields_of
     from ldmdown.data.reading.files import GriddedFiles
 
@@ -54,13 +67,14 @@ def _output(path: Path) -> dict[str, Any]:
         if not names:
             raise LdmdownError(path, "holds no variable that ldmdown knows", expected="an output of ldmdown")
         fields = fields_of(files, names)
-        rows, cols = fields.grid.shape
         card = {
             "file": path,
-            "fields": ", ".join(names),
+            "variables": names,
             "members": fields.members,
-            "hours": f"{len(fields)}, {span(fields.hours)}",
-            "grid": f"{rows} x {cols} cells, {fields.grid.box}",
+            "hours": len(fields),
+            **{end: str(fields.times[place])[:16] for end, place in (("first", 0), ("last", -1))},
+            **dict(zip(("rows", "cols"), fields.grid.shape, strict=True)),
+            "area": fields.grid.box,
         }
         for source in files.sources:
             card |= source.attributes

@@ -1,19 +1,22 @@
-"""`ldmdown plot`: an hour of files on maps, one column a file, one row a variable, one scale for all."""
+"""`ldmdown plot`: hours of files on maps, one column a file, one row a variable, one scale for all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.animation import FFMpegWriter, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from ldmdown.atomic import replacing
+from ldmdown.console import progress_bar
 from ldmdown.data.grid import LONLAT
 from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
@@ -23,6 +26,9 @@ from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, FloatArray
 
 FORMATS = (".png", ".pdf", ".svg", ".webp", ".jpg")
+ANIMATIONS: dict[str, Any] = {".gif": PillowWriter, ".mp4": FFMpegWriter}
+FRAMES_PER_SECOND = 4
+MAX_SCALE_HOURS = 8  # of an animation, from which its scale is taken
 WIDTH, MAX_HEIGHT = 4.4, 7.0  # of a map [inches]
 FIGURE_DPI = 120
 ARROWS = 22  # along each axis
@@ -37,52 +43,98 @@ class PlotOptions:
     """What is drawn."""
 
     variables: Sequence[str] = ("t2m", "ws10")  # names of the rows
-    time: str | None = None  # such as 2020-01-31T12; None: the first of the first file
+    time: str | None = None  # such as 2020-01-31T12; None: the first of the first file; an animation starts there
     member: int = 0  # of ensembles, from 0
     arrows: bool = False  # draw the wind
     extent: Extent | None = None  # None: what the last file covers
 
 
 def plot(files: Sequence[Path], output: Path, options: PlotOptions = PlotOptions()) -> None:
-    """Draw an hour of outputs of `downscale`, of ERA5, or of any other gridded files, side by side.
+    """Draw an hour, or an animation of the common hours, of outputs of `downscale`, ERA5 or other gridded files.
 
-    Parameters
-    ----------
-    files
-        each a file, a folder or a glob: a column.
-    output
-        the picture to write.
+    Each of `files` is a file, a folder or a glob: a column. The name of `output` says what is written.
 
     Raises LdmdownError if a file cannot be read or lacks the variable, the hour or the member, if the extent holds none
     of a file, or if pictures of this name cannot be written.
     """
     _check(output, options.extent)
+    read = partial(_columns, files, options)
+    moving = output.suffix in ANIMATIONS
+    times = _common_times(files, options.time) if moving else [options.time]
+    step = -(-len(times) // MAX_SCALE_HOURS)
+    sampled = [read(time) for time in times[::step]]
+    shown = options.extent or sampled[0][-1].extent
+    limits = {name: _limits(name, sampled, shown) for name in options.variables}
+    west, south, east, north = shown
+    height = min(MAX_HEIGHT, WIDTH * (north - south) * _stretch(shown) / (east - west))
+    with matplotlib.rc_context(style.LOOK | {"axes.grid": False}), replacing(output) as beside:
+        size = WIDTH * len(files) + 1, (height + 0.3) * len(options.variables)
+        figure = Figure(figsize=size, layout="constrained")
+        if not moving:
+            _draw(figure, sampled[0], options, shown, limits)
+            figure.savefig(beside, dpi=FIGURE_DPI, format=output.suffix.lstrip("."))
+            return
+        moved = beside.with_name(f"{beside.name}{output.suffix}")  # writers take the format from the name
+        writer = ANIMATIONS[output.suffix](fps=FRAMES_PER_SECOND)
+        with writer.saving(figure, str(moved), FIGURE_DPI), progress_bar("hours") as progress:
+            for time in progress.track(times, description="drawing"):
+                figure.clear()
+                _draw(figure, read(time), options, shown, limits)
+                writer.grab_frame()
+        moved.replace(beside)
+
+
+def _columns(files: Sequence[Path], options: PlotOptions, time: str | None) -> list[MapHour]:
+    """Read an hour of every file; without `time` the first of the first file."""
     names = list(dict.fromkeys([*options.variables, *(("u10", "v10") if options.arrows else ())]))
     hours: list[MapHour] = []
     for file in files:
-        hours.append(read_hour(file, names, options.time or (hours[0].time if hours else None), options.member))
-    shown = options.extent or hours[-1].extent
+        hours.append(read_hour(file, names, time or (hours[0].time if hours else None), options.member))
+    return hours
+
+
+def _common_times(files: Sequence[Path], start: str | None) -> list[str]:
+    """The hours that all files hold, from `start` on."""
+    held = []
+    for file in files:
+        with GriddedFiles([file]) as opened:
+            held.append(opened.hours())
+    common = reduce(np.intersect1d, held).astype("datetime64[h]")
+    times = common[common >= np.datetime64(start, "h")] if start else common
+    if not times.size:
+        wrong = "no common hours with the other files" + (f" from {start} on" if start else "")
+        raise LdmdownError(files[-1], wrong, fix="give files of the same hours")
+    return [str(time) for time in times]
+
+
+def _stretch(shown: Extent) -> float:
+    """Height over width of a degree in the middle of an extent."""
+    return 1 / float(np.cos(np.radians((shown[1] + shown[3]) / 2)))
+
+
+def _draw(
+    figure: Figure,
+    hours: Sequence[MapHour],
+    options: PlotOptions,
+    shown: Extent,
+    limits: Mapping[str, tuple[float, float]],
+) -> None:
+    """Draw the maps of an hour."""
     west, south, east, north = shown
-    aspect = 1 / float(np.cos(np.radians((south + north) / 2)))
-    height = min(MAX_HEIGHT, WIDTH * (north - south) * aspect / (east - west))
-    with matplotlib.rc_context(style.LOOK | {"axes.grid": False}):
-        size = WIDTH * len(hours) + 1, (height + 0.3) * len(options.variables)
-        figure = Figure(figsize=size, layout="constrained")
-        rows = figure.subplots(len(options.variables), len(hours), squeeze=False)
-        for axes, name in zip(rows, options.variables, strict=True):
-            mesh = _draw_row(axes, hours, name, shown)
-            for axis, hour in zip(axes, hours, strict=True):
-                axis.set(xlim=(west, east), ylim=(south, north), aspect=aspect, title=f"{hour.label}, {hour.time}")
-                style.label_degrees(axis, 6)
-                axis.tick_params(labelsize=7.5, length=2.5)
-                axis.spines[["top", "right"]].set_visible(True)
-                if options.arrows:
-                    _draw_arrows(axis, hour, shown)
-            units = style.units_of_fields(variable(name).units)
-            label = f"{variable(name).long_name} [{units}]"
-            figure.colorbar(mesh, ax=list(axes), label=label, aspect=28, pad=0.015, extend="both", extendfrac=0.025)
-        with replacing(output) as beside:
-            figure.savefig(beside, dpi=FIGURE_DPI, format=output.suffix.lstrip("."))
+    rows = figure.subplots(len(options.variables), len(hours), squeeze=False)
+    for axes, name in zip(rows, options.variables, strict=True):
+        mesh = _draw_row(axes, hours, name, limits[name])
+        for axis, hour in zip(axes, hours, strict=True):
+            title = f"{hour.label}, {hour.time}"
+            axis.set(xlim=(west, east), ylim=(south, north), aspect=_stretch(shown), title=title)
+            style.label_degrees(axis, 6)
+            axis.tick_params(labelsize=7.5, length=2.5)
+            axis.spines[["top", "right"]].set_visible(True)
+            if options.arrows:
+                _draw_arrows(axis, hour, shown)
+        units = style.units_of_fields(variable(name).units)
+        label = f"{variable(name).long_name} [{units}]"
+        figure.colorbar(mesh, ax=list(axes), label=label, aspect=28, pad=0.015, extend="both", extendfrac=0.025)
 
 
 @dataclass(frozen=True)
@@ -154,8 +206,10 @@ def _index(fields: Fields, time: str | None) -> int:
 
 
 def _check(output: Path, extent: Extent | None) -> None:
-    if output.suffix not in FORMATS:
-        raise LdmdownError(output, "is not a name that a picture can have", expected=", ".join(FORMATS))
+    if output.suffix not in (*FORMATS, *ANIMATIONS):
+        raise LdmdownError(output, "is not a name that a picture can have", expected=", ".join((*FORMATS, *ANIMATIONS)))
+    if output.suffix in ANIMATIONS and not ANIMATIONS[output.suffix].isAvailable():
+        raise LdmdownError(output, "needs the program ffmpeg", fix="install ffmpeg, or write a .gif")
     if not output.parent.is_dir():
         raise LdmdownError(output, "lies in a folder that is not there", fix=f"mkdir -p {output.parent}")
     if extent and not (extent[0] < extent[2] and extent[1] < extent[3]):
@@ -163,16 +217,23 @@ def _check(output: Path, extent: Extent | None) -> None:
         raise LdmdownError("--extent", "is empty", found=found, expected=expected)
 
 
-def _draw_row(axes: Sequence[Axes], hours: Sequence[MapHour], name: str, shown: Extent) -> QuadMesh:
-    """Draw a variable of every file on one scale, which holds all but the extremes of what is shown."""
-    fields = [style.displayed(hour.fields[name], variable(name).units) for hour in hours]
-    seen = np.concatenate([hour.within(field, shown) for hour, field in zip(hours, fields, strict=True)])
+def _limits(name: str, sampled: Sequence[Sequence[MapHour]], shown: Extent) -> tuple[float, float]:
+    """One scale for all files and hours, which holds all but the extremes of what is shown."""
+    units = variable(name).units
+    fields = [hour.within(style.displayed(hour.fields[name], units), shown) for hours in sampled for hour in hours]
+    seen = np.concatenate(fields)
+    if style.FIELDS.get(name, style.DIVERGING) == style.DIVERGING:
+        return -float(np.abs(seen).max()), float(np.abs(seen).max())
     low, high = np.percentile(seen, [0.2, 99.8])
-    colours = style.FIELDS.get(name, style.DIVERGING)
-    if colours == style.DIVERGING:
-        low, high = -np.abs(seen).max(), np.abs(seen).max()
-    scale: dict[str, Any] = {"vmin": low, "vmax": high, "cmap": colours, "shading": "nearest", "rasterized": True}
-    for axis, hour, field in zip(axes, hours, fields, strict=True):
+    return float(low), float(high)
+
+
+def _draw_row(axes: Sequence[Axes], hours: Sequence[MapHour], name: str, limits: tuple[float, float]) -> QuadMesh:
+    """Draw a variable of every file."""
+    scale: dict[str, Any] = {"vmin": limits[0], "vmax": limits[1], "shading": "nearest", "rasterized": True}
+    scale["cmap"] = style.FIELDS.get(name, style.DIVERGING)
+    for axis, hour in zip(axes, hours, strict=True):
+        field = style.displayed(hour.fields[name], variable(name).units)
         mesh = axis.pcolormesh(hour.lon, hour.lat, field, **scale)
     return mesh
 
