@@ -34,7 +34,7 @@ Box = tuple[float, float, float, float]
 def main() -> None:
     """Run a command; a user's error is a message and exit code 1, a defect one and 70, Ctrl-C is 130."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="ldmdown", standalone_mode=False)
     except LdmdownError as error:
         print(error, file=sys.stderr)
         sys.exit(1)

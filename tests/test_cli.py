@@ -113,7 +113,7 @@ def test_the_schema_knows_every_key_of_a_configuration() -> None:
 
 
 def test_quiet_tells_errors_and_results_alone(tmp_path: Path) -> None:
-    made_up.write_output(tmp_path / "out.nc", made_up.OUTPUT_FIELDS[:1])
+    made_up.write_output(tmp_path / "out.nc", made_up.OUTPUT_FIELDS[:1], made_up.OUTPUT_HOURS[:1])
     arguments = ["plot", "out.nc", "-o", "out.gif", "--variables", "t2m"]
     assert "drawing" in ldmdown(*arguments, folder=tmp_path).stderr
     quiet = ldmdown("--quiet", *arguments, folder=tmp_path)
