@@ -153,7 +153,7 @@ def downscale(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Complete an interrupted run.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print hours, size, time and memory, from the first hour; write nothing.")
+        bool, typer.Option("--dry-run", help="Print hours, size, time and memory, from the first hours; write nothing.")
     ] = False,
 ) -> None:
     """Downscale ERA5 files to hourly 2 km fields.

@@ -141,14 +141,17 @@ def downscale(
             one.writer.begin()
         together.wait()
         mine = left[together.share(len(left))]
-        began, workers = time.perf_counter(), max(run.processes, together.size)
+        finished: list[float] = []  # when an hour or a block of hours was
+        together_finished = run.processes if run.processes > 1 else _hours_at_once(job)
         with progress_bar("hours") as progress:
             done = len(job.era5) - len(left)
             task = progress.add_task("downscaling", total=len(job.era5), completed=done)
 
             def advance(hours: float) -> None:
-                if progress.tasks[task].completed == done:
-                    say(_pace((time.perf_counter() - began) / hours / workers, len(left), job))
+                finished.append(time.perf_counter())
+                if len(finished) == together_finished + 1:
+                    seconds = (finished[-1] - finished[0]) / together_finished / hours / together.size
+                    say(_pace(seconds, len(left), job))
                 progress.advance(task, hours * len(left) / len(mine))
 
             if run.processes > 1 and mine:
@@ -306,18 +309,24 @@ def _room(outputs: Sequence[Output]) -> tuple[float, float]:
     return sum(sizes) + apart, shutil.disk_usage(folder).free
 
 
+def _hours_at_once(job: Job) -> int:
+    return min(one.hours_at_once for one in job.predictors)
+
+
 def _pace_of_the_first_hours(job: Job, hours: int) -> str:
-    began, first = time.perf_counter(), min(one.hours_at_once for one in job.predictors)
+    """The pace of the second batch of hours, since the first warms up; of the first where there is no other."""
+    batch, finished = _hours_at_once(job), [time.perf_counter()]
     with ThreadPoolExecutor(1) as reader:
-        computed = len([*job.fields(range(len(job.era5))[:first], reader)])
-    return _pace((time.perf_counter() - began) / computed, hours, job)
+        finished += [time.perf_counter() for _ in job.fields(range(len(job.era5))[: 2 * batch], reader)]
+    start = batch if len(finished) > batch + 1 else 0
+    return _pace((finished[-1] - finished[start]) / (len(finished) - 1 - start), hours, job)
 
 
 def _pace(seconds: float, hours: int, job: Job) -> str:
     """The time of an hour of the output and of all of them, and the memory."""
     whole = timedelta(seconds=round(seconds * hours))
     memory = f"{peak_memory(job.predictors[0].device):.1f} GB of memory"
-    return f"{seconds:.2g} s an hour, about {whole} in all; {memory}"
+    return f"{seconds:.3g} s an hour, about {whole} in all; {memory}"
 
 
 def _bytes(size: float) -> str:
