@@ -25,10 +25,12 @@ from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.config import Precision
 from ldmdown.console import say
 from ldmdown.data.grid import ERA5_SPACING, Grid, Window
+from ldmdown.data.reading.blocks import moment
 from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.data.reading.regridded import check_coverage, covered_margin, covered_window, spacing_degrees
 from ldmdown.data.template import OutputTemplate, output_dataset
+from ldmdown.data.variables import WINDS, variable
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import MAX_CORRELATION, Predictor, SamplingOptions, default_sampler, measured_correlation
 from ldmdown.models.sampling import Sampler
@@ -43,6 +45,9 @@ REFERENCES = "doi:10.5194/gmd-18-2051-2025 (method); doi:10.1002/qj.3803 (ERA5)"
 SINGLE_FIELD = {"unet": "the conditional mean", "gan": "the generator's field"}  # of stages that draw no members
 DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 16}
 MARGIN = 4  # coarse cells around a window that are computed and cut off, where the input covers them
+FAR, FARTHEST = 3.5, 12.0  # standard deviations of a field, and of a single wind, beyond which it is not like training
+JUST_OUTSIDE, FEW_CELLS = 0.05, 1e-4  # of physical bounds, and of the cells of a field: told, not refused
+MAX_OPTIONS = {"members": 10_000, "steps": 1000, "batch_size": 1024, "seed": 2**63 - 1}
 MAX_LISTED_FILES = 16  # whose sizes and times an output records one by one
 
 
@@ -102,11 +107,11 @@ class DownscaleOptions:
                 found=f"{self.temporal_correlation:g}",
                 expected=f"auto, or 0 to {MAX_CORRELATION}",
             )
-        for name in ("members", "steps", "batch_size"):
+        for name, limit in MAX_OPTIONS.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and not (0 if name == "seed" else 1) <= value <= limit:
                 option = f"--{name.replace('_', '-')}"
-                raise LdmdownError(option, "is not a positive integer", found=str(value), expected="1 or more")
+                raise LdmdownError(option, "is out of range", found=str(value), expected=f"1 to {limit}")
 
 
 class System:
@@ -185,11 +190,14 @@ class System:
         around = covered_margin(era5, self.grid, window, MARGIN)
         predictors = [self._predictor(one, window, around, options) for one in self.checkpoints]
         names = self._variables(options)
+        warnings = list(_far_from_training(era5, predictors))
+        for warning in warnings:
+            say(f"warning: {warning}")
         template = OutputTemplate(
             self.grid.window(window),
             names,
             options.members,
-            _attributes(predictors, era5.files),
+            _attributes(predictors, era5.files) | ({"warnings": "; ".join(warnings)} if warnings else {}),
             _run(predictors, options.members, names, era5.files),
             self.earth_relative,
         )
@@ -249,12 +257,55 @@ class Job:
         running = [one.run(one.predictors(self.era5), indices, reader) for one in self.predictors]
         for parts in zip(*running, strict=True):
             made = np.concatenate([fields for _, fields in parts], axis=1)
-            yield parts[0][0], np.stack([self._field(made, name) for name in self.template.names], axis=1)
+            index, fields = parts[0][0], np.stack([self._field(made, name) for name in self.template.names], axis=1)
+            self._check_physical(fields, index)
+            yield index, fields
+
+    def _check_physical(self, fields: Float32Array, index: int) -> None:
+        """Refuse values that are not finite or not physical; a few that are just outside are told."""
+        grid, hour = self.template.grid, moment(self.era5.hours[index])
+        for channel, name in enumerate(self.template.names):
+            values, (low, high) = fields[:, channel], variable(name).bounds
+            outside = ~((values >= low) & (values <= high))
+            if not outside.any():
+                continue
+            member, row, col = np.argwhere(outside)[0]
+            worst = np.abs(values[outside] - (low + high) / 2).max() / (high - low) - 0.5
+            found = f"{values[member, row, col]:g} {variable(name).units} in {np.count_nonzero(outside)} cells, one at "
+            found += f"{grid.lat[row, col]:.2f} N, {grid.lon[row, col]:.2f} E, {hour}"
+            if not worst <= JUST_OUTSIDE or outside.mean() > FEW_CELLS:
+                raise LdmdownError(
+                    ", ".join(str(one.checkpoint.path) for one in self.predictors),
+                    f"{name} comes out as what is not physical; it was not written",
+                    found=found,
+                    expected=f"{low:g} to {high:g} {variable(name).units}",
+                    fix="try --precision fp32; if that does not help, the checkpoint is broken",
+                )
+            say(f"note: {name} is just outside {low:g} to {high:g}: {found}")
 
     def _field(self, made: Float32Array, name: str) -> Float32Array:
         if name == "ws10":
             return np.hypot(self._field(made, "u10"), self._field(made, "v10"))
         return made[:, self.targets.index(name)]
+
+
+def _far_from_training(era5: Fields, predictors: Sequence[Predictor]) -> Iterator[str]:
+    """What of the input is far outside of what the checkpoints were trained on, by its first hour."""
+    spacing = spacing_degrees(era5.grid)
+    if not ERA5_SPACING / 2 <= spacing <= 2 * ERA5_SPACING:
+        yield f"the input's cells are {spacing:.3g} degrees wide; the checkpoint knows ERA5's {ERA5_SPACING}"
+    for one in predictors:
+        held, trained = one.predictors(era5), one.checkpoint.normalization["predictors"]
+        for known, field in zip(held.variables, held.read(0), strict=True):
+            mean, std = trained.mean[known.name], trained.std[known.name]
+            distance = np.abs(field[np.isfinite(field)] - mean) / std
+            if distance.size and (
+                np.sqrt(np.mean(distance**2)) > FAR or (known.name in WINDS and distance.max() > FARTHEST)
+            ):
+                yield (
+                    f"{known.name} is far outside the training data: {np.nanmin(field):.4g} to {np.nanmax(field):.4g} "
+                    f"{known.units} in the first hour, {mean:.4g} with a standard deviation of {std:.3g} in training"
+                )
 
 
 def _period(era5: Fields, options: DownscaleOptions) -> Fields:
@@ -282,9 +333,6 @@ def choose_window(era5: Fields, grid: Grid, options: DownscaleOptions) -> Window
     LdmdownError
         if there are none, or the input does not cover them.
     """
-    spacing = spacing_degrees(era5.grid)
-    if spacing > 2 * ERA5_SPACING:
-        say(f"warning: the input's cells are {spacing:g} degrees wide; the checkpoint knows ERA5's {ERA5_SPACING}")
     window = grid.whole
     if options.bbox is not None:
         inside = grid.containing(*options.bbox)

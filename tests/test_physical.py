@@ -1,0 +1,74 @@
+"""What goes in far outside the training data is told, what comes out unphysical is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import CONFIG, NORMALIZATION, untrained
+
+import ldmdown
+from ldmdown import checkpoint
+from ldmdown.errors import LdmdownError
+
+Write = Callable[..., Path]
+
+
+def output(era5: Path, checkpoint: Path) -> xr.Dataset:
+    with xr.open_dataset(era5, engine="netcdf4") as dataset:
+        return ldmdown.load(str(checkpoint)).downscale(dataset)
+
+
+@pytest.mark.parametrize(
+    ("constant", "told"),
+    [
+        (
+            {"t2m": 325.0},
+            "t2m is far outside the training data: 325 to 325 K in the first hour, 285 with a standard devi",
+        ),
+        ({"u10": 60.0}, "u10 is far outside the training data: 60 to 60 m s-1"),
+        ({}, ""),
+    ],
+)
+def test_input_unlike_training(
+    era5: Write, tiny: dict[str, Path], constant: dict[str, float], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = output(era5(range(1), **constant), tiny["unet"])
+    errors = capsys.readouterr().err
+    assert errors.count("warning: ") == len(constant) and told in errors
+    assert made.attrs.get("warnings", "").startswith(told)
+
+
+def test_a_broken_checkpoint_writes_nothing(era5: Write, tmp_path: Path) -> None:
+    target = NORMALIZATION["target"]
+    broken = NORMALIZATION | {"target": replace(target, std=dict.fromkeys(target.std, 10000.0))}
+    header = checkpoint.header_of(CONFIG, broken, "unet")
+    checkpoint.save(tmp_path / "broken.safetensors", untrained("unet"), header)
+    with pytest.raises(LdmdownError, match="comes out as what is not physical; it was not written") as caught:
+        output(era5(range(1)), tmp_path / "broken.safetensors")
+    assert "expected: 180 to 340 K" in str(caught.value) and "2021-03-01T00:00" in str(caught.value)
+
+
+def test_a_cell_just_outside_is_told(
+    era5: Write, tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of 4096 cells at 341 K, where 340 K is the bound."""
+    system = ldmdown.load(str(tiny["unet"]))
+    physical = type(system.checkpoints[0].normalization["target"]).denormalize
+
+    def with_one(self: object, values: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+        made = physical(self, values, names)
+        made[..., 0, 3, 5] = 341
+        return made
+
+    monkeypatch.setattr(type(system.checkpoints[0].normalization["target"]), "denormalize", with_one)
+    with xr.open_dataset(era5(range(1)), engine="netcdf4") as dataset, pytest.raises(LdmdownError):
+        system.downscale(dataset)  # 1 of 4096 is more than a few
+    monkeypatch.setattr("ldmdown.system.FEW_CELLS", 1 / 4000)
+    with xr.open_dataset(era5(range(1)), engine="netcdf4") as dataset:
+        system.downscale(dataset)
+    assert "note: t2m is just outside 180 to 340: 341 K in 1 cells" in capsys.readouterr().err
