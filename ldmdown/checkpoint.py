@@ -26,7 +26,7 @@ from ldmdown.config import ConditionerConfig, Config
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.errors import LdmdownError
-from ldmdown.header import AGAIN, FORMAT, KEY, WEIGHTS, find, read_header
+from ldmdown.header import AGAIN, FORMAT, HASH, KEY, find, read_header
 from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
@@ -141,7 +141,7 @@ def save(path: Path, model: Downscaler, header: Mapping[str, Any], *, half: bool
         for name, tensor in model.state_dict().items()
     }
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    card = dict(header) | {WEIGHTS: _hash(serialize(tensors))}
+    card = dict(header) | {HASH: _hash(header, serialize(tensors))}
     with replacing(path) as beside:
         beside.write_bytes(
             serialize(tensors, {KEY: json.dumps(card)})
@@ -217,14 +217,16 @@ def _check_tensors(
 def _tensors(path: Path, header: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The weights of a file by name; format 1 called one of them otherwise."""
     content = path.read_bytes()
-    if WEIGHTS in header and header[WEIGHTS] != _hash(content):
-        raise LdmdownError(path, "its weights are damaged", found="another hash than its header names", fix=AGAIN)
+    if HASH in header and header[HASH] != _hash(header, content):
+        raise LdmdownError(path, "is damaged", found="another hash than its header names", fix=AGAIN)
     return {name.replace("log_deviation", "log_std"): tensor for name, tensor in deserialize(content).items()}
 
 
-def _hash(content: bytes) -> str:
-    """The hash of the weights in a file of safetensors, which follow the length of a header and this."""
-    return hashlib.sha256(memoryview(content)[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
+def _hash(header: Mapping[str, Any], content: bytes) -> str:
+    """The hash of a header, and of the weights in a file of safetensors, which follow its own header."""
+    said = json.dumps({key: value for key, value in header.items() if key != HASH}, sort_keys=True)
+    weights = memoryview(content)[8 + int.from_bytes(content[:8], "little") :]
+    return hashlib.sha256(said.encode() + weights).hexdigest()
 
 
 def misfits(given: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
