@@ -14,7 +14,7 @@ from ldmdown.errors import LdmdownError
 
 FORMAT = 2
 KEY = "ldmdown"
-HASH = "sha256"  # in the header: a hash of all else in it and of the weights
+HASH = "content_sha256"  # in the header: a hash of all else in it and of the weights
 AGAIN = "copy or download the file again"
 Correlation = Annotated[float, Field(ge=0, lt=1)]
 SUFFIX = ".safetensors"

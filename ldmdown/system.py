@@ -46,7 +46,7 @@ SINGLE_FIELD = {"unet": "the conditional mean", "gan": "the generator's field"} 
 DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 16}
 MARGIN = 4  # coarse cells around a window that are computed and cut off, where the input covers them
 FAR, FARTHEST = 3.5, 12.0  # standard deviations of a field, and of a single wind, beyond which it is not like training
-JUST_OUTSIDE, FEW_CELLS = 0.05, 1e-4  # of physical bounds, and of the cells of a field: told, not refused
+JUST_OUTSIDE, FEW_CELLS = 0.05, 1e-3  # of physical bounds, and of the cells of a field: told, not refused
 MAX_OPTIONS = {"members": 10_000, "steps": 1000, "batch_size": 1024, "seed": 2**63 - 1}
 MAX_LISTED_FILES = 16  # whose sizes and times an output records one by one
 

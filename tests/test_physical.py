@@ -13,6 +13,7 @@ from conftest import CONFIG, NORMALIZATION, untrained
 
 import ldmdown
 from ldmdown import checkpoint
+from ldmdown.data.normalization import Normalization
 from ldmdown.errors import LdmdownError
 
 Write = Callable[..., Path]
@@ -53,22 +54,26 @@ def test_a_broken_checkpoint_writes_nothing(era5: Write, tmp_path: Path) -> None
     assert "expected: 180 to 340 K" in str(caught.value) and "2021-03-01T00:00" in str(caught.value)
 
 
+@pytest.mark.parametrize("cells", [1, 3])
 def test_a_cell_just_outside_is_told(
-    era5: Write, tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    era5: Write,
+    tiny: dict[str, Path],
+    cells: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One of 4096 cells at 341 K, where 340 K is the bound."""
-    system = ldmdown.load(str(tiny["unet"]))
-    physical = type(system.checkpoints[0].normalization["target"]).denormalize
+    """One of 4096 cells at 341 K, where 340 K is the bound; nine are too many."""
+    physical = Normalization.denormalize
 
-    def with_one(self: object, values: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    def with_hot_cells(self: Normalization, values: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         made = physical(self, values, names)
-        made[..., 0, 3, 5] = 341
+        made[..., 0, 3 : 3 + cells, 5 : 5 + cells] = 341
         return made
 
-    monkeypatch.setattr(type(system.checkpoints[0].normalization["target"]), "denormalize", with_one)
-    with xr.open_dataset(era5(range(1)), engine="netcdf4") as dataset, pytest.raises(LdmdownError):
-        system.downscale(dataset)  # 1 of 4096 is more than a few
-    monkeypatch.setattr("ldmdown.system.FEW_CELLS", 1 / 4000)
-    with xr.open_dataset(era5(range(1)), engine="netcdf4") as dataset:
-        system.downscale(dataset)
-    assert "note: t2m is just outside 180 to 340: 341 K in 1 cells" in capsys.readouterr().err
+    monkeypatch.setattr(Normalization, "denormalize", with_hot_cells)
+    if cells == 1:
+        output(era5(range(1)), tiny["unet"])
+        assert "note: t2m is just outside 180 to 340: 341 K in 1 cells" in capsys.readouterr().err
+    else:
+        with pytest.raises(LdmdownError, match="found: 341 K in 9 cells"):
+            output(era5(range(1)), tiny["unet"])
