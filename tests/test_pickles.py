@@ -99,6 +99,18 @@ def test_pandas_is_refused_with_the_line_that_converts_it(tmp_path: Path) -> Non
         pickles.read_pickle(tmp_path / "normalization_data.pkl")
 
 
+def test_small_pickles_do_not_grow(tmp_path: Path) -> None:
+    """Lists that hold the one below twice are 2^60 long when they are unfolded; a length makes gigabytes."""
+    shared: list = []
+    for _ in range(60):
+        shared = [shared, shared]
+    (tmp_path / "shared.pkl").write_bytes(pickle.dumps(shared))
+    assert pickles.read_pickle(tmp_path / "shared.pkl")[0][1][0] is not None
+    (tmp_path / "bytes.pkl").write_bytes(b"cbuiltins\nbytearray\n(L3000000000L\ntR.")
+    with pytest.raises(LdmdownError, match="a bytearray of a length alone"):
+        pickles.read_pickle(tmp_path / "bytes.pkl")
+
+
 def test_not_a_torch_file(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").write_bytes(b"not a zip")
     with pytest.raises(LdmdownError, match="is not a file that torch.save wrote"):

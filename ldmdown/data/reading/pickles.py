@@ -34,13 +34,22 @@ STORAGES: dict[str, np.dtype[Any]] = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
+
+
+def _bytes(content: bytes | str = b"", *encoding: str) -> bytearray:
+    """A bytearray of what is given, never of a number, which would be its length."""
+    if isinstance(content, int):
+        raise pickle.UnpicklingError("a bytearray of a length alone")
+    return bytearray(content, *encoding)
+
+
 PLAIN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): lambda text, encoding: text.encode({"latin1": "latin1"}[encoding]),
     **{
         (module, name): kind
         for module in ("builtins", "__builtin__")
-        for name, kind in {"set": set, "dict": dict, "list": list, "complex": complex, "bytearray": bytearray}.items()
+        for name, kind in {"set": set, "dict": dict, "list": list, "complex": complex, "bytearray": _bytes}.items()
     },
 }
 INERT_PACKAGES = (
@@ -207,12 +216,17 @@ def _fix(module: str, torch_file: bool) -> str:
     return "get the file from its authors' own page, or write its numbers as JSON and give that instead"
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
-    return value.values if isinstance(value, _Array) else value
+def _plain(value: Any, seen: dict[int, Any] | None = None) -> Any:
+    """The values with arrays for what stands for them; parts that come several times are copied once."""
+    seen = {} if seen is None else seen
+    if id(value) not in seen:
+        if isinstance(value, dict):
+            seen[id(value)] = {_plain(key, seen): _plain(item, seen) for key, item in value.items()}
+        elif isinstance(value, list | tuple):
+            seen[id(value)] = type(value)(_plain(item, seen) for item in value)
+        else:
+            return value.values if isinstance(value, _Array) else value
+    return seen[id(value)]
 
 
 def _rebuild_tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
