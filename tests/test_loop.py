@@ -12,7 +12,7 @@ from ldmdown.errors import LdmdownError
 from ldmdown.models.unet import UNet
 from ldmdown.training import heldout, loop, memory
 from ldmdown.training.batches import micro_batches, noise, stratified_timesteps
-from ldmdown.training.loop import EMA
+from ldmdown.training.learner import EMA, schedule
 from ldmdown.training.run import State
 
 
@@ -100,8 +100,8 @@ def test_halved_until_it_fits(room: int, tried: list[int]) -> None:
 def test_schedules_by_hand() -> None:
     """Ten steps of warm-up of a hundred, then half a cosine; or none."""
     settings = StageConfig(steps=100, learning_rate=1.0, batch=1, warmup=0.1)
-    assert [loop.schedule(step, settings) for step in (0, 9, 10, 55)] == pytest.approx([0.1, 1, 1, 0.5])
-    assert loop.schedule(0, settings.model_copy(update={"schedule": "plateau"})) == 1
+    assert [schedule(step, settings) for step in (0, 9, 10, 55)] == pytest.approx([0.1, 1, 1, 0.5])
+    assert schedule(0, settings.model_copy(update={"schedule": "plateau"})) == 1
 
 
 def test_a_loss_diverges_if_it_is_no_number_or_far_above_the_first() -> None:

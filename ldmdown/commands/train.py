@@ -1,6 +1,7 @@
 """`ldmdown train`: the stages of a configuration in their order, each from the ones before.
 
-What a stage is, is in training/stages; the loop that fits it in training/loop; the folder of a run in training/run.
+What a stage is, is in training/stages; the loop that fits it in training/loop and a step of it in
+training/learner; the folder of a run in training/run.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from ldmdown.data.archive.manifest import fingerprint
 from ldmdown.data.archive.store import ArchiveSource
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
-from ldmdown.training import loop
+from ldmdown.training import learner
 from ldmdown.training import memory as ways_of_memory
 from ldmdown.training.batches import Batch, CropSource, field_source, sample_batch
 from ldmdown.training.stages import Stage
@@ -120,7 +120,7 @@ class _Way(ExitStack):
         self.loss: Callable[[Batch], Tensor] = stage.loss
         if plain:
             self.source, self.loss = field_source(training.hours["train"], training.processes), self._plain
-        self.optimizer = loop.Learner(stage, training.run).optimizer
+        self.optimizer = learner.Learner(stage, training.run).optimizer
         if compiled:
             self.enter_context(ways_of_memory.compiled(stage.modules.values()))
 
@@ -158,7 +158,7 @@ def memory(folder: Path, again: bool) -> None:
     path = folder / "paper.yaml"
     path.write_text(yaml.safe_dump(settings))
     config = parse_config(path)
-    loop.VALIDATION_BATCHES = 1
+    learner.VALIDATION_BATCHES = 1
     verb.Archive = partial(MadeUp, config)  # type: ignore[misc,assignment]
     with runtime.processes() as processes, progress_bar("steps") as progress:
         training = Training(config, folder, path, processes, progress)
