@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,8 @@ def test_checkpoints_make_what_downscale_makes(folder: Path, data: Systems, name
             return archive.read(index)["predictors"]
 
     index = int(np.flatnonzero(archive.hours == hour)[0])
-    ((_, expected),) = runner.run(Predictors(), [index])
+    with ThreadPoolExecutor(1) as reader:
+        ((_, expected),) = runner.run(Predictors(), [index], reader)
     np.testing.assert_allclose(data.read(hour)[1][made], expected, atol=2e-4)
 
 
