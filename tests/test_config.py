@@ -17,7 +17,7 @@ DATA = "data: {split: {train: [[2020-01-01, 2020-01-02]], validation: [[2020-01-
 @pytest.mark.parametrize("path", [BUNDLED, *EXAMPLES], ids=lambda path: path.name)
 def test_the_examples_are_understood(path: Path) -> None:
     config = parse_config(path)
-    assert config.description and config.data.split.train
+    assert config.description and all(pair.split.train for pair in config.data.pairs)
 
 
 def refused(tmp_path: Path, text: str) -> str:

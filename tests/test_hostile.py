@@ -127,7 +127,7 @@ def test_escapes_do_not_reach_the_terminal(tmp_path: Path) -> None:
 def test_what_nobody_foresaw_is_one_message(
     error: Exception, code: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: str) -> str:
+    def fail(*_: object, **__: object) -> str:
         raise error
 
     monkeypatch.setattr(info, "card", fail)

@@ -97,10 +97,10 @@ def coherence(model: Downscaler, hours: HourSet, latents: Tensor, processes: Pro
     source = latent_source(hours, latents, replace(processes, rank=0, size=1))
     places = hours.consecutive()[:: max(1, len(hours) // MEASURED_HOURS)]
     sums = torch.zeros(3, latents.shape[1], dtype=torch.float64)
+    statics = model.statics_at([(0, 0)], *hours.archive.grid.coarse.shape)
     for place in places:
         pair = _consecutive(source, place)
         if model.scale is not None:
-            statics = model.statics_at(pair["corners"], *pair["predictors"].shape[-2:])
             pair["latents"] *= (-model.log_scale(pair["predictors"], statics)).exp()
         valid = torch.from_numpy(hours.valid(place, source.margin)).to(pair["latents"].device)
         now, later = pair["latents"].double() * valid
@@ -145,7 +145,7 @@ def _consecutive(source: CropSource, place: int) -> Batch:
     """An hour and the next one, whole."""
     whole = source.hours.archive.grid.coarse.shape
     crops = [source.crop(one, (0, 0), whole, seed=0) for one in (place, place + 1)]
-    return {**source.batch(crops), "corners": [(0, 0), (0, 0)]}
+    return source.batch(crops)
 
 
 @torch.no_grad()
