@@ -16,7 +16,7 @@ FORMAT = 2
 KEY = "ldmdown"
 HASH = "content_sha256"  # in the header: a hash of all else in it and of the weights
 AGAIN = "copy or download the file again"
-Correlation = Annotated[float, Field(ge=0, lt=1)]
+Correlation = Annotated[float, Field(ge=-1, lt=1)]  # as measured; what is used is not negative
 SUFFIX = ".safetensors"
 FOLDERS = (
     Path("checkpoints"),

@@ -202,7 +202,7 @@ def test_format_1_estimated_no_fields_beside_those_that_were_given(tiny: dict[st
         ({"stage": "vae"}, "stage: Input should be 'unet', 'gan' or 'ldm'"),
         ({"wind": "up"}, "wind: String should match pattern"),
         ({"temporal_correlation": 7}, "temporal_correlation.constrained-float: Input should be less than 1"),
-        ({"temporal_correlation": -1.5}, "Input should be greater than or equal to 0"),
+        ({"temporal_correlation": -1.5}, "Input should be greater than or equal to -1"),
         (
             {"normalization": {"predictors": {"mean": {}, "std": {}}}},
             "normalization: Dictionary should have at least 2",

@@ -44,6 +44,16 @@ def test_input_unlike_training(
     assert made.attrs.get("warnings", "").startswith(told)
 
 
+def test_cells_much_wider_than_in_training(
+    era5: Write, tiny: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with xr.open_dataset(era5(range(1)), engine="netcdf4") as dataset:
+        wide = dataset.isel({str(axis): slice(None, None, 4) for axis in ("latitude", "longitude")}).load()
+    made = ldmdown.load(str(tiny["unet"])).downscale(wide, region="covered")
+    told = "the input's cells are 1 degrees wide; the checkpoint knows ERA5's 0.25"
+    assert told in capsys.readouterr().err and made.attrs["warnings"] == told
+
+
 def test_a_broken_checkpoint_writes_nothing(era5: Write, tmp_path: Path) -> None:
     target = NORMALIZATION["target"]
     broken = NORMALIZATION | {"target": replace(target, std=dict.fromkeys(target.std, 10000.0))}
