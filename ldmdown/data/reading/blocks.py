@@ -6,6 +6,7 @@ Nothing is read before it is asked for. Times are hours since 1970-01-01T00.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,15 +92,21 @@ class FieldBlock:
     packing: float | None = None
 
     def read(self, hours: slice, rows: IntArray, cols: IntArray) -> FloatArray:
-        """(hours, rows, cols) at places along its time and along its ordered axes."""
+        """(hours, rows, cols) at places along its time and along its ordered axes.
+
+        Raises OSError if what is stored cannot be decoded.
+        """
         downs, rights = (_slices(order[some]) for order, some in ((self.axes.rows, rows), (self.axes.cols, cols)))
-        return np.concatenate(
-            [
-                np.concatenate([np.asarray(self.values[hours, down, right]) for right in rights], axis=2)
-                for down in downs
-            ],
-            axis=1,
-        )
+        try:
+            return np.concatenate(
+                [
+                    np.concatenate([np.asarray(self.values[hours, down, right]) for right in rights], axis=2)
+                    for down in downs
+                ],
+                axis=1,
+            )
+        except (RuntimeError, ValueError) as error:  # of netCDF4, eccodes and the codecs of Zarr
+            raise OSError(errno.EIO, f"damaged ({error})", self.label) from None
 
 
 def version_rank(version: Any) -> int:
