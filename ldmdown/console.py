@@ -32,7 +32,8 @@ def progress_bar(unit: str) -> Progress:
         _Rate(unit),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), disable=not _first())
+    quiet = not _first()
+    return Progress(*columns, console=Console(stderr=True, quiet=quiet), disable=quiet)
 
 
 def be_quiet() -> None:
