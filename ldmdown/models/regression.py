@@ -4,7 +4,7 @@ residual(x) = sum over static fields s and flow features f of  weight[t, s, f] s
 
 A slope of the terrain times the wind that meets it, a height times the gradient of temperature: one least squares
 over all cells and hours, so that what one valley shows holds for another with the same terrain. Static fields that
-are estimated from the residuals (models/ground) stand for what is a cell's own.
+are estimated from the residuals (models/static_embedding) stand for what is a cell's own.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class UNetStage(Stage):
 
     @property
     def cross_fit(self) -> CrossFit | None:
-        """See `Stage`."""
+        """The closed forms without the days of each fold, if the mean has a regression."""
         return self._cross_fit
 
     @property
