@@ -363,7 +363,7 @@ def evaluate(
     ] = None,
     stations: Annotated[
         Path | None,
-        typer.Option(help="CSV of hourly station measurements; its columns are described above."),
+        typer.Option(help="CSV of hourly station measurements, beside a reference or alone; columns as above."),
     ] = None,
     nearest: Annotated[
         bool, typer.Option("--nearest", help="Take the nearest cell at a station instead of interpolating.")
@@ -386,8 +386,8 @@ def evaluate(
     from ldmdown.commands.evaluate import evaluate as evaluate_files
 
     measured = StationOptions(stations, nearest, height_correction)
-    if predictions and reference and not checkpoint and archive is None:
-        evaluate_files(predictions, reference, output, terrain=terrain, stations=measured)
+    if predictions and (reference or stations) and not checkpoint and archive is None:
+        evaluate_files(predictions, reference or [], output, terrain=terrain, stations=measured)
     elif checkpoint and archive is not None and not predictions and not reference:
         from ldmdown.scoring.systems import CheckpointOptions
 
@@ -397,7 +397,7 @@ def evaluate(
         raise LdmdownError(
             "evaluate",
             "needs files and what they are compared with",
-            expected="PREDICTION ... --reference FILE, or --checkpoint NAME ... --archive ARCHIVE",
+            expected="PREDICTION ... --reference FILE or --stations FILE, or --checkpoint NAME ... --archive ARCHIVE",
         )
 
 

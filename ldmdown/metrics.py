@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -59,7 +60,12 @@ def crps(ensemble: FloatArray, reference: FloatArray) -> float:
     E|X - y| - E|X - X'| / 2 (Gneiting and Raftery 2007, doi:10.1198/016214506000001437, eq. 21), with the
     second mean over pairs of different members. Of one member it is the mean absolute error.
     """
-    return _fair(ensemble, reference, mae)
+    return float(_fair(ensemble, reference, mae))
+
+
+def crps_of_cells(ensemble: FloatArray, reference: FloatArray) -> FloatArray:
+    """Fair continuous ranked probability score of each cell, in the fields' units."""
+    return np.asarray(_fair(ensemble, reference, lambda one, other: np.abs(one - other)))
 
 
 def spread_skill(ensemble: FloatArray, reference: FloatArray) -> float:
@@ -84,7 +90,7 @@ def energy_score(ensemble: FloatArray, reference: FloatArray, patch: int | None 
     def distance(one: FloatArray, other: FloatArray) -> float:
         return float(np.mean(np.linalg.norm(one - other, axis=-1)))
 
-    return _fair(_patches(ensemble, patch), _patches(reference, patch), distance)  # (member, patch, values)
+    return float(_fair(_patches(ensemble, patch), _patches(reference, patch), distance))  # (member, patch, values)
 
 
 def variogram_score(ensemble: FloatArray, reference: FloatArray, lags: tuple[int, ...] = (1, 2, 4, 8)) -> float:
@@ -163,11 +169,11 @@ def percentile(counts: FloatArray, edges: FloatArray, share: float) -> FloatArra
     return (edges[place] + part * np.diff(edges)[place])[..., 0]
 
 
-def _fair(ensemble: FloatArray, reference: FloatArray, distance: Callable[[FloatArray, FloatArray], float]) -> float:
+def _fair(ensemble: FloatArray, reference: FloatArray, distance: Callable[[FloatArray, FloatArray], Any]) -> Any:
     """Mean distance of members to the reference, less half of that between different members."""
-    error = np.mean([distance(member, reference) for member in ensemble])
+    error = np.mean([distance(member, reference) for member in ensemble], axis=0)
     pairs = [distance(one, other) for one, other in combinations(ensemble, 2)]
-    return float(error - np.mean(pairs) / 2) if pairs else float(error)
+    return error - np.mean(pairs, axis=0) / 2 if pairs else error
 
 
 def _constant(field: FloatArray) -> bool:

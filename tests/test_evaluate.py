@@ -85,7 +85,7 @@ def test_what_does_not_meet(tmp_path: Path, era5: Callable[..., Path]) -> None:
         evaluate([truth], [era5(range(24))], tmp_path / "scores")
     assert str(caught.value) == (
         f"{truth}: no common hours with the reference\n"
-        "  found: 2021-03-06T00 to 2021-03-06T02, reference 2021-03-01T00 to 2021-03-01T23\n"
+        "  found: 2021-03-06T00 to 2021-03-06T02, the reference 2021-03-01T00 to 2021-03-01T23\n"
         "  fix: give files of the same hours"
     )
     with xr.open_dataset(truth, engine="netcdf4") as dataset:
@@ -231,3 +231,32 @@ def test_stations_of_other_hours(tmp_path: Path) -> None:
     (tmp_path / "stations.csv").write_text("time,name,lat,lon,t\n2022-03-06T01,a,42,15.5,8\n")
     with pytest.raises(LdmdownError, match="no common hours with the fields\n  found: 2022-03-06T01 to"):
         score(Predictions([truth], [truth]), StationOptions(tmp_path / "stations.csv"))
+
+
+def test_stations_without_a_reference(tmp_path: Path) -> None:
+    """Two hours of an ensemble at two stations; the third hour is not measured and not read."""
+    ensemble = write_output(tmp_path / "ensemble.nc", FIELDS)
+    places = [(3, 4), (8, 9)]
+    rows = [
+        f"{np.datetime64(int(hour), 'h')},s{place},{GRID.lat[cell]},{GRID.lon[cell]},{FIELDS[at, 0, 0][cell] - 1}"
+        for at, hour in enumerate(HOURS[:2])
+        for place, cell in enumerate(places)
+    ]
+    (tmp_path / "stations.csv").write_text("\n".join(["time,name,lat,lon,t", *rows]))
+    made = ldmdown(
+        "evaluate", str(ensemble), "--stations", "stations.csv", "--nearest", "-o", "scores", folder=tmp_path
+    )
+    assert made.returncode == 0, made.stderr
+    assert "at stations: 2 metre temperature" in made.stdout
+    content = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert content["hours"]["count"] == 2 and content["title"] == "ensemble.nc against stations.csv"
+    scores = content["stations"]["all"]["ensemble.nc"]["t2m"]
+    members = np.array([[FIELDS[at, member, 0][cell] for at in range(2) for cell in places] for member in range(3)])
+    assert scores["bias"] == pytest.approx(1, abs=1e-3)
+    apart = np.mean([np.abs(members[one] - members[other]) for one, other in ((0, 1), (0, 2), (1, 2))], axis=0)
+    error = np.abs(members - members[0] + 1).mean(axis=0) - apart / 2
+    assert scores["crps"] == pytest.approx(error.mean(), abs=1e-3)
+    assert content["scores"] == {"ensemble.nc": {}} and content["best"] == {} and content["hourly"] == {}
+    held = {path.name for path in (tmp_path / "scores").iterdir()}
+    assert held == {"report.html", "scores.csv", "scores.json", "stations_bias_t2m.png", "stations_rmse_t2m.png"}
+    assert "Spread / error" in (tmp_path / "scores" / "report.html").read_text()

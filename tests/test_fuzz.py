@@ -32,7 +32,8 @@ from ldmdown.cli import main
 from ldmdown.commands import convert, downscale, evaluate, info, plot, prepare, request, train
 
 CASES = int(os.environ.get("LDMDOWN_FUZZ", "100"))
-SECONDS, BYTES = 60, 4 * 2**30  # that a case may take, the latter beside what this process has
+SECONDS, BYTES = 60, 4 * 2**30  # of the processor and of memory beside this process's, that a case may take
+WAIT = 20 * SECONDS  # however busy the machine is
 SAME = 0.3  # K or m s-1: what a row that moves within the tolerance of axes changes
 NAMES = ("t2m", "u10", "v10")
 
@@ -229,7 +230,7 @@ def outcome(arguments: list[str]) -> tuple[int, str]:
         _child(arguments, write)
     os.close(write)
     os.set_blocking(read, False)
-    text, until = b"", time.monotonic() + SECONDS
+    text, until = b"", time.monotonic() + WAIT
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         with suppress(BlockingIOError):
@@ -247,6 +248,7 @@ def _child(arguments: list[str], write: int) -> None:
     code, said = 99, io.StringIO()
     try:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
         sys.argv = ["ldmdown", *arguments]
         with redirect_stdout(said), redirect_stderr(said):

@@ -115,7 +115,7 @@ def test_the_real_file() -> None:
     grid = Grid(west=4_330_000, north=2_680_000, rows=80, cols=112)  # South Tyrol
     scores = StationScores(stations, SourceGrid(grid.y, grid.x, grid.projection), "bilinear", None)
     for hour in stations.values:
-        scores.add(hour, {"constant": {"t2m": np.full(grid.shape, 270.0)}})
+        scores.add(hour, {"constant": {"t2m": np.full((1, *grid.shape), 270.0)}})
     found = scores.results().model_dump()["all"]["constant"]["t2m"]
     assert found["count"] == np.isfinite(everything).sum() and scores.hours == 25
     assert found["bias"] == pytest.approx(270 - np.nanmean(everything))
@@ -132,7 +132,7 @@ def test_scores_by_hand() -> None:
     stations = stations_at([3, 8, 9], [4, 9, 9], [0, 0, 0], values)
     stations.lat[2] = 30
     scores = StationScores(stations, SOURCE, "nearest", None)
-    field = np.full(GRID.shape, 281.0)
+    field = np.full((1, *GRID.shape), 281.0)
     scores.add(7, {"a": {"t2m": field}})
     scores.add(8, {"a": {"t2m": field + 4}})
     scores.add(9, {"a": {"t2m": field}})
@@ -142,6 +142,20 @@ def test_scores_by_hand() -> None:
     assert here["rmse"] == pytest.approx([5**0.5, 1]) and here["pcc"] == [pytest.approx(1), None]
     assert found["all"]["a"]["t2m"]["rmse"] == pytest.approx((11 / 3) ** 0.5) and found["all"]["a"]["t2m"]["count"] == 3
     assert [place["name"] for place in found["stations"]] == ["a", "b"] and found["hours"] == 2
+    assert here["crps"] == here["mae"] and "spread_skill" not in here
+
+
+def test_ensembles_by_hand() -> None:
+    """Members 281 and 285 K, 282 K measured: a fair CRPS of (1 + 3) / 2 - 4 / 2, a variance of 8, a mean off by 1 K."""
+    stations = stations_at([3, 8], [4, 9], [0, 0], {7: {"t2m": np.array([282.0, np.nan])}})
+    scores = StationScores(stations, SOURCE, "bilinear", None)
+    scores.add(7, {"a": {"t2m": np.stack([np.full(GRID.shape, 281.0), np.full(GRID.shape, 285.0)])}})
+    found = scores.results()
+    for part in (found.all["a"]["t2m"], {name: one[0] for name, one in found.scores["a"]["t2m"].items()}):
+        assert part["count"] == 1 and part["bias"] == pytest.approx(-1, rel=1e-4)
+        assert part["crps"] == pytest.approx(0, abs=1e-4)
+        assert part["spread_skill"] == pytest.approx(12**0.5, rel=1e-4)
+    assert np.isnan(found.scores["a"]["t2m"]["crps"][1])
 
 
 def test_interpolation_and_height() -> None:
@@ -149,7 +163,7 @@ def test_interpolation_and_height() -> None:
     middle = SOURCE.lonlat()
     stations = stations_at([3], [4], [700.0], {0: {"t2m": np.array([280.0])}})
     stations.lat[0], stations.lon[0] = (part[3, 4:6].mean() for part in middle[::-1])
-    field = 280 + np.broadcast_to(np.arange(24.0), GRID.shape)
+    field = 280 + np.broadcast_to(np.arange(24.0), (1, *GRID.shape))
     terrain = Terrain(np.broadcast_to(400 + 20.0 * np.arange(24), GRID.shape))  # 490 m at the station
     bias = {}
     for how in ("nearest", "bilinear"):

@@ -6,7 +6,7 @@ Hours are read one by one, so memory does not grow with their number.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from ldmdown.drawing.report import write_report
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.geometry import GridGeometry
 from ldmdown.scoring.predictions import Predictions
-from ldmdown.scoring.results import Best, Results, Score
+from ldmdown.scoring.results import ReferenceFiles, Results
 from ldmdown.scoring.scorecard import Scorecard
 from ldmdown.scoring.stations import StationScores
 from ldmdown.scoring.summaries import error_maps
@@ -63,12 +63,14 @@ def evaluate(
 ) -> None:
     """Score files of predictions, and write report.html, scores.json, scores.csv and figures to a folder.
 
+    They are scored against a reference, against measurements at stations, or both.
+
     Parameters
     ----------
     predictions
         outputs of `downscale`, other gridded fields, or ERA5 itself; each one file, or a glob of files in time.
     reference
-        files, or globs of them, that count as true, such as VHR-REA_IT's, all together.
+        files, or globs of them, that count as true, such as VHR-REA_IT's, all together; may be none.
     output
         the folder.
     terrain
@@ -125,33 +127,39 @@ def write_scores(data: Predictions | Systems, output: Path, stations: StationOpt
 
 
 def score(data: Predictions | Systems, stations: StationOptions) -> tuple[Results, MapFields]:
-    """Score all hours: the content of scores.json, and fields to look at.
+    """Score all hours, without a reference those of the stations: the content of scores.json, and fields to look at.
 
     Raises LdmdownError if no hour or no cell can be scored.
     """
+    at_stations = _open_stations(data, stations)
+    hours = data.hours
+    reference = data.reference
+    if reference is None:
+        assert at_stations is not None and stations.file is not None
+        hours = [hour for hour in hours if hour in at_stations.stations.values]
+        reference = ReferenceFiles(name=stations.file.name, files=[str(stations.file)])
     geometry = GridGeometry(data.grid)
     surfaces = data.terrain.surfaces(geometry.spacing_km) if data.terrain is not None else {}
-    card = Scorecard(data.names, data.systems, geometry, data.hours, surfaces)
-    at_stations = _open_stations(data, stations)
-    shown = data.hours[len(data.hours) // 2]
+    card = Scorecard(data.names, data.systems, geometry, hours, surfaces)
+    shown = hours[len(hours) // 2]
     snapshots: dict[str, dict[str, FloatArray]] = {}
     with progress_bar("hours") as progress:
-        for hour in progress.track(data.hours, description="scoring"):
-            first = card.add(hour, *data.read(hour))
+        for hour in progress.track(hours, description="scoring"):
+            fields = card.add(hour, *data.read(hour))
             if at_stations is not None:
-                at_stations.add(hour, first)
-            if hour == shown:
-                snapshots = first
+                at_stations.add(hour, fields)
+            if hour == shown and data.reference is not None:
+                snapshots = {name: {key: members[0] for key, members in one.items()} for name, one in fields.items()}
     if not card.scored:
-        raise LdmdownError(data.reference.name, "no common cell with the predictions that is not missing")
+        raise LdmdownError(reference.name, "no common cell with the predictions that is not missing")
     names = [one.name for one in data.systems]
     what = ", ".join(names) if len(names) <= MAX_SYSTEMS_IN_TITLE else f"{len(names)} systems"
     results = Results(
         ldmdown=version("ldmdown"),
-        title=f"{what} against {data.reference.name}",
+        title=f"{what} against {reference.name}",
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        reference=data.reference,
-        notes=[*data.notes, *card.notes()],
+        reference=reference,
+        notes=[*data.notes, *(card.notes() if data.reference else ())],
         **card.results(),
         stations=None if at_stations is None else at_stations.results(),
     )
@@ -192,18 +200,34 @@ def _write_csv(path: Path, results: Results) -> None:
 def _print_tables(results: Results) -> None:
     """Print the scores that matter most; the best is bold, and what is not significantly worse."""
     for key in (key for key in PRINTED_VARIABLES if key in results.variables):
-        rows = {one.name: results.scores[one.name].get(key, {}) for one in results.systems}
-        held = [score for score in PRINTED_SCORES if any(score in scores for scores in rows.values())]
         about, best = results.variables[key], results.best.get(key, {})
-        heads = (results.score_info[score].short_name for score in held)
-        table = Table("", *heads, title=f"{about.long_name} [{about.units}]", box=SIMPLE)
-        for name, scores in rows.items():
-            table.add_row(name, *(_cell(scores.get(score), best.get(score), name) for score in held))
+        title = f"{about.long_name} [{about.units}]"
+        scores = {
+            name: {score: one.value for score, one in parts.get(key, {}).items()}
+            for name, parts in results.scores.items()
+        }
+        bold = {score: (one.system, *one.not_significantly_different_from) for score, one in best.items()}
+        _print_table(results, title, scores, bold)
+        if results.stations is not None:
+            at_stations = {name: parts.get(key, {}) for name, parts in results.stations.all.items()}
+            _print_table(results, f"at stations: {title}", at_stations, {})
+
+
+def _print_table(
+    results: Results, title: str, rows: Mapping[str, Mapping[str, float]], bold: Mapping[str, Sequence[str]]
+) -> None:
+    """Print a table of scores by system, if there are any; those of the systems in `bold` are."""
+    held = [score for score in PRINTED_SCORES if any(score in scores for scores in rows.values())]
+    table = Table("", *(results.score_info[score].short_name for score in held), title=title, box=SIMPLE)
+    for name in results.ordered(rows):
+        values = [(score, rows[name].get(score, np.nan)) for score in held]
+        cells = [f"{value:.3g}" if np.isfinite(value) else "" for _, value in values]
+        table.add_row(
+            name,
+            *(
+                f"[bold]{cell}[/bold]" if cell and name in bold.get(score, ()) else cell
+                for cell, (score, _) in zip(cells, values, strict=True)
+            ),
+        )
+    if held:
         Console().print(table)
-
-
-def _cell(score: Score | None, best: Best | None, name: str) -> str:
-    if score is None or not np.isfinite(score.value):
-        return ""
-    bold = best is not None and name in (best.system, *best.not_significantly_different_from)
-    return f"[bold]{score.value:.3g}[/bold]" if bold else f"{score.value:.3g}"

@@ -101,7 +101,7 @@ FIGURES = {
 
 def write_report(path: Path, results: Results, maps: MapFields | None, figures: Mapping[str, Figure]) -> None:
     """Write the page of a scorecard, from its results and from the figures of `plots`."""
-    sections: dict[str, list[Markup]] = {"Scores": [_score_tables(results)]}
+    sections: dict[str, list[Markup]] = {"Scores": [_score_tables(results)] if any(results.scores.values()) else []}
     if results.ratio_to_ideal:
         sections["Against the ideal ensemble"] = [_ratios(results)]
     if maps and maps.snapshots:
@@ -222,9 +222,12 @@ def _stations(results: Results) -> Markup:
     columns: dict[str, list[Cell]] = {}
     for name in results.variables:
         if any(name in one for one in part.all.values()):
-            for score in ("rmse", "bias", "mae", "pcc"):
+            for score in ("rmse", "bias", "mae", "pcc", "crps", "spread_skill"):
                 values = [part.all[one.name].get(name, {}).get(score) for one in systems]
-                columns[f"{_header(results, score, name)}, {name}"] = [Cell(number(value), value) for value in values]
+                if any(value is not None for value in values):
+                    columns[f"{_header(results, score, name)}, {name}"] = [
+                        Cell("–") if value is None else Cell(number(value), value) for value in values
+                    ]
     return _system_table(results, caption, systems, columns)
 
 
@@ -243,7 +246,8 @@ def _comparison(results: Results, maps: MapFields) -> Markup:
 
 def _meanings(results: Results) -> Markup:
     """A list of the scores that are held."""
-    held = {score for variables in results.scores.values() for scores in variables.values() for score in scores}
+    systems = [*results.scores.values(), *(results.stations.all.values() if results.stations else ())]
+    held = {score for variables in systems for scores in variables.values() for score in scores}
     meanings = [
         (info.short_name, f"{_sentence(info.long_name)}; {BETTER[info.better]}", info.doi)
         for score, info in results.score_info.items()

@@ -1,4 +1,4 @@
-"""Files of predictions and of a reference, brought to one grid and read hour by hour.
+"""Files of predictions and, if there is one, of a reference, brought to one grid and read hour by hour.
 
 The grid is the finest among the files; of grids that are nearly as fine the first prediction's, and a
 prediction's before the reference's. What lies on another one is interpolated bilinearly, and noted.
@@ -35,7 +35,7 @@ class Predictions:
     predictions
         files, folders, or globs of files that follow each other in time; each is a system.
     reference
-        files, folders, or globs that count as true, all together.
+        files, folders, or globs that count as true, all together; none where stations alone are scored against.
     terrain
         a file of heights, or None.
 
@@ -53,22 +53,25 @@ class Predictions:
 
     def __init__(self, predictions: Sequence[Path], reference: Sequence[Path], terrain: Path | None = None) -> None:
         with ExitStack() as stack:
-            files = [stack.enter_context(GriddedFiles(paths)) for paths in (*([one] for one in predictions), reference)]
+            groups = [*([one] for one in predictions), *([reference] if reference else [])]
+            files = [stack.enter_context(GriddedFiles(paths)) for paths in groups]
             self.names = tuple(_common_names(files))
             opened = [fields_of(one, self.names) for one in files]
-            labels = _labels(predictions)
-            self.reference = ReferenceFiles(name=Path(reference[0]).name, files=files[-1].labels)
+            labels = [*_labels(predictions), *(Path(one).name for one in reference[:1])]
+            self.reference = ReferenceFiles(name=labels[-1], files=files[-1].labels) if reference else None
             self.notes = _notes(files)
-            self.terrain = self._open_grid(opened, [*labels, self.reference.name], terrain)
-            self.hours = sorted(set(self._truth.index).intersection(*(part.index for part in self._parts)))
+            self.terrain = self._open_grid(opened, labels, terrain)
+            self.hours = sorted(set(self._parts[0].index).intersection(*(part.index for part in self._parts)))
+            self._truth = self._parts.pop() if reference else None
             if not self.hours:
-                spans = f"{_span(opened[0])}, reference {_span(opened[-1])}"
-                wrong, fix = "no common hours with the reference", "give files of the same hours"
+                last = "the reference" if reference else labels[-1]
+                spans = f"{_span(opened[0])}, {last} {_span(opened[-1])}"
+                wrong, fix = f"no common hours with {last}", "give files of the same hours"
                 raise LdmdownError(predictions[0], wrong, found=spans, fix=fix)
             self._files = stack.pop_all()
         self.systems = [
             ScoredSystem(name=label, kind="prediction", members=part.fields.members, regridded=part.weights is not None)
-            for label, part in zip(labels, self._parts, strict=True)
+            for label, part in zip(labels, self._parts, strict=False)
         ]
 
     def _open_grid(self, opened: Sequence[Fields], labels: Sequence[str], terrain: Path | None) -> Terrain | None:
@@ -77,12 +80,13 @@ class Predictions:
         chosen = next(place for place, one in enumerate(spacing) if one <= NEARLY_AS_FINE * min(spacing))
         cut = _common_area(opened, chosen)
         self.grid = opened[chosen].grid.part(*cut)
-        *self._parts, self._truth = (_on_grid(one, opened[chosen].grid, cut, self.grid) for one in opened)
-        for label, part in zip(labels, [*self._parts, self._truth], strict=True):
+        self._parts = [_on_grid(one, opened[chosen].grid, cut, self.grid) for one in opened]
+        for label, part in zip(labels, self._parts, strict=True):
             if part.weights is not None:
                 self.notes.append(f"{label} was regridded bilinearly to the grid of {labels[chosen]}")
-        if terrain is None:
+        if terrain is None and self.reference is not None:
             self.notes.append("no terrain is known (--terrain): no scores by kind of ground")
+        if terrain is None:
             return None
         return Terrain(heights_on(self.grid, terrain))
 
@@ -92,9 +96,9 @@ class Predictions:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
-    def read(self, hour: int) -> tuple[Float32Array, dict[str, Float32Array]]:
-        """Read the reference (variable, rows, cols) and each system (member, variable, rows, cols)."""
-        return self._truth.read(hour)[0], {
+    def read(self, hour: int) -> tuple[Float32Array | None, dict[str, Float32Array]]:
+        """Read the reference (variable, rows, cols), or None, and each system (member, variable, rows, cols)."""
+        return None if self._truth is None else self._truth.read(hour)[0], {
             one.name: part.read(hour) for one, part in zip(self.systems, self._parts, strict=True)
         }
 

@@ -61,32 +61,36 @@ class Scorecard:
         """The variables of the fields, and the wind speed."""
         return (*self.names, SPEED) if set(WIND) <= set(self.names) else self.names
 
-    def add(self, hour: int, truth: FloatArray, fields: Mapping[str, FloatArray]) -> dict[str, dict[str, FloatArray]]:
+    def add(
+        self, hour: int, truth: FloatArray | None, fields: Mapping[str, FloatArray]
+    ) -> dict[str, dict[str, FloatArray]]:
         """Take an hour: truth (variable, rows, cols), and by system (member, variable, rows, cols).
 
-        All systems are scored on the same cells, those where none is missing. Returns the fields by system (the
-        reference among them, of an ensemble the first member) and variable, with the wind speed.
+        All systems are scored on the same cells, those where none is missing; without a truth nothing is scored.
+        Returns the fields (member, rows, cols) by system, the reference among them, and variable, with the wind speed.
         """
-        named = self._named(truth)
         ensembles = {name: self._named(members) for name, members in fields.items()}
-        first = {name: {key: members[0] for key, members in parts.items()} for name, parts in ensembles.items()}
-        shown = {REFERENCE: named, **first}
+        if truth is None:
+            self.scored.append(hour)
+            return ensembles
+        named = self._named(truth)
+        given = {REFERENCE: self._named(truth[None]), **ensembles}
         valid = np.ones(truth.shape[-2:], bool)
         for part in (truth[None], *fields.values()):
             valid &= np.isfinite(part).all(axis=(0, 1))
         if not valid.any():
-            return shown
+            return given
         if not self.scored:
             self.rectangle = complete_part(valid)
         self.scored.append(hour)
         complete = self.rectangle if self.rectangle is not None and valid[self.rectangle].all() else None
         self.incomplete += complete is None
         block, cells = self.blocks.of(hour), Cells(None if valid.all() else valid, complete)
-        for name, one in shown.items():
-            self.series[name].add(hour, block, one, cells)
+        for name, parts in given.items():
+            self.series[name].add(hour, block, {key: members[0] for key, members in parts.items()}, cells)
         for name, ensemble in ensembles.items():
             self.accuracy[name].add(block, ensemble, named, cells)
-        return shown
+        return given
 
     def notes(self) -> list[str]:
         """What a reader of the scores must know."""

@@ -56,6 +56,7 @@ def hourly(accuracy: Accuracies, hours: Sequence[int]) -> dict[str, dict[str, Ho
             for key, values in part.hourly.items()
         }
         for name, part in accuracy.items()
+        if part.hourly
     }
 
 
@@ -121,7 +122,8 @@ def diurnal(series: Series, names: Sequence[str]) -> dict[str, dict[str, FloatAr
     def means(sums: FloatArray) -> FloatArray:
         return sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)
 
-    return {key: {name: means(part.diurnal[key]) for name, part in series.items()} for key in names}
+    known = [key for key in names if key in series[REFERENCE].diurnal]
+    return {key: {name: means(part.diurnal[key]) for name, part in series.items()} for key in known}
 
 
 def rounded(values: FloatArray | Sequence[float]) -> FloatArray:
