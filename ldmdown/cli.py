@@ -111,6 +111,13 @@ def downscale(
         int | None,
         typer.Option(min=1, help="Number of ensemble members; without it one field and no realization dimension."),
     ] = None,
+    statistics: Annotated[
+        str | None,
+        typer.Option(help="Statistics of the members, instead of them: mean, std, min, max, p1 to p99."),
+    ] = None,
+    keep_members: Annotated[
+        bool, typer.Option("--keep-members", help="Write the members beside their statistics.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the initial noise.")] = 0,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Number of sampler steps.", show_default="the checkpoint's")
@@ -161,6 +168,8 @@ def downscale(
     ldmdown downscale era5.nc -o out.nc
 
     ldmdown downscale 'era5_2020*.nc' -o alps.nc --bbox 6 45 11 47 --members 8
+
+    ldmdown downscale era5.nc -o quantiles.nc --members 20 --statistics mean,std,p10,p50,p90
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: other runs need the cores too
     from ldmdown.commands.downscale import RunOptions
@@ -169,6 +178,8 @@ def downscale(
 
     options = DownscaleOptions(
         members=members,
+        statistics=tuple(statistics.split(",")) if statistics else (),
+        keep_members=keep_members,
         seed=seed,
         steps=steps,
         sampler=sampler,

@@ -29,6 +29,7 @@ from ldmdown.data.reading.blocks import moment
 from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.data.reading.regridded import check_coverage, covered_margin, covered_window, spacing_degrees
+from ldmdown.data.statistics import check_statistics
 from ldmdown.data.template import OutputTemplate, output_dataset
 from ldmdown.data.variables import WINDS, variable
 from ldmdown.errors import LdmdownError
@@ -73,6 +74,10 @@ class DownscaleOptions:
         "covered": the part of the domain that the data cover; None: the whole domain.
     variables
         names of the variables; None: those that the checkpoints make.
+    statistics
+        names of statistics of the members, such as mean and p90, which the output holds instead of the members.
+    keep_members
+        whether it holds the members too.
     precision
         precision of matrix products and convolutions.
     batch_size
@@ -94,6 +99,8 @@ class DownscaleOptions:
     bbox: tuple[float, float, float, float] | None = None
     region: Literal["covered"] | None = None
     variables: Sequence[str] | None = None
+    statistics: Sequence[str] = ()
+    keep_members: bool = False
     precision: Precision = "auto"
     batch_size: int | None = None
 
@@ -107,6 +114,11 @@ class DownscaleOptions:
                 found=f"{self.temporal_correlation:g}",
                 expected=f"auto, or 0 to {MAX_CORRELATION}",
             )
+        check_statistics(self.statistics)
+        if self.statistics and (self.members or 1) == 1:
+            raise LdmdownError("--statistics", "needs several members", fix="give their number, such as --members 20")
+        if self.keep_members and not self.statistics:
+            raise LdmdownError("--keep-members", "goes with --statistics alone", fix="leave it out: members are kept")
         for name, limit in MAX_OPTIONS.items():
             value = getattr(self, name)
             if value is not None and not (0 if name == "seed" else 1) <= value <= limit:
@@ -174,7 +186,8 @@ class System:
         files = GriddedFiles.of({str(era5.encoding.get("source", "the dataset")): era5})
         job = self.job(fields_of(files, self.inputs), DownscaleOptions(**options))
         with ThreadPoolExecutor(1) as reader:
-            fields = np.stack([one for _, one in job.fields(range(len(job.era5)), reader)])
+            hours = [fields for _, fields in job.fields(range(len(job.era5)), reader)]
+        fields = {name: np.stack([one[name] for one in hours]) for name in job.template.names}
         return xr.decode_cf(output_dataset(job.template, job.era5.hours, fields))
 
     def job(self, era5: Fields, options: DownscaleOptions) -> Job:
@@ -198,8 +211,10 @@ class System:
             names,
             options.members,
             _attributes(predictors, era5.files) | ({"warnings": "; ".join(warnings)} if warnings else {}),
-            _run(predictors, options.members, names, era5.files),
+            _run(predictors, options, names, era5.files),
             self.earth_relative,
+            tuple(options.statistics),
+            options.keep_members or not options.statistics,
         )
         return Job(predictors, era5, self.targets, template)
 
@@ -249,22 +264,22 @@ class Job:
     targets: tuple[str, ...]
     template: OutputTemplate
 
-    def fields(self, indices: Sequence[int], reader: Executor) -> Iterator[tuple[int, Float32Array]]:
-        """(index, (member, variable, rows, cols)) of each of these hours, the variables as in the output.
+    def fields(self, indices: Sequence[int], reader: Executor) -> Iterator[tuple[int, dict[str, Float32Array]]]:
+        """(index, the fields of the output by name) of each of these hours.
 
         All that is read is read by `reader`, one hour ahead.
         """
         running = [one.run(one.predictors(self.era5), indices, reader) for one in self.predictors]
         for parts in zip(*running, strict=True):
             made = np.concatenate([fields for _, fields in parts], axis=1)
-            index, fields = parts[0][0], np.stack([self._field(made, name) for name in self.template.names], axis=1)
+            index, fields = parts[0][0], np.stack([self._field(made, name) for name in self.template.variables], axis=1)
             self._check_physical(fields, index)
-            yield index, fields
+            yield index, self.template.reduced(fields)
 
     def _check_physical(self, fields: Float32Array, index: int) -> None:
         """Refuse values that are not finite or not physical; a few that are just outside are told."""
         grid, hour = self.template.grid, moment(self.era5.hours[index])
-        for channel, name in enumerate(self.template.names):
+        for channel, name in enumerate(self.template.variables):
             values, (low, high) = fields[:, channel], variable(name).bounds
             outside = ~((values >= low) & (values <= high))
             if not outside.any():
@@ -352,13 +367,14 @@ def choose_window(era5: Fields, grid: Grid, options: DownscaleOptions) -> Window
 
 
 def _run(
-    predictors: Sequence[Predictor], members: int | None, names: Sequence[str], files: Sequence[str]
+    predictors: Sequence[Predictor], options: DownscaleOptions, names: Sequence[str], files: Sequence[str]
 ) -> dict[str, Any]:
     """What decides the numbers and their layout: a run that is resumed must agree with it."""
     sampling = [one.options for one in predictors]
     return {
         "checkpoint": ",".join(one.checkpoint.sha256 for one in predictors),
-        "members": members,
+        "members": options.members,
+        "statistics": [*options.statistics, *["members"] * options.keep_members] or None,
         "seed": sampling[0].seed,
         "sampler": ",".join(f"{one.sampler.name} {one.sampler.steps} {one.sampler.spacing}" for one in sampling),
         "temporal correlation": [one.correlation for one in sampling],

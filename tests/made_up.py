@@ -131,7 +131,7 @@ def write_output(path: Path, fields: np.ndarray, hours: np.ndarray = OUTPUT_HOUR
     writer = (ZarrWriter if path.suffix == ".zarr" else NetcdfWriter)(path, template, hours)
     writer.begin()
     for index in range(len(hours)):
-        writer.write(index, fields[index])
+        writer.write(index, template.reduced(fields[index]))
     writer.close()
     return path
 

@@ -218,6 +218,13 @@ def test_the_mean_alone(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> N
         ({"members": 1_000_000_000}, "--members: is out of range\n  found: 1000000000"),
         ({"steps": 100_000}, "--steps: is out of range\n  found: 100000"),
         ({"variables": ("t2m", "t2m")}, "--variables: names a variable twice\n  found: t2m, t2m"),
+        (
+            {"statistics": ("mean",)},
+            "--statistics: needs several members\n  fix: give their number, such as --members 20",
+        ),
+        ({"members": 3, "statistics": ("p0",)}, "--statistics: asks for what is not a statistic\n  found: p0"),
+        ({"members": 3, "statistics": ("p5", "p5")}, "--statistics: names a statistic twice\n  found: p5, p5"),
+        ({"members": 3, "keep_members": True}, "--keep-members: goes with --statistics alone"),
         ({"device": "tpu"}, "--device: is not a device\n  found: tpu"),
     ],
 )
@@ -277,7 +284,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Abstrac
     def stop(count: int) -> Iterator[None]:
         write, written = FieldWriter.write, []
 
-        def counted(writer: FieldWriter, index: int, fields: np.ndarray) -> None:
+        def counted(writer: FieldWriter, index: int, fields: dict[str, np.ndarray]) -> None:
             if len(written) == count:
                 raise KeyboardInterrupt
             written.append(index)
@@ -397,6 +404,7 @@ def test_torchrun_shares_the_hours(tiny: dict[str, Path], era5: Write, tmp_path:
     [
         {},
         {"members": 2, "seed": 3, "steps": 2, "sampler": "ddim", "temporal_correlation": 0.3},
+        {"members": 3, "statistics": ("p90", "std"), "keep_members": True},
         {"start": "2021-03-01T01", "bbox": (15.1, 41.9, 15.7, 42.4), "variables": ("ws10", "t2m")},
     ],
 )
@@ -469,3 +477,28 @@ def test_no_direction_is_claimed_that_is_not_known(
         east = np.radians(output.lon - 180 - float(wind.removeprefix("rotated")))
         angle = np.degrees(np.arcsin(np.sin(east) * np.cos(np.radians(47))))
         np.testing.assert_allclose(turned, angle, atol=0.15)
+
+
+def test_statistics_are_numpys(tiny: dict[str, Path], era5: Write, tmp_path: Path) -> None:
+    """Of the members that a run without them keeps; speeds are the members', not the mean wind's."""
+    names, file = ("mean", "std", "min", "max", "p10", "p50", "p90"), era5(range(2))
+    options = {"members": 5, "variables": ("t2m", "ws10")}
+    members = run(file, tmp_path / "members.nc", tiny["ldm"], **options)
+    both = run(file, tmp_path / "both.nc", tiny["ldm"], **options, statistics=names, keep_members=True)
+    made = run(file, tmp_path / "out.nc", tiny["ldm"], **options, statistics=names)
+    assert "realization" not in made.sizes and "t2m" not in made and both.sizes["realization"] == 5
+    for name in ("t2m", "ws10"):
+        np.testing.assert_array_equal(both[name], members[name])
+        values = members[name].values
+        expected = {"mean": values.mean(1, dtype=float), "std": values.std(1, dtype=float)}
+        expected |= {"min": values.min(1), "max": values.max(1)}
+        expected |= {one: np.quantile(values, int(one[1:]) / 100, axis=1) for one in names[4:]}
+        for key, right in expected.items():
+            np.testing.assert_array_max_ulp(made[f"{name}_{key}"].values, right.astype(np.float32), maxulp=1)
+            np.testing.assert_array_equal(both[f"{name}_{key}"], made[f"{name}_{key}"])
+    assert made.t2m_mean.cell_methods == "time: point realization: mean"
+    assert made.t2m_std.cell_methods == "time: point realization: standard_deviation"
+    assert made.t2m_std.units_metadata == "temperature: difference" and made.t2m_p50.units == "K"
+    assert made.ws10_p50.cell_methods == "time: point realization: median"
+    assert made.ws10_p90.cell_methods == "time: point"  # CF has no percentile
+    assert made.ws10_p90.long_name == "10 metre wind speed, percentile 90 of the members"

@@ -37,6 +37,11 @@ def writer(path: Path, members: int | None = None, run: dict | None = None, **op
     return out
 
 
+def named(members: np.ndarray) -> dict[str, np.ndarray]:
+    """The fields of an hour, from (member, variable, rows, cols)."""
+    return OutputTemplate(GRID, NAMES, len(members) if len(members) > 1 else None, CARD).reduced(members)
+
+
 @pytest.fixture(scope="module", params=[None, 2], ids=["single", "ensemble"])
 def members(request: pytest.FixtureRequest) -> int | None:
     return request.param
@@ -47,7 +52,7 @@ def output(tmp_path_factory: pytest.TempPathFactory, members: int | None) -> Pat
     path = tmp_path_factory.mktemp("out") / "out.nc"
     out = writer(path, members)
     for index in (2, 0, 1):
-        out.write(index, FIELDS[index, : members or 1])
+        out.write(index, named(FIELDS[index, : members or 1]))
     out.close()
     assert [file.name for file in path.parent.iterdir()] == ["out.nc"]
     return path
@@ -137,8 +142,8 @@ def test_zarr_holds_what_the_netcdf_holds(tmp_path: Path, output: Path, members:
     out = ZarrWriter(store, template, hours)
     out.begin()
     for index in range(len(hours)):
-        out.write(index, FIELDS[index % 3, : members or 1])
-        kept = len(list((tmp_path / "out.zarr.part").glob("*.npy")))
+        out.write(index, named(FIELDS[index % 3, : members or 1]))
+        kept = len(list((tmp_path / "out.zarr.part").glob("*.npz")))
         assert kept == (0 if index == 26 else (index + 1) % (12 if members else 24))  # full blocks are in the store
     out.close()
     assert [file.name for file in tmp_path.iterdir()] == ["out.zarr"]
@@ -162,8 +167,10 @@ def test_nothing_is_touched_before_it_begins(tmp_path: Path) -> None:
 
 def test_xarray_holds_what_the_file_holds(output: Path, members: int | None) -> None:
     """The template that the file was made from, decoded as xarray decodes a file."""
-    fields = FIELDS[:, : members or 1]
-    expected = xr.decode_cf(output_dataset(OutputTemplate(GRID, NAMES, members, CARD, RUN), HOURS, fields))
+    template = OutputTemplate(GRID, NAMES, members, CARD, RUN)
+    hours = [template.reduced(fields[: members or 1]) for fields in FIELDS]
+    fields = {name: np.stack([hour[name] for hour in hours]) for name in NAMES}
+    expected = xr.decode_cf(output_dataset(template, HOURS, fields))
     with xr.open_dataset(output, engine="netcdf4") as found:
         xr.testing.assert_identical(found.load(), expected)
     expected.to_netcdf(output.with_name("again.nc"), engine="netcdf4")
@@ -178,7 +185,7 @@ def test_rioxarray_finds_the_projection(output: Path) -> None:
 
 def test_a_finished_hour_is_the_chunks_of_its_fields_alone(tmp_path: Path) -> None:
     """Shuffled and deflated as HDF5 does it, which zlib and NumPy undo."""
-    writer(tmp_path / "out.nc").write(1, FIELDS[1, :1])
+    writer(tmp_path / "out.nc").write(1, named(FIELDS[1, :1]))
     again = writer(tmp_path / "out.nc", resume=True)
     assert again.left == [0, 2] and again.hour_file(1).stem == "2016-01-01T01"
     with np.load(again.hour_file(1)) as chunks:
@@ -195,7 +202,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
                 (tmp_path / "parts.nc.part" / "2016-01-01T02.npz.ldmdown-tmp").write_bytes(b"half")
                 out = writer(tmp_path / name, resume=True)
                 assert out.left == [2]
-            out.write(index, FIELDS[index, :1])
+            out.write(index, named(FIELDS[index, :1]))
         out.close()
     assert (tmp_path / "whole.nc").read_bytes() == (tmp_path / "parts.nc").read_bytes()
 
@@ -211,7 +218,7 @@ def test_processes_write_one_output(tmp_path: Path, name: str) -> None:
     for out, own in ((first, range(36)), (second, range(36, 72))):
         for index in own:
             assert not out.close()
-            out.write(index, FIELDS[index % 3, :1] + index)
+            out.write(index, named(FIELDS[index % 3, :1] + index))
     assert len(list(first.part.glob("*T*"))) == (72 if name == "out.nc" else 0)
     assert kind(path, template, hours, resume=True).left == []
     assert second.close() and not first.close() and list(tmp_path.iterdir()) == [path]
@@ -224,8 +231,8 @@ def test_work_that_a_killed_process_took_is_done_again(tmp_path: Path) -> None:
     out = writer(tmp_path / "out.zarr")
     assert out.take("block-000000") and not out.take("block-000000")
     for index in range(3):
-        out.write(index, FIELDS[index, :1])
-    assert not out.close() and len(list(out.part.glob("*.npy"))) == 3
+        out.write(index, named(FIELDS[index, :1]))
+    assert not out.close() and len(list(out.part.glob("*.npz"))) == 3
     again = writer(tmp_path / "out.zarr", resume=True)
     assert again.left == [] and again.close()
     with xr.open_zarr(tmp_path / "out.zarr") as found:
@@ -237,7 +244,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     fields = FIELDS[0, :1].copy()
     fields[0, 1, 3, 4] = np.nan
     with pytest.raises(LdmdownError) as caught:
-        out.write(0, fields)
+        out.write(0, named(fields))
     assert str(caught.value) == (
         f"{tmp_path}/out.nc: the fields of 2016-01-01T00:00 are not finite; they were not written\n"
         "  fix: try --precision fp32; if that does not help, the checkpoint is broken"
@@ -253,7 +260,7 @@ def test_what_is_in_the_way_is_kept(tmp_path: Path) -> None:
     assert str(caught.value) == (f"{path}: exists already\n  fix: name another file, or give --overwrite to replace it")
     assert path.read_text() == "precious"
     out = writer(path, overwrite=True)
-    out.write(0, FIELDS[0, :1])
+    out.write(0, named(FIELDS[0, :1]))
     with pytest.raises(LdmdownError) as caught:
         writer(path)
     assert str(caught.value) == (
@@ -276,7 +283,7 @@ def test_a_finished_output_is_compared_with_what_is_asked_for(tmp_path: Path, na
     path = tmp_path / name
     out = writer(path)
     for index in range(3):
-        out.write(index, FIELDS[index, :1])
+        out.write(index, named(FIELDS[index, :1]))
     out.close()
     template = OutputTemplate(GRID, NAMES, None, CARD, RUN)
     kind = type(out)

@@ -7,6 +7,7 @@ by copying bytes (HDF5's direct chunk write), and processes share the work of co
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,14 @@ class NetcdfWriter(FieldWriter):
     hour_suffix = ".npz"
     compressed = 0.7
 
-    def _keep(self, path: Path, fields: Float32Array) -> None:
-        chunks = [_compressed(field) for member in fields for field in member]
+    def _keep(self, path: Path, fields: Mapping[str, Float32Array]) -> None:
+        chunks: dict[str, Any] = {
+            f"{name} {number}": np.frombuffer(_compressed(chunk), np.uint8)
+            for name, field in fields.items()
+            for number, chunk in enumerate(field.reshape(-1, *field.shape[-2:]))
+        }
         with path.open("wb") as file:
-            np.savez(file, *(np.frombuffer(chunk, np.uint8) for chunk in chunks))
+            np.savez(file, **chunks)
 
     def _finish(self) -> None:
         import h5py  # when it is needed, since it takes a quarter of a second
@@ -38,15 +43,15 @@ class NetcdfWriter(FieldWriter):
         with replacing(self.path) as beside:
             self._create(beside)
             with h5py.File(beside, "r+") as file:
-                fields = [file[name] for name in self.template.names]
-                for field in fields:
-                    field.resize(len(self.hours), axis=0)
+                for name in self.template.names:
+                    file[name].resize(len(self.hours), axis=0)
                 for index in range(len(self.hours)):
                     with np.load(self.hour_file(index)) as chunks:
-                        for place, chunk in enumerate(chunks.values()):
-                            member, channel = divmod(place, len(fields))
-                            corner = (index, *([member] if self.template.members else []), 0, 0)
-                            fields[channel].id.write_direct_chunk(corner, chunk.tobytes())
+                        for key, chunk in chunks.items():
+                            name, number = key.split()
+                            field = file[name]
+                            corner = (index, *([int(number)] if field.ndim > 3 else []), 0, 0)
+                            field.id.write_direct_chunk(corner, chunk.tobytes())
 
     def _create(self, path: Path) -> None:
         """Write all but the fields; `to_netcdf` would import dask, which takes a second."""

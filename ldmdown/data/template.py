@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from ldmdown.data.grid import Grid
+from ldmdown.data.statistics import described, statistics
 from ldmdown.data.variables import attributes, variable
 from ldmdown.typing import Float32Array, IntArray
 
@@ -35,8 +36,8 @@ class OutputTemplate:
     ----------
     grid
         the fine grid, already cut to its window.
-    names
-        the variables, in the order of the fields' axis.
+    variables
+        their names, in the order of the fields' axis.
     members
         None: one field an hour, without the dimension `realization`.
     attributes
@@ -45,19 +46,50 @@ class OutputTemplate:
         what decides the numbers (checkpoint, seed, steps, input ...): a run that is resumed must agree with it.
     earth_relative
         whether wind components are known to point to true east and north.
+    statistics
+        those of the members that the output holds.
+    keep_members
+        whether it holds the members themselves.
     """
 
     grid: Grid
-    names: tuple[str, ...]
+    variables: tuple[str, ...]
     members: int | None
     attributes: Mapping[str, str]
     run: Mapping[str, Any] = field(default_factory=dict)
     earth_relative: bool = True
+    statistics: tuple[str, ...] = ()
+    keep_members: bool = True
 
     @property
-    def field_shape(self) -> tuple[int, ...]:
-        """([member,] rows, cols) of an hour of a variable."""
-        return (*([self.members] if self.members else []), *self.grid.shape)
+    def names(self) -> tuple[str, ...]:
+        """What the fields of the output are called, such as t2m, t2m_mean and t2m_p90."""
+        kept = [""] if self.keep_members else []
+        return tuple(
+            f"{name}{ending}" for name in self.variables for ending in (*kept, *(f"_{one}" for one in self.statistics))
+        )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """([member,] rows, cols) of an hour of a field."""
+        return (*([self.members] if self.members and name in self.variables else []), *self.grid.shape)
+
+    def reduced(self, members: Float32Array) -> dict[str, Float32Array]:
+        """The fields of an hour by name, from (member, variable, rows, cols)."""
+        found: dict[str, Float32Array] = {}
+        for channel, name in enumerate(self.variables):
+            if self.keep_members:
+                found[name] = members[:, channel].reshape(self.shape(name))
+            made = statistics(members[:, channel], self.statistics)
+            found |= {f"{name}_{key}": values for key, values in made.items()}
+        return found
+
+    def meaning(self, name: str) -> dict[str, str]:
+        """The attributes of a field."""
+        base, statistic = (name, "") if name in self.variables else name.rsplit("_", 1)
+        of = attributes(base, earth_relative=self.earth_relative)
+        height = variable(base).height
+        place = {"grid_mapping": "crs", "coordinates": "lat lon" + (f" height_{height:g}m" if height else "")}
+        return (described(statistic, of) if statistic else of) | place
 
     def record(self, hours: IntArray) -> dict[str, Any]:
         """What an output of these hours was made with, as JSON holds it."""
@@ -65,7 +97,9 @@ class OutputTemplate:
         return json.loads(json.dumps({**self.run, "hours": f"{first} to {last} ({len(hours)})"}))
 
 
-def output_dataset(template: OutputTemplate, hours: IntArray, fields: Float32Array | None = None) -> xr.Dataset:
+def output_dataset(
+    template: OutputTemplate, hours: IntArray, fields: Mapping[str, Float32Array] | None = None
+) -> xr.Dataset:
     """The output as it lies in a file (CF-1.11, sections 4 to 7); `xarray.decode_cf` gives it as xarray opens it.
 
     Parameters
@@ -75,20 +109,17 @@ def output_dataset(template: OutputTemplate, hours: IntArray, fields: Float32Arr
     hours
         since 1970-01-01T00, rising.
     fields
-        (time, member, variable, rows, cols), a single field an hour being member 0; None: no hour yet.
+        by name (time, [member,] rows, cols); None: no hour yet.
     """
     if fields is None:
-        fields = np.empty((0, template.members or 1, len(template.names), *template.grid.shape), np.float32)
-    dims = ("time", "realization", "y", "x") if template.members else ("time", "y", "x")
+        fields = {name: np.empty((0, *template.shape(name)), np.float32) for name in template.names}
     dataset = xr.Dataset(attrs={"Conventions": "CF-1.11", **template.attributes, "coordinates": "crs x_bnds y_bnds"})
     dataset.attrs[RUN] = json.dumps(template.record(hours))
-    for channel, name in enumerate(template.names):
-        values = fields[:, :, channel]
-        height = variable(name).height
-        meaning = attributes(name, earth_relative=template.earth_relative) | {"grid_mapping": "crs"}
-        meaning["coordinates"] = "lat lon" + (f" height_{height:g}m" if height else "")
-        dataset[name] = dims, values if template.members else values[:, 0], meaning
-    dataset = dataset.assign(_coordinates(template) | {"time": ("time", hours[: len(fields)].astype(np.int32), TIME)})
+    for name in template.names:
+        dims = ("time", *(["realization"] if len(template.shape(name)) > 2 else []), "y", "x")
+        dataset[name] = dims, fields[name], template.meaning(name)
+    count = len(fields[template.names[0]])
+    dataset = dataset.assign(_coordinates(template) | {"time": ("time", hours[:count].astype(np.int32), TIME)})
     for one in dataset.variables.values():
         one.encoding["_FillValue"] = None
     return dataset
@@ -98,7 +129,7 @@ def _coordinates(template: OutputTemplate) -> dict[str, Any]:
     """(dimensions, values, attributes) of every variable that is neither a field nor time."""
     grid = template.grid
     found: dict[str, Any] = {}
-    if template.members:
+    if template.members and template.keep_members:
         meaning = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
         found["realization"] = "realization", np.arange(template.members, dtype=np.int32), meaning
     for axis, centres, step in (("y", grid.y, -grid.spacing), ("x", grid.x, grid.spacing)):
@@ -116,7 +147,7 @@ def _coordinates(template: OutputTemplate) -> dict[str, Any]:
         meaning = {"standard_name": long_name, "long_name": long_name, "units": units}
         found[name] = ("y", "x"), values, meaning
     found["crs"] = (), np.int32(0), grid.grid_mapping()
-    for height in sorted({height for name in template.names if (height := variable(name).height)}):
+    for height in sorted({height for name in template.variables if (height := variable(name).height)}):
         meaning = {"standard_name": "height", "long_name": "height above ground", "units": "m", "positive": "up"}
         found[f"height_{height:g}m"] = (), float(height), meaning
     return found

@@ -63,8 +63,8 @@ class FieldWriter(ABC):
     @property
     def size(self) -> float:
         """About how many bytes the output takes."""
-        fields = len(self.hours) * len(self.template.names)
-        return 4 * self.compressed * fields * math.prod(self.template.field_shape)
+        values = sum(math.prod(self.template.shape(name)) for name in self.template.names)
+        return 4 * self.compressed * len(self.hours) * values
 
     def begin(self) -> None:
         """Make the folder of finished hours, unless that of an earlier run is resumed.
@@ -82,15 +82,15 @@ class FieldWriter(ABC):
         for taken in self.part.glob("*.taken"):  # by a process that was killed
             taken.unlink()
 
-    def write(self, index: int, fields: Float32Array) -> None:
-        """Keep one hour: (member, variable, rows, cols); without members the first axis has length 1.
+    def write(self, index: int, fields: Mapping[str, Float32Array]) -> None:
+        """Keep one hour: by name ([member,] rows, cols).
 
         Raises
         ------
         LdmdownError
             if a value is not finite.
         """
-        if not np.isfinite(fields).all():
+        if not all(np.isfinite(field).all() for field in fields.values()):
             hour = np.datetime64(int(self.hours[index]), "h")
             raise LdmdownError(
                 self.path,
@@ -129,7 +129,7 @@ class FieldWriter(ABC):
         return all(map(self.has, reversed(range(len(self.hours)))))
 
     @abstractmethod
-    def _keep(self, path: Path, fields: Float32Array) -> None:
+    def _keep(self, path: Path, fields: Mapping[str, Float32Array]) -> None:
         """Write the file of an hour."""
 
     @abstractmethod

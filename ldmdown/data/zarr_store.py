@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,10 @@ class ZarrWriter(FieldWriter):
     """
 
     folder = True
-    hour_suffix = ".npy"
+    hour_suffix = ".npz"
     compressed = 0.85
 
-    def write(self, index: int, fields: Float32Array) -> None:
+    def write(self, index: int, fields: Mapping[str, Float32Array]) -> None:
         """Keep one hour, and write its block if it was the last."""
         super().write(index, fields)
         self._write_block(index // self._block_hours)
@@ -57,10 +59,13 @@ class ZarrWriter(FieldWriter):
         super().begin()
         if self._store.exists():
             return
-        members, shape = self.template.field_shape[:-2], self.template.grid.shape
-        layout = {"chunks": (1, *[1] * len(members), *shape), "shards": (self._block_hours, *members, *shape)}
-        encoding: dict[str, Any] = dict.fromkeys(self.template.names, layout)
-        encoding["time"] = {"chunks": (FIELDS_PER_SHARD,)}
+        encoding: dict[str, Any] = {"time": {"chunks": (FIELDS_PER_SHARD,)}}
+        for name in self.template.names:
+            *members, rows, cols = self.template.shape(name)
+            encoding[name] = {
+                "chunks": (1, *[1] * len(members), rows, cols),
+                "shards": (self._block_hours, *members, rows, cols),
+            }
         template = output_dataset(self.template, self.hours)
         with replacing(self._store) as beside:
             template.to_zarr(beside, encoding=encoding, zarr_format=3, consolidated=False)
@@ -69,9 +74,9 @@ class ZarrWriter(FieldWriter):
                 group[name].resize((len(self.hours), *group[name].shape[1:]))
             group["time"][:] = self.hours
 
-    def _keep(self, path: Path, fields: Float32Array) -> None:
+    def _keep(self, path: Path, fields: Mapping[str, Float32Array]) -> None:
         with path.open("wb") as file:
-            np.save(file, fields)
+            np.savez(file, allow_pickle=False, **dict[str, Any](fields))
 
     def _complete(self) -> bool:
         if not super()._complete():
@@ -86,12 +91,12 @@ class ZarrWriter(FieldWriter):
         indices, marker = self._hours_of(block), self._marker(block)
         if not all(self.hour_file(index).exists() for index in indices) or not self.take(marker.name):
             return
-        fields = [np.load(self.hour_file(index), mmap_mode="r") for index in indices]
         group: Any = zarr.open_group(self._store, mode="r+")
-        for channel, name in enumerate(self.template.names):
-            values = np.stack([one[:, channel].reshape(self.template.field_shape) for one in fields])
-            group[name][indices.start : indices.stop] = values
-            sync(self._store / name / "c" / str(block))
+        with ExitStack() as opened:
+            hours = [opened.enter_context(np.load(self.hour_file(index))) for index in indices]
+            for name in self.template.names:
+                group[name][indices.start : indices.stop] = np.stack([fields[name] for fields in hours])
+                sync(self._store / name / "c" / str(block))
         with replacing(marker) as beside:
             beside.touch()
         for index in indices:

@@ -44,7 +44,7 @@ def write(path: Path, members: int | None, seed: int) -> None:
              zip(pattern, SCALES.values(), strict=True)]
             for _ in range(members or 1)
         ]  # fmt: skip
-        writer.write(index, np.array(fields, np.float32))
+        writer.write(index, writer.template.reduced(np.array(fields, np.float32)))
     writer.close()
 
 

@@ -58,7 +58,7 @@ def parts(name: str, folder: Path) -> dict[str, Callable[[], object]]:
         "denoise": lambda: model.denoise(z, t, context),
         "decode": lambda: decode(z),
         "noise": lambda: noise(next(hour), 0),
-        "compress and write": lambda: writer.write(0, fields),
+        "compress and write": lambda: writer.write(0, writer.template.reduced(fields)),
     }
 
 
