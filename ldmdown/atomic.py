@@ -34,10 +34,27 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     beside = path.with_name(f"{path.name}{BESIDE}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(beside)
-        yield beside
-        move_into_place(beside, path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(beside)
+            yield beside
+            move_into_place(beside, path)
+    finally:
+        with suppress(OSError):
+            _remove(beside)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of an error of the system that `path` cannot be written, as when the disk is full.
+
+    Raises
+    ------
+    LdmdownError
+        instead of such an error.
+    """
+    try:
+        yield
     except (OSError, RuntimeError) as error:  # libraries hide the system's error in one of theirs
         full = path.parent.is_dir() and shutil.disk_usage(path.parent).free < ALMOST_FULL
         if not full and getattr(error, "errno", None) not in UNWRITABLE:
@@ -45,9 +62,6 @@ def replacing(path: Path) -> Iterator[Path]:
         found = "the disk is full" if full else str(error)
         fix = "make room, or write somewhere else; what is finished is kept"
         raise LdmdownError(path, "cannot be written", found=found, fix=fix) from None
-    finally:
-        with suppress(OSError):
-            _remove(beside)
 
 
 @contextmanager

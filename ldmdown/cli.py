@@ -29,6 +29,15 @@ Config = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device that computes: auto, cpu, cuda or cuda:1.")]
 Box = tuple[float, float, float, float]
+Wind = Annotated[
+    Literal["unknown", "earth", "rotated-168", "rotated-170"],
+    typer.Option(help="Wind direction: unknown, earth-relative, or along a grid with its pole at this longitude."),
+]
+Regridding = Annotated[
+    Literal["bilinear", "nearest"],
+    typer.Option(help="Regridding of ERA5 to the coarse grid; the authors do not describe theirs."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 
 
 def main() -> None:
@@ -157,7 +166,7 @@ def downscale(
     processes: Annotated[
         int, typer.Option(min=1, help="Number of processes that share the hours and the cores of this machine.")
     ] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Complete an interrupted run.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print hours, size, time and memory, from the first hours; write nothing.")
@@ -303,14 +312,19 @@ def request(
     checkpoint: Annotated[
         str, typer.Option(help="Checkpoint that the data are for, by file or name; a comma joins two.")
     ] = "italy",
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Print the script for VHR-REA_IT, the 2 km reference, instead.")
+    ] = False,
 ) -> None:
     """Print a script that downloads the ERA5 data that a checkpoint needs: variables, levels and area.
 
     ldmdown request --start 2020-01-01 --end 2020-03-31 > download.py
+
+    ldmdown request --start 2020-01-01 --end 2020-03-31 --reference > download_reference.py
     """
     from ldmdown.commands.request import request as run
 
-    print(run(checkpoint, *_period(start, end)), end="")
+    print(run(checkpoint, *_period(start, end), reference=reference), end="")
 
 
 @app.command()
@@ -319,18 +333,9 @@ def convert(
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.")],
     statistics: Annotated[Path, typer.Option(help="Statistics: normalization_data.pkl, or its numbers as JSON.")],
     statics: Annotated[Path, typer.Option(help="Folder static_var of the published data.")],
-    wind: Annotated[
-        Literal["unknown", "earth", "rotated-168", "rotated-170"],
-        typer.Option(help="Wind direction: unknown, earth-relative, or along a grid with its pole at this longitude."),
-    ] = "unknown",
-    regridding: Annotated[
-        Literal["bilinear", "nearest"],
-        typer.Option(help="Regridding of ERA5 to the coarse grid; the authors do not describe theirs."),
-    ] = "bilinear",
-    processes: Annotated[
-        int, typer.Option(min=1, help="Number of processes that share the hours and the cores of this machine.")
-    ] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    wind: Wind = "unknown",
+    regridding: Regridding = "bilinear",
+    overwrite: Overwrite = False,
 ) -> None:
     """Convert the weights that the paper's authors published to a checkpoint; no code in them is executed.
 
@@ -340,6 +345,38 @@ def convert(
     from ldmdown.commands.convert import convert as run
 
     run(files, output, statistics=statistics, statics=statics, wind=wind, regridding=regridding, overwrite=overwrite)
+
+
+@app.command()
+def fetch(
+    name: Annotated[
+        Literal["paper-t2m", "paper-uv"], typer.Argument(help="Temperature or wind of the paper's system.")
+    ],
+    wind: Wind = "unknown",
+    regridding: Regridding = "bilinear",
+    overwrite: Overwrite = False,
+) -> None:
+    """Download the weights that the paper's authors published and convert them to checkpoints/NAME.safetensors.
+
+    Downloads of several GB are checked, kept in checkpoints/downloads, and continued where they were cut.
+
+    ldmdown fetch paper-t2m && ldmdown downscale era5.nc --checkpoint paper-t2m -o out.nc
+    """
+    from ldmdown.commands.convert import check_output, convert
+    from ldmdown.commands.fetch import published_files
+
+    output = Path("checkpoints", f"{name}.safetensors")
+    check_output(output, overwrite)
+    with published_files(name, output.with_name("downloads")) as files:
+        convert(
+            files.weights,
+            output,
+            statistics=files.statistics,
+            statics=files.statics,
+            wind=wind,
+            regridding=regridding,
+            overwrite=overwrite,
+        )
 
 
 @app.command()

@@ -13,7 +13,7 @@ from conftest import ldmdown
 
 from ldmdown.config import Config
 
-VERBS = ("downscale", "prepare", "train", "twin", "request", "convert", "evaluate", "plot", "info")
+VERBS = ("downscale", "prepare", "train", "twin", "request", "convert", "fetch", "evaluate", "plot", "info")
 
 
 def test_help_comes_without_heavy_imports() -> None:

@@ -83,8 +83,7 @@ def convert(
         if a file is none of theirs or asks to run code, files contradict each other, or tensors are missing,
         unexpected or misshapen.
     """
-    if output.exists() and not overwrite:
-        raise LdmdownError(output, "exists already", fix="name another file, or give --overwrite to replace it")
+    check_output(output, overwrite)
     given = _together([_published(path) for path in files])
     stage: checkpoint.Stage = "ldm" if "ldm" in given else "gan" if "gan" in given else "unet"
     names, ground, grid = read_published(statics)
@@ -111,6 +110,12 @@ def convert(
     )
     checkpoint.save(output, model, header, half=False)
     say(f"wrote {output}: {', '.join(config.targets)}, stage {stage}")
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise LdmdownError if the output is there and must not be replaced."""
+    if output.exists() and not overwrite:
+        raise LdmdownError(output, "exists already", fix="name another file, or give --overwrite to replace it")
 
 
 def _published(path: Path) -> Published:
