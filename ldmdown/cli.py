@@ -108,7 +108,9 @@ def downscale(
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="out.nc, out.zarr, or 'out_{time:%Y%m}.nc' for one file per month."),
+        typer.Option(
+            "-o", "--output", help="out.nc, out.zarr, out.tif, or 'out_{time:%Y%m}.nc' for one file per month."
+        ),
     ],
     checkpoint: Annotated[
         str | None,
@@ -138,6 +140,10 @@ def downscale(
         str,
         typer.Option(help="Correlation of the noise of successive hours: auto (as in training) or 0 to 0.95."),
     ] = "auto",
+    compression: Annotated[
+        Literal["lossless", "quantized"],
+        typer.Option(help="Compression; quantized rounds to 0.01 K and 0.01 m/s, for smaller files."),
+    ] = "lossless",
     start: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="First hour, such as 2020-01-31T06.", show_default="that of the files"),
@@ -189,6 +195,7 @@ def downscale(
         members=members,
         statistics=tuple(statistics.split(",")) if statistics else (),
         keep_members=keep_members,
+        compression=compression,
         seed=seed,
         steps=steps,
         sampler=sampler,

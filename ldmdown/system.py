@@ -78,6 +78,8 @@ class DownscaleOptions:
         names of statistics of the members, such as mean and p90, which the output holds instead of the members.
     keep_members
         whether it holds the members too.
+    compression
+        lossless, or quantized: values are rounded to 0.01 K and 0.01 m s-1, and compress better.
     precision
         precision of matrix products and convolutions.
     batch_size
@@ -101,6 +103,7 @@ class DownscaleOptions:
     variables: Sequence[str] | None = None
     statistics: Sequence[str] = ()
     keep_members: bool = False
+    compression: Literal["lossless", "quantized"] = "lossless"
     precision: Precision = "auto"
     batch_size: int | None = None
 
@@ -215,6 +218,7 @@ class System:
             self.earth_relative,
             tuple(options.statistics),
             options.keep_members or not options.statistics,
+            options.compression == "quantized",
         )
         return Job(predictors, era5, self.targets, template)
 
@@ -375,6 +379,7 @@ def _run(
         "checkpoint": ",".join(one.checkpoint.sha256 for one in predictors),
         "members": options.members,
         "statistics": [*options.statistics, *["members"] * options.keep_members] or None,
+        "compression": None if options.compression == "lossless" else options.compression,
         "seed": sampling[0].seed,
         "sampler": ",".join(f"{one.sampler.name} {one.sampler.steps} {one.sampler.spacing}" for one in sampling),
         "temporal correlation": [one.correlation for one in sampling],

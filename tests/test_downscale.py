@@ -366,7 +366,7 @@ def test_an_input_file_is_never_replaced(tiny: dict[str, Path], era5: Write, tmp
 def test_names_that_cannot_be_written(tiny: dict[str, Path], era5: Write, tmp_path: Path, name: str) -> None:
     with pytest.raises(LdmdownError) as caught:
         downscale([str(era5(range(1)))], tmp_path / name, DownscaleOptions(), checkpoint=str(tiny["unet"]))
-    assert "is not a name that can be written\n  expected: out.nc, out.zarr or 'out_{time:%Y%m}.nc'" in str(
+    assert "is not a name that can be written\n  expected: out.nc, out.zarr, out.tif or 'out_{time:%Y%m}.nc'" in str(
         caught.value
     )
 

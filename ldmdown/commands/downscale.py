@@ -31,7 +31,7 @@ from ldmdown.runtime import choose_device, peak_memory, processes
 from ldmdown.system import SINGLE_FIELD, DownscaleOptions, Job, System
 
 BUNDLED = "italy"
-ZARR = ".zarr"
+VIEWERS = {".nc": "ncview, QGIS or xarray", ".zarr": "xarray", ".tif": "QGIS or rioxarray"}  # of each kind of output
 HOURS_A_BLOCK = 24  # that one of several processes computes before it takes the next
 WRITING_THREADS = {"cpu": 1, "cuda": 8}  # one compresses about 15 hours a second
 
@@ -165,15 +165,15 @@ def downscale(
         say(
             f"wrote {first.writer.path}{f' to {last.writer.path}' if len(unfinished) > 1 else ''}: "
             f"{_count(sum(len(one.hours) for one in unfinished), 'hour')} of {', '.join(job.template.names)}; "
-            f"look at it with {'xarray' if first.writer.folder else 'ncview, QGIS or xarray'}"
+            f"look at it with {VIEWERS[output.suffix]}"
         )
 
 
 def _check(output: Path, run: RunOptions) -> None:
     """Refuse what can be refused before anything is read."""
-    if output.suffix not in (".nc", ZARR) or not _is_pattern(str(output)):
+    if output.suffix not in VIEWERS or not _is_pattern(str(output)):
         raise LdmdownError(
-            output, "is not a name that can be written", expected="out.nc, out.zarr or 'out_{time:%Y%m}.nc'"
+            output, "is not a name that can be written", expected="out.nc, out.zarr, out.tif or 'out_{time:%Y%m}.nc'"
         )
     if run.overwrite and run.resume:
         raise LdmdownError("--overwrite and --resume", "exclude each other", fix="leave out --overwrite or --resume")
@@ -211,10 +211,15 @@ def _outputs(output: Path, job: Job, run: RunOptions) -> list[Output]:
 
 
 def _kind(output: Path) -> type[FieldWriter]:
-    if output.suffix == ZARR:
-        from ldmdown.data.zarr_store import ZarrWriter  # zarr's import takes a third of a second
+    """The writer for a name; each imports what takes a quarter of a second or more."""
+    if output.suffix == ".zarr":
+        from ldmdown.data.zarr_store import ZarrWriter
 
         return ZarrWriter
+    if output.suffix == ".tif":
+        from ldmdown.data.geotiff import GeotiffWriter
+
+        return GeotiffWriter
     from ldmdown.data.netcdf import NetcdfWriter
 
     return NetcdfWriter

@@ -25,7 +25,6 @@ COMPRESSION: dict[str, Any] = {"zlib": True, "complevel": 1, "shuffle": True}
 class NetcdfWriter(FieldWriter):
     """The hourly fields of a NetCDF file, whose chunks are whole fields."""
 
-    hour_suffix = ".npz"
     compressed = 0.7
 
     def _keep(self, path: Path, fields: Mapping[str, Float32Array]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from ldmdown.data.grid import Grid
+from ldmdown.data.quantization import CONTAINER, CONVENTIONS, SIGNIFICANT_DIGITS, of_container, of_variable, quantized
 from ldmdown.data.statistics import described, statistics
 from ldmdown.data.variables import attributes, variable
 from ldmdown.typing import Float32Array, IntArray
@@ -50,6 +51,8 @@ class OutputTemplate:
         those of the members that the output holds.
     keep_members
         whether it holds the members themselves.
+    lossy
+        whether values are quantized.
     """
 
     grid: Grid
@@ -60,6 +63,7 @@ class OutputTemplate:
     earth_relative: bool = True
     statistics: tuple[str, ...] = ()
     keep_members: bool = True
+    lossy: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,19 +81,30 @@ class OutputTemplate:
         """The fields of an hour by name, from (member, variable, rows, cols)."""
         found: dict[str, Float32Array] = {}
         for channel, name in enumerate(self.variables):
-            if self.keep_members:
-                found[name] = members[:, channel].reshape(self.shape(name))
-            made = statistics(members[:, channel], self.statistics)
-            found |= {f"{name}_{key}": values for key, values in made.items()}
+            values, digits = members[:, channel], self._digits(name)
+            made = {name: values.reshape(self.shape(name))} if self.keep_members else {}
+            made |= {f"{name}_{key}": one for key, one in statistics(values, self.statistics).items()}
+            found |= {key: quantized(one, digits) if digits else one for key, one in made.items()}
         return found
 
-    def meaning(self, name: str) -> dict[str, str]:
+    def _digits(self, name: str) -> int | None:
+        """The significant digits that are kept of a variable; None: all."""
+        return SIGNIFICANT_DIGITS.get(variable(name).units) if self.lossy else None
+
+    def meaning(self, name: str) -> dict[str, Any]:
         """The attributes of a field."""
         base, statistic = (name, "") if name in self.variables else name.rsplit("_", 1)
-        of = attributes(base, earth_relative=self.earth_relative)
-        height = variable(base).height
-        place = {"grid_mapping": "crs", "coordinates": "lat lon" + (f" height_{height:g}m" if height else "")}
-        return (described(statistic, of) if statistic else of) | place
+        of, digits, height = (
+            attributes(base, earth_relative=self.earth_relative),
+            self._digits(base),
+            variable(base).height,
+        )
+        return {
+            **(described(statistic, of) if statistic else of),
+            **(of_variable(digits) if digits else {}),
+            "grid_mapping": "crs",
+            "coordinates": "lat lon" + (f" height_{height:g}m" if height else ""),
+        }
 
     def record(self, hours: IntArray) -> dict[str, Any]:
         """What an output of these hours was made with, as JSON holds it."""
@@ -100,7 +115,7 @@ class OutputTemplate:
 def output_dataset(
     template: OutputTemplate, hours: IntArray, fields: Mapping[str, Float32Array] | None = None
 ) -> xr.Dataset:
-    """The output as it lies in a file (CF-1.11, sections 4 to 7); `xarray.decode_cf` gives it as xarray opens it.
+    """The output as it lies in a file (CF-1.11, or 1.12 if quantized); `xarray.decode_cf` gives it as xarray opens it.
 
     Parameters
     ----------
@@ -113,7 +128,9 @@ def output_dataset(
     """
     if fields is None:
         fields = {name: np.empty((0, *template.shape(name)), np.float32) for name in template.names}
-    dataset = xr.Dataset(attrs={"Conventions": "CF-1.11", **template.attributes, "coordinates": "crs x_bnds y_bnds"})
+    conventions, container = (CONVENTIONS, f" {CONTAINER}") if template.lossy else ("CF-1.11", "")
+    coordinates = f"crs x_bnds y_bnds{container}"
+    dataset = xr.Dataset(attrs={"Conventions": conventions, **template.attributes, "coordinates": coordinates})
     dataset.attrs[RUN] = json.dumps(template.record(hours))
     for name in template.names:
         dims = ("time", *(["realization"] if len(template.shape(name)) > 2 else []), "y", "x")
@@ -147,6 +164,8 @@ def _coordinates(template: OutputTemplate) -> dict[str, Any]:
         meaning = {"standard_name": long_name, "long_name": long_name, "units": units}
         found[name] = ("y", "x"), values, meaning
     found["crs"] = (), np.int32(0), grid.grid_mapping()
+    if template.lossy:
+        found[CONTAINER] = (), np.int32(0), of_container()
     for height in sorted({height for name in template.variables if (height := variable(name).height)}):
         meaning = {"standard_name": "height", "long_name": "height above ground", "units": "m", "positive": "up"}
         found[f"height_{height:g}m"] = (), float(height), meaning

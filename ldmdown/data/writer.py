@@ -46,7 +46,7 @@ class FieldWriter(ABC):
     """
 
     folder: ClassVar[bool] = False  # whether the output is a folder
-    hour_suffix: ClassVar[str]
+    hour_suffix: ClassVar[str] = ".npz"
     compressed: ClassVar[float]  # size of temperature and wind in a file, relative to their values' 4 bytes
 
     def __init__(
@@ -128,9 +128,10 @@ class FieldWriter(ABC):
         """Whether the output can be written; the last hours, which are missing for longest, are looked at first."""
         return all(map(self.has, reversed(range(len(self.hours)))))
 
-    @abstractmethod
     def _keep(self, path: Path, fields: Mapping[str, Float32Array]) -> None:
         """Write the file of an hour."""
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=False, **dict[str, Any](fields))
 
     @abstractmethod
     def _finish(self) -> None:

@@ -26,7 +26,6 @@ class ZarrWriter(FieldWriter):
     """
 
     folder = True
-    hour_suffix = ".npz"
     compressed = 0.85
 
     def write(self, index: int, fields: Mapping[str, Float32Array]) -> None:
@@ -73,10 +72,6 @@ class ZarrWriter(FieldWriter):
             for name in ("time", *self.template.names):
                 group[name].resize((len(self.hours), *group[name].shape[1:]))
             group["time"][:] = self.hours
-
-    def _keep(self, path: Path, fields: Mapping[str, Float32Array]) -> None:
-        with path.open("wb") as file:
-            np.savez(file, allow_pickle=False, **dict[str, Any](fields))
 
     def _complete(self) -> bool:
         if not super()._complete():
