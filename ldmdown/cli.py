@@ -174,6 +174,9 @@ def downscale(
     ] = 1,
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Complete an interrupted run.")] = False,
+    skip_bad_hours: Annotated[
+        bool, typer.Option("--skip-bad-hours", help="Leave out hours with missing, unphysical or damaged input values.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print hours, size, time and memory, from the first hours; write nothing.")
     ] = False,
@@ -207,6 +210,7 @@ def downscale(
         variables=tuple(variables.split(",")) if variables else None,
         precision=precision,
         batch_size=batch_size,
+        skip_bad_hours=skip_bad_hours,
     )
     how = RunOptions(device, processes, overwrite, resume, dry_run)
     run(files, output, options, checkpoint=checkpoint, run=how)

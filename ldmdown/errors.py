@@ -35,6 +35,14 @@ class LdmdownError(Exception):
         return _said, (str(self),)
 
 
+class UnreadableError(LdmdownError):
+    """What a file of fields holds cannot be read or decoded."""
+
+    def __init__(self, file: str | Path, found: str) -> None:
+        fix = "download it again, or look at it with `ncdump -h` or `grib_ls`"
+        super().__init__(file, "cannot be read", found=found, fix=fix)
+
+
 def printable(text: str) -> str:
     """Text without what would control a terminal, such as escapes in the names of a file."""
     return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)

@@ -84,6 +84,8 @@ class DownscaleOptions:
         precision of matrix products and convolutions.
     batch_size
         number of members, of one hour or several, that are computed at once.
+    skip_bad_hours
+        leave out hours whose input lacks values, is not physical or cannot be decoded; they are refused otherwise.
 
     Raises
     ------
@@ -106,6 +108,7 @@ class DownscaleOptions:
     compression: Literal["lossless", "quantized"] = "lossless"
     precision: Precision = "auto"
     batch_size: int | None = None
+    skip_bad_hours: bool = False
 
     def __post_init__(self) -> None:
         if self.bbox is not None and self.region is not None:
@@ -206,14 +209,22 @@ class System:
         around = covered_margin(era5, self.grid, window, MARGIN)
         predictors = [self._predictor(one, window, around, options) for one in self.checkpoints]
         names = self._variables(options)
+        bad: dict[int, LdmdownError] = _bad_hours(era5, predictors) if options.skip_bad_hours else {}
+        skipped = "; ".join(
+            f"{moment(era5.hours[index])} ({error.args[0].splitlines()[0]})" for index, error in bad.items()
+        )
+        if skipped:
+            say(f"note: {len(bad)} hours are left out: {skipped}")
+            era5 = era5.at([index for index in range(len(era5)) if index not in bad])
         warnings = list(_far_from_training(era5, predictors))
         for warning in warnings:
             say(f"warning: {warning}")
+        remarks = {"warnings": "; ".join(warnings), "skipped_hours": skipped}
         template = OutputTemplate(
             self.grid.window(window),
             names,
             options.members,
-            _attributes(predictors, era5.files) | ({"warnings": "; ".join(warnings)} if warnings else {}),
+            _attributes(predictors, era5.files) | {name: text for name, text in remarks.items() if text},
             _run(predictors, options, names, era5.files),
             self.earth_relative,
             tuple(options.statistics),
@@ -306,6 +317,20 @@ class Job:
         if name == "ws10":
             return np.hypot(self._field(made, "u10"), self._field(made, "v10"))
         return made[:, self.targets.index(name)]
+
+
+def _bad_hours(era5: Fields, predictors: Sequence[Predictor]) -> dict[int, LdmdownError]:
+    """The hours whose predictors cannot be used, and why; not all of them may be."""
+    readers, found = [one.predictors(era5) for one in predictors], dict[int, LdmdownError]()
+    for index in range(len(era5)):
+        try:
+            for one in readers:
+                one.read(index)
+        except LdmdownError as error:
+            found[index] = error
+    if len(found) == len(era5):
+        raise found[0]
+    return found
 
 
 def _far_from_training(era5: Fields, predictors: Sequence[Predictor]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyproj
 import xarray as xr
@@ -122,6 +123,15 @@ OUTPUT_HOURS = np.arange(448_608, 448_611)  # 2021-03-06T00 and on
 OUTPUT_CARD = {"title": "A test", "history": "made", "source": "numbers", "references": "none"}
 OUTPUT_FIELDS = np.random.default_rng(0).normal(280, 5, (3, 3, 3, *OUTPUT_GRID.shape)).astype(np.float32)
 OUTPUT_FIELDS[:, :, 1:] -= 280
+
+
+def damage_hour(path: Path, name: str, hour: int) -> None:
+    """Change bytes of a compressed chunk, which is an hour of a variable."""
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(hour)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    path.write_bytes(content)
 
 
 def write_output(path: Path, fields: np.ndarray, hours: np.ndarray = OUTPUT_HOURS) -> Path:

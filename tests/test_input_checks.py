@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from made_up import ROTATED, rotated_reference, write_grib
+from made_up import ROTATED, damage_hour, rotated_reference, write_grib
 
 from ldmdown.data.reading.fields import Fields, open_fields
 from ldmdown.errors import LdmdownError
@@ -47,6 +47,20 @@ def read(fields: Fields) -> np.ndarray:
 
 
 EXPECTED = np.stack([one.values for one in weather().data_vars.values()])
+
+
+def test_one_damaged_hour_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    chunks = {"zlib": True, "chunksizes": (1, len(LAT), len(LON))}
+    opened(tmp_path, weather(), u10=chunks).close()
+    damage_hour(tmp_path / "0.nc", "u10", 2)
+    with open_fields([tmp_path / "0.nc"], NAMES) as fields:
+        with pytest.raises(LdmdownError) as caught:
+            fields.read(2)
+        lines = str(caught.value).splitlines()
+        assert lines[0] == f"{tmp_path}/0.nc: cannot be read"
+        assert lines[1].endswith(", at 2022-01-15T11:00") and lines[2].startswith("  fix: download it again")
+        for hour in (0, 1, 3):
+            np.testing.assert_array_equal(fields.read(hour), EXPECTED[:, hour])
 
 
 # Means are no instants

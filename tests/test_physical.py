@@ -54,6 +54,38 @@ def test_cells_much_wider_than_in_training(
     assert told in capsys.readouterr().err and made.attrs["warnings"] == told
 
 
+def test_bad_hours_are_refused_or_left_out(
+    era5: Write, tiny: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first hour lacks a value, the third is not physical; the others are as without them."""
+    with xr.open_dataset(era5(range(4)), engine="netcdf4") as dataset:
+        good = dataset.load()
+    bad = good.copy(deep=True)
+    bad.t2m[0, 4, 5], bad.u10[2, 4, 5] = np.nan, 1e4
+    system = ldmdown.load(str(tiny["ldm"]))
+    with pytest.raises(LdmdownError, match="t2m is missing\n(.*\n)+  fix: download these hours again, or leave them"):
+        system.downscale(bad)
+    capsys.readouterr()
+    made = system.downscale(bad, skip_bad_hours=True)
+    expected = system.downscale(good).isel(time=[1, 3])
+    xr.testing.assert_equal(made, expected)
+    label = good.encoding["source"]
+    told = f"2021-03-01T00:00 ({label}: t2m is missing); 2021-03-01T02:00 ({label}: u10 is not physical)"
+    assert made.attrs["skipped_hours"] == told
+    assert f"note: 2 hours are left out: {told}" in capsys.readouterr().err
+    assert "skipped_hours" not in system.downscale(good, skip_bad_hours=True).attrs
+    with pytest.raises(LdmdownError, match="t2m is missing"):
+        system.downscale(bad.isel(valid_time=[0]), skip_bad_hours=True)
+
+
+def test_fields_without_the_sea_are_named(era5: Write, tiny: dict[str, Path]) -> None:
+    """The same cells lack values in every hour, as in ERA5-Land: downloading them again would not help."""
+    with xr.open_dataset(era5(range(2)), engine="netcdf4") as dataset:
+        land = dataset.load().where(dataset.longitude < 16)
+    with pytest.raises(LdmdownError, match="other hours lack these too, as ERA5-Land lacks the sea"):
+        ldmdown.load(str(tiny["unet"])).downscale(land)
+
+
 def test_a_broken_checkpoint_writes_nothing(era5: Write, tmp_path: Path) -> None:
     target = NORMALIZATION["target"]
     broken = NORMALIZATION | {"target": replace(target, std=dict.fromkeys(target.std, 10000.0))}

@@ -17,6 +17,7 @@ import pytest
 import xarray as xr
 import yaml
 from conftest import CONDITIONER
+from made_up import damage_hour
 
 from ldmdown.commands.prepare import prepare
 from ldmdown.data.archive.store import Archive
@@ -163,6 +164,18 @@ def test_a_hole_on_the_grid_and_a_day_without_a_usable_hour(folder: Path) -> Non
     change(file, lambda data: hole(data, slice(None)))
     with pytest.raises(LdmdownError, match="u10 has missing values on the grid at 2021-01-05T00"):
         prepare(folder / "small.yaml")
+
+
+def test_a_file_that_cannot_be_decoded_stops(folder: Path) -> None:
+    """Another download mends it, while a missing value stays missing."""
+    file = folder / "reference" / "VHR-REA_IT_20210105.nc"
+    with xr.open_dataset(file, engine="netcdf4") as dataset:
+        fields = dataset.load().drop_encoding()
+    hourly = {"zlib": True, "chunksizes": (1, *fields.T_2M.shape[1:])}
+    fields.to_netcdf(file, engine="netcdf4", encoding={"T_2M": hourly})
+    damage_hour(file, "T_2M", 3)
+    with pytest.raises(LdmdownError, match="VHR-REA_IT_20210105.nc: cannot be read"):
+        prepare(write(folder))
 
 
 def test_the_manifest_names_the_files_by_their_hashes(folder: Path) -> None:

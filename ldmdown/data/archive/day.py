@@ -16,7 +16,7 @@ from ldmdown.data.archive.writer import ArchiveWriter
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Moments
 from ldmdown.data.variables import variable
-from ldmdown.errors import LdmdownError
+from ldmdown.errors import LdmdownError, UnreadableError
 from ldmdown.typing import BoolArray, Float32Array
 
 
@@ -39,14 +39,14 @@ def write_day(job: ArchiveJob, day: Day) -> None:
     An hour that cannot be used, because a value is missing or not physical, is left out and noted with the
     reason.
 
-    Raises LdmdownError if a file cannot be read, or no hour of the day can be used, which is no slip of an hour but a
-    wrong file or unit.
+    Raises LdmdownError if a file cannot be read, which can be downloaded again, or no hour of the day can be used,
+    which is no slip of an hour but a wrong file or unit.
     """
     source = job.config.data.pairs[day.key.source]
     try:
         with open_pair(job.config, job.root, source, day.files, job.unpack_to) as readers:
             record, failure = _write_hours(job, day, readers)
-    except (OSError, RuntimeError) as error:  # of netCDF4 and eccodes over a damaged file
+    except (OSError, RuntimeError) as error:  # of published files
         files = ", ".join(name for used in day.files.values() for name in used)
         raise LdmdownError(files, "cannot be read", found=str(error), fix="download them again") from None
     if failure is not None and not record["hours"]:
@@ -70,6 +70,8 @@ def _write_hours(
         try:
             predictors, target = (readers[kind].read(places[kind][hour]) for kind in ("era5", "reference"))
             predictors, target = _inside(job.config, valid, predictors, target, day, hour)
+        except UnreadableError:
+            raise
         except LdmdownError as error:
             unusable[hour] = error
             continue

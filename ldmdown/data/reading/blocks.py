@@ -6,7 +6,6 @@ Nothing is read before it is asked for. Times are hours since 1970-01-01T00.
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,10 +13,11 @@ import numpy as np
 import pyproj
 
 from ldmdown.data.grid import LONLAT, SourceGrid
-from ldmdown.errors import LdmdownError
+from ldmdown.errors import LdmdownError, UnreadableError
 from ldmdown.typing import BoolArray, FloatArray, IntArray
 
 UNEVEN = 0.2  # of the spacing, by which neighbouring distances may differ: rounded positions, Gaussian latitudes
+SKIP = "download these hours again, or leave them out with `downscale --skip-bad-hours`"
 DAMAGED = "download the file again; positions that a tool has changed must be restored"
 
 
@@ -94,7 +94,10 @@ class FieldBlock:
     def read(self, hours: slice, rows: IntArray, cols: IntArray) -> FloatArray:
         """(hours, rows, cols) at places along its time and along its ordered axes.
 
-        Raises OSError if what is stored cannot be decoded.
+        Raises
+        ------
+        UnreadableError
+            if what is stored cannot be decoded.
         """
         downs, rights = (_slices(order[some]) for order, some in ((self.axes.rows, rows), (self.axes.cols, cols)))
         try:
@@ -105,8 +108,8 @@ class FieldBlock:
                 ],
                 axis=1,
             )
-        except (RuntimeError, ValueError) as error:  # of netCDF4, eccodes and the codecs of Zarr
-            raise OSError(errno.EIO, f"damaged ({error})", self.label) from None
+        except (OSError, RuntimeError, ValueError) as error:  # of netCDF4, eccodes and the codecs of Zarr
+            raise UnreadableError(self.label, f"{error}, at {span(self.valid_time[hours])}") from None
 
 
 def version_rank(version: Any) -> int:
@@ -137,7 +140,8 @@ def whole_hours(label: str, minutes: Any) -> IntArray:
 
 def span(hours: IntArray) -> str:
     """The first and the last hour, for messages."""
-    return f"{moment(hours[0])} to {moment(hours[-1])}" if len(hours) else "never"
+    first, last = (moment(hours[place]) if len(hours) else "never" for place in (0, -1))
+    return first if first == last else f"{first} to {last}"
 
 
 def moment(hour: int | np.integer) -> str:

@@ -19,7 +19,7 @@ import pyproj
 import xarray as xr
 
 from ldmdown.data.grid import SourceGrid, grid_rotation, rotate_to_earth
-from ldmdown.data.reading.blocks import FieldBlock, moment, span
+from ldmdown.data.reading.blocks import SKIP, FieldBlock, moment, span
 from ldmdown.data.reading.files import GriddedFiles, Source
 from ldmdown.data.reading.series import TimeSeries
 from ldmdown.data.units import likely, require_conversion
@@ -123,13 +123,16 @@ class Fields:
         Raises
         ------
         LdmdownError
-            if a value is outside its physical bounds.
+            if a value is outside its physical bounds, cannot be decoded, or is given twice.
         """
         start = index - index % self._hours_at_once
         with self._lock:
-            if self._held[0] != (start, member):
-                self._held = (start, member), self._load(start, member)
-            fields = self._held[1][:, index - start]
+            try:
+                if self._held[0] != (start, member):
+                    self._held = (start, member), self._load(slice(start, start + self._hours_at_once), member)
+                fields = self._held[1][:, index - start]
+            except LdmdownError:  # perhaps of an hour near it
+                fields = self._load(slice(index, index + 1), member)[:, 0]
         for name, field in zip(self.names, fields, strict=True):
             self._check(variable(name), field, index)
         return fields
@@ -141,9 +144,9 @@ class Fields:
         self._held = (-1, -1), np.empty(0, np.float32)
         self._lock = threading.Lock()
 
-    def _load(self, start: int, member: int) -> Float32Array:
+    def _load(self, indices: slice, member: int) -> Float32Array:
         """(variable, hours, rows, cols) of a block."""
-        hours = self.hours[start : start + self._hours_at_once]
+        hours = self.hours[indices]
         block = np.empty((len(self.names), len(hours), *self.grid.shape), np.float32)
         for field, (name, members) in zip(block, self._series.items(), strict=True):
             one = members[member if len(members) > 1 else 0]
@@ -168,7 +171,7 @@ class Fields:
             expected=f"{low:g} to {high:g} {known.units}",
             fix=f"these look like {units}: correct the units attribute of the file"
             if units
-            else "check the units attribute of the file, or download these hours again",
+            else f"check the units attribute of the file, or {SKIP}",
         )
 
 

@@ -22,7 +22,7 @@ from ldmdown.data.reading.layout import Layout
 from ldmdown.data.reading.times import RAW_TIMES, decode_times
 from ldmdown.data.reading.zarr_stores import open_zarr
 from ldmdown.data.variables import VARIABLES, variable
-from ldmdown.errors import LdmdownError
+from ldmdown.errors import LdmdownError, UnreadableError
 from ldmdown.typing import IntArray
 
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")  # in a folder that is a Zarr store
@@ -144,8 +144,7 @@ class GriddedFiles:
                     raise _not_data(path, label)
         except (OSError, ValueError, ArithmeticError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
             text = str(error).replace(str(path), path.name)
-            fix = "download it again, or look at it with `ncdump -h` or `grib_ls`"
-            raise LdmdownError(label, "cannot be read", found=text, fix=fix) from None
+            raise UnreadableError(label, text) from None
 
     def _add(self, dataset: xr.Dataset, label: str) -> None:
         self._stack.callback(dataset.close)

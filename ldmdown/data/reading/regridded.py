@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 
 from ldmdown.data.grid import EARTH_RADIUS, Grid, SourceGrid, Window, largest_rectangle, regrid
-from ldmdown.data.reading.blocks import moment
+from ldmdown.data.reading.blocks import SKIP, moment
 from ldmdown.data.reading.fields import Fields
 from ldmdown.data.solar import LAGS, cos_zenith
 from ldmdown.data.variables import Variable, variable
@@ -116,13 +116,19 @@ class Regridded:
         if not missing.any():
             return
         row, col = np.argwhere(missing)[0]
+        other = min(len(self) - 1, 1) if index == 0 else index - 1
+        always = (
+            other != index and np.isnan(self.fields.read(other)[self.fields.names.index(known.name)])[missing].all()
+        )
         raise LdmdownError(
             self.fields.label,
             f"{known.name} is missing",
             found=f"no value in {np.count_nonzero(missing)} of {missing.size} cells, such as "
             f"{self.fields.grid.place(row, col)}, at {moment(self.hours[index])}",
             expected="a value wherever it is needed",
-            fix="download these hours again, or leave them out",
+            fix="give fields with values everywhere: other hours lack these too, as ERA5-Land lacks the sea"
+            if always and not missing.all()
+            else SKIP,
         )
 
 
