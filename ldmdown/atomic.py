@@ -78,14 +78,17 @@ def locked(path: Path) -> Iterator[None]:
     with file.open("a+") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            mine = os.path.samestat(file.stat(), os.fstat(held.fileno()))  # not removed since it was opened
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:
             held.seek(0)
             fix = "wait until it has finished, or stop it"
-            raise LdmdownError(path, "is being written by another process", found=held.read(), fix=fix) from None
-        held.truncate(0)
-        held.write(f"process {os.getpid()} on {socket.gethostname()}")
-        held.flush()
+            raise LdmdownError(path, "is being written by another process", found=held.read(), fix=fix)
         try:
+            held.truncate(0)
+            held.write(f"process {os.getpid()} on {socket.gethostname()}")
+            held.flush()
             yield
         finally:
             file.unlink(missing_ok=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,9 +15,9 @@ from typing import Annotated, Literal
 import typer
 
 from ldmdown import __version__
-from ldmdown.errors import LdmdownError, printable
+from ldmdown.errors import STOPPED, LdmdownError, printable
 
-INTERRUPTED, DEFECT = 130, 70  # exit codes of Ctrl-C, and of a defect of ldmdown
+SIGNALLED, DEFECT = 128, 70  # exit codes of a signal to stop, to which its number is added, and of a defect of ldmdown
 DEBUG = "LDMDOWN_DEBUG"  # a variable of the environment with which defects show their traceback
 
 app = typer.Typer(
@@ -41,22 +45,53 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 
 
 def main() -> None:
-    """Run a command; a user's error is a message and exit code 1, a defect one and 70, Ctrl-C is 130."""
+    """Run a command; a user's error is a message and exit code 1, a defect one and 70, Ctrl-C 130, SIGTERM 143."""
+    with _stopped_by_signals() as stopped:
+        try:
+            code = app(prog_name="ldmdown", standalone_mode=False)
+        except (KeyboardInterrupt, typer.Abort):
+            stopped = stopped or [signal.SIGINT]
+        except LdmdownError as error:
+            code = 1
+            if not stopped:
+                print(error, file=sys.stderr)
+        except Exception as error:  # also what libraries make of a signal in the middle of their import
+            show = getattr(error, "show", None)  # a mistake in the options, which Typer knows how to explain
+            if show is not None:
+                show()
+                code = getattr(error, "exit_code", 1)
+            elif not stopped:
+                code = _unforeseen(error)
+        if stopped:
+            print(STOPPED, file=sys.stderr)
+            code = SIGNALLED + stopped[0]
+        sys.exit(code)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM end the processes that this one started, and it by a KeyboardInterrupt; a second at once.
+
+    Gives the list that their numbers are noted in.
+    """
+    stopped: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        if stopped:
+            os._exit(SIGNALLED + number)
+        stopped.append(number)
+        if "multiprocessing" in sys.modules:
+            for process in sys.modules["multiprocessing"].active_children():
+                process.kill()
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = [signal.signal(one, stop) for one in signals]
     try:
-        code = app(prog_name="ldmdown", standalone_mode=False)
-    except LdmdownError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    except Exception as error:
-        show = getattr(error, "show", None)  # a mistake in the options, which Typer knows how to explain
-        code = _unforeseen(error) if show is None else getattr(error, "exit_code", 1)
-        if show is not None:
-            show()
-    if code == INTERRUPTED:
-        print("stopped; finished work is kept (continue downscale or train with --resume)", file=sys.stderr)
-    sys.exit(code)
+        yield stopped
+    finally:
+        for one, handler in zip(signals, before, strict=True):
+            signal.signal(one, handler)
 
 
 def _unforeseen(error: Exception) -> int:

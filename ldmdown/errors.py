@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+STOPPED = "stopped; finished work is kept (continue downscale or train with --resume)"
+
 
 class LdmdownError(Exception):
     """Something in a user's files, options or configuration is wrong.

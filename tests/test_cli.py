@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 from conftest import ldmdown
 
 from ldmdown.config import Config
+from ldmdown.errors import STOPPED
 
 VERBS = ("downscale", "prepare", "train", "twin", "request", "convert", "fetch", "evaluate", "plot", "info")
 
@@ -132,3 +134,29 @@ def test_a_twin_that_ends_before_it_starts(tmp_path: Path) -> None:
     assert done.returncode == 1 and done.stderr.startswith("--end: is before --start\n")
     done = ldmdown("request", "--start", "2021-02-30", "--end", "2021-03-01")
     assert done.returncode == 1 and done.stderr.startswith("--start/--end: is not a time\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["first", "import", "work"])
+def test_a_signal_to_stop_is_one_line(number: signal.Signals, code: int, moment: str) -> None:
+    """While the command line is imported, while a library turns it into an error of its own, and in a command."""
+    if moment == "first" and number == signal.SIGTERM:
+        pytest.skip("ends the process at once, which has nothing to tidy up yet")
+    stop = f"os.kill(os.getpid(), {number.value})"
+    hidden = f"try:\n    {stop}\n    time.sleep(9)\n  except KeyboardInterrupt:\n    raise ImportError from None"
+    when = {
+        "first": f"class Stop:\n def find_spec(name, *_):\n  name == 'ldmdown.cli' and {stop}\n"
+        "sys.meta_path.insert(0, Stop)",
+        "import": f"from ldmdown import cli\ndef app(**_):\n  {hidden}\ncli.app = app",
+        "work": f"from ldmdown import cli\ndef app(**_):\n  {stop}\n  time.sleep(9)\ncli.app = app",
+    }[moment]
+    program = f"import os, sys, time\nfrom ldmdown.__main__ import main\n{when}\nmain()"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == code and done.stderr == f"{STOPPED}\n"

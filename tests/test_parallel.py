@@ -57,3 +57,12 @@ def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) 
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(map(alive, pids))
+
+
+def end(code: int) -> None:
+    os._exit(code)
+
+
+def test_a_process_that_the_system_ends_is_told() -> None:
+    with pytest.raises(LdmdownError, match="a process: was ended from outside, or by the system"):
+        parallel.run(end, [1, 1], processes=2)

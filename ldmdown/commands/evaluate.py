@@ -18,7 +18,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from ldmdown.atomic import replacing
+from ldmdown.atomic import locked, replacing
 from ldmdown.console import progress_bar, say
 from ldmdown.data.reading.files import few_open
 from ldmdown.data.reading.stations import read_stations
@@ -109,7 +109,12 @@ def evaluate_checkpoints(
 
 def write_scores(data: Predictions | Systems, output: Path, stations: StationOptions) -> None:
     """Score all hours, write everything to a folder and print the scores that matter most."""
-    results, maps = score(data, stations)
+    with locked(output):
+        results, maps = score(data, stations)
+        _write(output, results, maps)
+
+
+def _write(output: Path, results: Results, maps: MapFields) -> None:
     output.mkdir(parents=True, exist_ok=True)
     with replacing(output / "scores.json") as beside:
         beside.write_text(results.model_dump_json(), encoding="utf-8")

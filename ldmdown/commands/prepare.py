@@ -8,13 +8,14 @@ grow with the number of days.
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from ldmdown.atomic import replacing
+from ldmdown.atomic import locked, replacing
 from ldmdown.config import DEFAULT, Config, SourceConfig, load_config
 from ldmdown.console import progress_bar, say
 from ldmdown.data import parallel
@@ -50,11 +51,17 @@ def prepare(config_path: Path | None = None, *, scheduler: str | None = None, dr
     Raises
     ------
     LdmdownError
-        if files are missing, do not fit the configuration or share no hours, or if an archive of another
-        configuration is in the way.
+        if files are missing, do not fit the configuration or share no hours, if an archive of another
+        configuration is in the way, or another process is preparing it.
     """
     config, root = load_config(config_path)
     root = root.absolute() if scheduler else root  # workers may be in another folder
+    path = root / config.data.archive
+    with nullcontext() if dry_run else locked(path):
+        _prepare(config, root, config_path, scheduler, dry_run)
+
+
+def _prepare(config: Config, root: Path, config_path: Path | None, scheduler: str | None, dry_run: bool) -> None:
     path = root / config.data.archive
     if path.exists():
         if Archive(path).fingerprint != fingerprint(config):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from rich.progress import Progress
 
 from ldmdown import checkpoint, runtime
-from ldmdown.atomic import replacing, sha256
+from ldmdown.atomic import locked, replacing, sha256
 from ldmdown.config import Config, load_config
 from ldmdown.console import progress_bar, say
 from ldmdown.data.archive.manifest import fingerprint as archive_fingerprint
@@ -43,10 +44,15 @@ def train(
     ------
     LdmdownError
         if the archive is missing or another configuration's, a stage was stopped and `resume` is not given,
-        or a stage before is missing; or as `loop.fit`.
+        a stage before is missing, or another process writes to the folder of the run; or as `loop.fit`.
     """
     config, root = load_config(config_path)
-    with on_disk(root), runtime.processes() as processes, progress_bar("steps") as progress:
+    with (
+        on_disk(root),
+        runtime.processes() as processes,
+        locked(root / config.train.run) if processes.first else nullcontext(),
+        progress_bar("steps") as progress,
+    ):
         training = Training(config, root, config_path or root, processes, progress)
         wanted = trained_by(training.stages, command)
         needed = {*wanted, *(before for stage in wanted for before in stage.before)}

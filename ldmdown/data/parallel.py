@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -69,6 +71,9 @@ def run(
         try:
             kind = "processes" if count > 1 else "synchronous"
             return list(compute(*tasks, scheduler=kind, num_workers=count, chunksize=1, optimize_graph=False))
+        except BrokenProcessPool:
+            fix = "if it was memory, use fewer processes; run it again to go on"
+            raise LdmdownError("a process", "was ended from outside, or by the system", fix=fix) from None
         except LdmdownError as error:
             raise getattr(error, "exception", error) from None  # without the worker's traceback
 
@@ -91,10 +96,11 @@ def _threads_each(count: int) -> Iterator[None]:
 
 @cache
 def _end_with_parent() -> None:
-    """Let this process end when the one that started it is killed; it would wait for tasks for ever."""
+    """Let this process end with the one that started it, which alone heeds Ctrl-C; it would wait for tasks for ever."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait_and_end() -> None:
         parent.join()

@@ -73,9 +73,11 @@ class Run:
         self.processes = processes
         self.fingerprints = fingerprints
         if processes.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-            (folder / "environment.json").write_text(json.dumps(environment(processes), indent=2))
+            written = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            about = {"config.yaml": written, "environment.json": json.dumps(environment(processes), indent=2)}
+            for name, text in about.items():
+                with replacing(folder / name) as beside:
+                    beside.write_text(text)
         processes.wait()
 
     def state_path(self, stage: str) -> Path:
