@@ -115,6 +115,9 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
         autoencoder=autoencoder,
         conditioner=context,
         denoiser=Denoiser(latents, context.channels, **config.denoiser.model_dump()),
+        student=Denoiser(latents, context.channels, **config.student.model_dump(), outputs=2 * latents)
+        if config.student
+        else None,
         diffusion=Diffusion(**config.diffusion.model_dump()),
         scale=LatentScale(conditioner(config.scale.conditioner, 1), latents) if config.scale else None,
     )

@@ -169,7 +169,7 @@ def downscale(
         int | None, typer.Option(min=1, help="Number of sampler steps.", show_default="the checkpoint's")
     ] = None,
     sampler: Annotated[
-        Literal["dpmpp", "ddim"] | None, typer.Option(help="Sampler.", show_default="the checkpoint's")
+        Literal["dpmpp", "ddim", "student"] | None, typer.Option(help="Sampler.", show_default="the checkpoint's")
     ] = None,
     temporal_correlation: Annotated[
         str,
@@ -287,7 +287,7 @@ def prepare(
 def train(
     config: Config = None,
     stage: Annotated[
-        Literal["all", "unet", "vae", "ldm", "gan"],
+        Literal["all", "unet", "vae", "ldm", "distill", "gan"],
         typer.Option(help="Stage to train; all means those that are not finished, in order."),
     ] = "all",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,

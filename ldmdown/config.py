@@ -41,6 +41,7 @@ RENAMED = {  # keys of version 0.1, as patterns, and their names now
     "train.*.clip": "grad_clip",
 }
 Precision = Literal["auto", "fp32", "bf16"]
+SamplerName = Literal["dpmpp", "ddim", "student"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -292,6 +293,13 @@ class DenoiserConfig(Section):
     norm: Literal["none", "layer"] = "layer"
 
 
+class StudentConfig(DenoiserConfig):
+    """The network that makes a sample in one call, in the denoiser's place (stage distill)."""
+
+    channels: Size = 64
+    blocks: Annotated[Depth, Field(gt=0)] = 1
+
+
 class GanConfig(Section):
     """The discriminator that the stage `gan` trains against a U-Net of its own."""
 
@@ -311,8 +319,8 @@ class DiffusionConfig(Section):
 class SamplerConfig(Section):
     """How a sample is drawn unless the command line says otherwise."""
 
-    name: Literal["dpmpp", "ddim"] = "dpmpp"
-    steps: Steps = 10
+    name: SamplerName = "dpmpp"  # student: one call of the student
+    steps: Steps = 10  # of dpmpp and ddim
     spacing: Literal["trailing", "logsnr"] = "trailing"  # of dpmpp's steps
 
 
@@ -353,6 +361,7 @@ class TrainConfig(Section):
     gan: StageConfig = StageConfig(steps=4000, learning_rate=2e-4, batch=16, betas=(0.5, 0.9), ema=(0.99,))
     vae: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=(0.99,))
     scale: StageConfig = StageConfig(steps=1000, learning_rate=1e-3, batch=32, ema=(0.99,))
+    distill: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, batch=16, ema=(0.99, 0.998))
     ldm: StageConfig = StageConfig(steps=10000, learning_rate=8e-4, batch=32, ema=(0.99, 0.998, 0.9995))
 
 
@@ -376,10 +385,17 @@ class Config(Section):
     scale: ScaleConfig | None = ScaleConfig()
     gan: GanConfig | None = None
     denoiser: DenoiserConfig = DenoiserConfig()
+    student: StudentConfig | None = None
     diffusion: DiffusionConfig = DiffusionConfig()
     sampler: SamplerConfig = SamplerConfig()
     train: TrainConfig = TrainConfig()
     checkpoint: str | None = None  # what `downscale` uses in this folder
+
+    @model_validator(mode="after")
+    def _has_student(self) -> Config:
+        if self.sampler.name == "student" and self.student is None:
+            raise ValueError("sampler.name is student, but there is none: add `student: {}`")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -22,7 +22,7 @@ import torch
 import xarray as xr
 
 from ldmdown.checkpoint import Checkpoint, load
-from ldmdown.config import Precision
+from ldmdown.config import Precision, SamplerName
 from ldmdown.console import say
 from ldmdown.data.grid import ERA5_SPACING, Grid, Window
 from ldmdown.data.reading.blocks import moment
@@ -96,7 +96,7 @@ class DownscaleOptions:
     members: int | None = None
     seed: int = 0
     steps: int | None = None
-    sampler: Literal["dpmpp", "ddim"] | None = None
+    sampler: SamplerName | None = None
     temporal_correlation: float | None = None
     start: str | None = None
     end: str | None = None
@@ -258,11 +258,19 @@ class System:
                 expected="a checkpoint of stage ldm",
                 fix="leave out --members, or train the stage ldm",
             )
+        if options.sampler == "student" and checkpoint.config.student is None:
+            raise LdmdownError(
+                checkpoint.path,
+                "has no student",
+                found="--sampler student",
+                fix="leave out --sampler, or train one: `ldmdown train --stage distill`",
+            )
         default, correlation = default_sampler(checkpoint), options.temporal_correlation
+        name = options.sampler or default.name
         sampling = SamplingOptions(
             options.members or 1,
             options.seed,
-            Sampler(options.sampler or default.name, options.steps or default.steps, default.spacing),
+            Sampler(name, 1 if name == "student" else options.steps or default.steps, default.spacing),
             measured_correlation(checkpoint) if correlation is None else (correlation,),
         )
         precision = resolve_precision(options.precision, self.device)
@@ -454,8 +462,9 @@ def _source(predictor: Predictor) -> str:
     """A checkpoint, and how it was used."""
     checkpoint, sampling, header = predictor.checkpoint, predictor.options, predictor.checkpoint.header
     if checkpoint.stage == "ldm":
-        sampler = f"{sampling.sampler.name} {sampling.sampler.steps} steps, seed {sampling.seed}"
-        how = f"{sampler}, temporal correlation {np.mean(sampling.correlation):.3g}"
+        steps = "in one call" if sampling.sampler.name == "student" else f"{sampling.sampler.steps} steps"
+        sampler = f"{sampling.sampler.name} {steps}"
+        how = f"{sampler}, seed {sampling.seed}, temporal correlation {np.mean(sampling.correlation):.3g}"
     else:
         how = SINGLE_FIELD[checkpoint.stage]
     assumed = ""

@@ -69,9 +69,9 @@ def train(
                     f"the {stage.name} stage comes first and is not finished",
                     fix=f"run `ldmdown train --stage {stage.command}`, or without --stage",
                 )
-            measured = training.measure(stage)
+            training.measure(stage)
             if stage.checkpoint:
-                written = training.save(stage, measured)
+                written = training.save(stage)
             training.report()
         say(f"the run's report: {training.run.folder / 'report.html'}")
         say(f"wrote {written}; use it so:")
@@ -192,10 +192,10 @@ class Training:
             )
         return latents.load(path, self.hours)
 
-    def measure(self, stage: Stage) -> dict[str, Any]:
-        """What is measured of a finished stage, once; kept beside its state."""
+    def measure(self, stage: Stage) -> None:
+        """Measure what a finished stage is worth, once, and calibrate it; kept beside its state."""
         if not stage.measures:
-            return {}
+            return
         path = self.run.measured_path(stage.name)
         if self.processes.first and not path.exists():
             ways: dict[str, Callable[[], Any]] = {
@@ -219,18 +219,20 @@ class Training:
             if warning := heldout.warning(measured.get("reconstruction", {})):
                 say(warning)
         self.processes.wait()
-        measured = json.loads(path.read_text())
-        stage.calibrate(measured)
-        return measured
+        stage.calibrate(json.loads(path.read_text()))
 
-    def save(self, stage: Stage, measured: dict[str, Any]) -> Path:
+    def save(self, stage: Stage) -> Path:
         """Write the checkpoint of all that is trained up to a stage, unless a later one has; say where."""
         path = self.checkpoints / f"{self.config.name}{stage.suffix}.safetensors"
         later = [one for one in self.stages if stage in one.before and one.checkpoint and one.suffix == stage.suffix]
         states = [self.run.known_state(one.name) for one in later]
         if self.processes.first and not any(state and state.finished for state in states):
             assert stage.checkpoint is not None
-            config, normalization = self.config, self.archive.normalization
+            config, normalization = stage.config_without_later, self.archive.normalization
+            measured: dict[str, Any] = {}
+            for one in (*stage.before, stage):
+                if one.checkpoint == stage.checkpoint:
+                    measured |= json.loads(self.run.measured_path(one.name).read_text())
             model = checkpoint.build(config, normalization, stage.checkpoint)
             weights = self.model.state_dict()
             model.load_state_dict({key: weights[key] for key in model.state_dict()})

@@ -90,7 +90,8 @@ class Up(nn.Module):
 class Denoiser(nn.Module):
     """Channels `channels` x `multipliers` over the levels, `blocks` residual blocks at each.
 
-    Cross blocks stand at `cross_levels` and in the middle; `context` are the context's channels by level.
+    Cross blocks stand at `cross_levels` and in the middle; `context` are the context's channels by level; `outputs`
+    are as many as latent channels unless they are given.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Denoiser(nn.Module):
         cross_levels: Sequence[int],
         mixer: Mixer,
         norm: Norm,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -144,7 +146,7 @@ class Denoiser(nn.Module):
                 if level and block == blocks:
                     stack.append(Up(width))
                 self.output_blocks.append(stack)
-        last_convolution = nn.Conv2d(width, latent_channels, 3, padding=1)
+        last_convolution = nn.Conv2d(width, outputs or latent_channels, 3, padding=1)
         for parameter in last_convolution.parameters():
             nn.init.zeros_(parameter)
         self.out = nn.Sequential(normalisation(norm, width), nn.SiLU(), last_convolution)

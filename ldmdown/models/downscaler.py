@@ -128,6 +128,8 @@ class Downscaler(nn.Module):
         what the U-Net corrects beside the interpolation, if there is one.
     terrain
         the channels of height and land-sea mask among the statics; None: no features of the terrain are made.
+    student
+        the network that makes latents from noise in one call, if there is one.
     residual
         whether latents are added to the mean; otherwise they are all of the target.
     """
@@ -149,6 +151,7 @@ class Downscaler(nn.Module):
         autoencoder: Autoencoder | None = None,
         conditioner: Conditioner | None = None,
         denoiser: Denoiser | None = None,
+        student: Denoiser | None = None,
         diffusion: Diffusion | None = None,
         scale: LatentScale | None = None,
     ) -> None:
@@ -166,6 +169,7 @@ class Downscaler(nn.Module):
         self.autoencoder = autoencoder
         self.conditioner = conditioner
         self.denoiser = denoiser
+        self.student = student
         self.diffusion = diffusion
         self.scale = scale
         if autoencoder is not None:
@@ -253,6 +257,13 @@ class Downscaler(nn.Module):
         assert self.denoiser is not None and self.diffusion is not None
         return self.diffusion.z0_of_v(z, t, self.denoiser(z, t, context).float())
 
+    def generate(self, noise: Tensor, context: Sequence[Tensor]) -> Tensor:
+        """Scaled latents in one call of the student, which stretches and shifts the noise at each place."""
+        assert self.student is not None and self.diffusion is not None
+        last = torch.full((len(noise),), self.diffusion.steps - 1, device=noise.device)
+        stretch, shift = self.student(noise, last, context).float().chunk(2, dim=1)
+        return noise * (1 + stretch) + shift
+
     def denoiser_loss(self, z0: Tensor, context: Sequence[Tensor], t: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of v, for each sample: (B,); channels count as in `channel_weight`."""
         assert self.denoiser is not None and self.diffusion is not None
@@ -302,6 +313,8 @@ class Downscaler(nn.Module):
         assert self.diffusion is not None
         if sampler is None:
             return noise * condition.log_scale.exp()
+        if sampler.name == "student":
+            return self.generate(noise, condition.context) * condition.log_scale.exp()
 
         def denoise(z: Tensor, t: Tensor) -> Tensor:
             return self.denoise(z, t, condition.context)

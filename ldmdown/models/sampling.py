@@ -29,7 +29,7 @@ NOISE_STREAM = 2**63  # the counter's last word, which no other noise uses
 class Sampler:
     """A sampler, its number of steps and how they are spread over time."""
 
-    name: Literal["dpmpp", "ddim"]
+    name: Literal["dpmpp", "ddim", "student"]
     steps: int
     spacing: Literal["trailing", "logsnr"] = "trailing"  # of dpmpp
 

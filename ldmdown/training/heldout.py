@@ -17,7 +17,6 @@ from ldmdown import metrics
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import largest_rectangle
 from ldmdown.models.downscaler import Downscaler
-from ldmdown.models.sampling import Sampler
 from ldmdown.runtime import Processes
 from ldmdown.training.batches import (
     Batch,
@@ -86,8 +85,8 @@ def scores(fields: dict[str, Float32Array], targets: Sequence[str]) -> dict[str,
                 f"bias_{system}": metrics.bias(field.mean(axis=0), true),
                 f"crps_{system}": metrics.crps(field, true) if len(field) > 1 else metrics.mae(field[0], true),
             }
-            if system == "ldm":
-                found[name]["spread_skill_ldm"] = metrics.spread_skill(field, true)
+            if len(field) > 1:
+                found[name][f"spread_skill_{system}"] = metrics.spread_skill(field, true)
     return found
 
 
@@ -115,7 +114,7 @@ def spread_gain(stage: Stage, hours: HourSet, latents: Tensor, processes: Proces
 
     It is fitted on crops of the validation hours; see `matching_gain`.
     """
-    model, sampler = stage.model, Sampler(**stage.config.sampler.model_dump())
+    model, sampler = stage.model, stage.diffusion_sampler
     model.latent_gain.fill_(1)
     settings, alone = stage.settings.model_copy(update={"batch": 1}), replace(processes, rank=0, size=1)
     source = latent_source(hours, latents, alone)

@@ -23,6 +23,7 @@ SYSTEMS = {  # as scores name them, in the order of the table
     "gan": "GAN",
     "member": "LDM, one member",
     "ldm": "LDM, mean of members; CRPS of all",
+    "student": "the student, likewise",
     "scaled_noise": "scaled white noise, likewise",
 }
 SMOOTHED = 50  # points of a loss curve

@@ -1,4 +1,4 @@
-"""The five stages of training as objects: what each trains, on what, from which start and by which loss.
+"""The six stages of training as objects: what each trains, on what, from which start and by which loss.
 
 A stage is compared by name nowhere else. Fields are normalised: predictors (B, P, h, w), statics (B, S, H, W), target
 (B, T, H, W), latents (B, L, h, w).
@@ -20,14 +20,17 @@ from ldmdown import checkpoint
 from ldmdown.checkpoint import Normalizations
 from ldmdown.config import Config, StageConfig
 from ldmdown.errors import LdmdownError
-from ldmdown.models.downscaler import Downscaler, StaticInputs
+from ldmdown.models.downscaler import Condition, Downscaler, StaticInputs
 from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
 from ldmdown.models.sampling import Sampler
 from ldmdown.models.vae import VAE
 from ldmdown.training.batches import Batch, CropSource, noise, stratified_timesteps
 from ldmdown.training.closed_form import ClosedForm, CrossFit
 
-Command = Literal["all", "unet", "vae", "ldm", "gan"]
+CRPS_MEMBERS = 2  # of a crop, which the student makes in training
+CRPS_BOXES = (1, 2, 4, 8, 16, 32)  # fine cells across
+
+Command = Literal["all", "unet", "vae", "ldm", "distill", "gan"]
 
 
 class Stage:
@@ -131,6 +134,26 @@ class Stage:
     def mean_or_zero(self, batch: Batch) -> Tensor:
         """The field that decoded latents are added to: (B, T, H, W)."""
         return self.model.mean_or_zero(batch["predictors"], self.statics(batch))
+
+    def start_of_members(self, batch: Batch, members: int) -> tuple[Tensor, Condition, Tensor]:
+        """What members are made of: the field that they are added to, their condition, and noise (B, M, L, h, w)."""
+        assert self.model.autoencoder is not None
+        start = noise(batch, (members, self.model.autoencoder.latent_channels, *batch["predictors"].shape[-2:]))
+        condition = self.model.condition(batch["predictors"], self.statics(batch))
+        return self.mean_or_zero(batch), condition, start
+
+    @property
+    def config_without_later(self) -> Config:
+        """The configuration of a system as it is after this stage."""
+        sampler = self.config.sampler.model_copy(update={"name": self.diffusion_sampler.name})
+        return self.config.model_copy(update={"student": None, "sampler": sampler})
+
+    @property
+    def diffusion_sampler(self) -> Sampler:
+        """The sampler of the configuration, or the default one where this is the student."""
+        sampler = self.config.sampler
+        name = "dpmpp" if sampler.name == "student" else sampler.name
+        return Sampler(name, sampler.steps, sampler.spacing)
 
 
 class UNetStage(Stage):
@@ -273,11 +296,63 @@ class LdmStage(Stage):
 
     def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
         """The mean, members, and scaled white noise, which the members must beat."""
-        assert self.model.autoencoder is not None
-        mean = self.mean_or_zero(batch)
-        condition = self.model.condition(batch["predictors"], self.statics(batch))
-        start = noise(batch, (members, self.model.autoencoder.latent_channels, *batch["predictors"].shape[-2:]))
-        samplers = {"ldm": Sampler(**self.config.sampler.model_dump()), "scaled_noise": None}
+        mean, condition, start = self.start_of_members(batch, members)
+        samplers = {"ldm": self.diffusion_sampler, "scaled_noise": None}
+        fields = {name: self.model.ensemble(mean, condition, start, one, len(mean)) for name, one in samplers.items()}
+        return {"unet": self.mean(batch)[:, None], **fields}
+
+
+class DistillStage(Stage):
+    """The student: from noise to latents in one call, by the fair CRPS of a few members.
+
+    The CRPS of each latent, and of the fields and their means over larger and larger boxes, by which it learns how far
+    fields hang together (Lang et al. 2024, arXiv 2412.15832, has the fair CRPS as a loss).
+    """
+
+    name = command = "distill"
+    checkpoint = "ldm"
+    trains = ("student",)
+    depends_on = ("unet", "vae", "scale", "ldm")
+    sections = ("student",)
+    learns_from = "latents"
+    to_have_it = "add `student: {}` to it"
+
+    @staticmethod
+    def belongs_to(config: Config) -> bool:
+        """Whether there is a student."""
+        return config.student is not None
+
+    @property
+    def config_without_later(self) -> Config:
+        """The configuration, with the student."""
+        return self.config
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Fair CRPS of latents in units of their std, and of fields in units of the mean std, for each crop."""
+        model, latents = self.model, batch["latents"]
+        assert model.autoencoder is not None
+        with torch.no_grad():
+            condition = model.condition(batch["predictors"], self.statics(batch))
+        start = noise(batch, (CRPS_MEMBERS, *latents.shape[1:]))
+        of_members = condition.take([sample for sample in range(len(latents)) for _ in range(CRPS_MEMBERS)])
+        drawn = model.generate(start.flatten(0, 1), of_members.context)
+        by_sample = start.shape[:2]
+        error = fair_crps(drawn.unflatten(0, by_sample), latents * (-condition.log_scale).exp())
+        loss = (error * model.channel_weight).mean(dim=(1, 2, 3))
+        fields = model.autoencoder.decode(drawn * of_members.log_scale.exp()).float()
+        target = model.autoencoder.decode(latents).float()
+        unit = 1.0 if model.scale is None else (2 * model.scale.log_std).exp().mean().sqrt()
+        for cells in CRPS_BOXES:
+            if cells <= min(target.shape[-2:]):
+                boxes = functional.avg_pool2d(fields, cells).unflatten(0, by_sample)
+                error = fair_crps(boxes, functional.avg_pool2d(target, cells))
+                loss = loss + error.mean(dim=(1, 2, 3)) / unit
+        return loss
+
+    def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
+        """The mean, and members of the student and of the diffusion, from the same noise."""
+        mean, condition, start = self.start_of_members(batch, members)
+        samplers = {"ldm": self.diffusion_sampler, "student": Sampler("student", 1)}
         fields = {name: self.model.ensemble(mean, condition, start, one, len(mean)) for name, one in samplers.items()}
         return {"unet": self.mean(batch)[:, None], **fields}
 
@@ -344,7 +419,7 @@ class GanStage(Stage):
         return discriminator.to(self.model.statics.device)
 
 
-STAGES: tuple[type[Stage], ...] = (UNetStage, VaeStage, ScaleStage, LdmStage, GanStage)  # in their order
+STAGES: tuple[type[Stage], ...] = (UNetStage, VaeStage, ScaleStage, LdmStage, DistillStage, GanStage)  # in their order
 
 
 def stages_of(config: Config, normalization: Normalizations, model: Downscaler) -> list[Stage]:
@@ -384,6 +459,13 @@ def fingerprint(stage: Stage, basis: Sequence[Any]) -> str:
     for one in (*stage.before, stage):
         parts += [{key: content[key] for key in one.sections}, content["train"][one.name]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def fair_crps(members: Tensor, truth: Tensor) -> Tensor:
+    """The fair CRPS (B, ...) of members (B, M, ...) against the truth (B, ...) (Ferro 2014, doi:10.1002/qj.2270)."""
+    error = (members - truth[:, None]).abs().mean(dim=1)
+    pairs = torch.combinations(torch.arange(members.shape[1]))
+    return error - (members[:, pairs[:, 0]] - members[:, pairs[:, 1]]).abs().mean(dim=1) / 2
 
 
 @torch.no_grad()
