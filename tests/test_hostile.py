@@ -6,10 +6,14 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -136,3 +140,42 @@ def test_what_nobody_foresaw_is_one_message(
     monkeypatch.setenv("LDMDOWN_DEBUG", "1")
     with pytest.raises(type(error)):
         ldmdown("info", "a.nc")
+
+
+def with_filter(source: Path, path: Path, number: int) -> Path:
+    """The same file with a variable that says it was compressed by a filter of this number."""
+    shutil.copy(source, path)
+    with h5py.File(path, "r+") as file:
+        values, units = file["t2m"][...], file["t2m"].attrs["units"]
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((1, *values.shape[1:]))
+        plan.set_filter(number, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple(values.shape)
+        made = h5py.Dataset(h5py.h5d.create(file.id, b"made", h5py.h5t.IEEE_F32LE, space, plan))
+        for hour, field in enumerate(values):
+            made.id.write_direct_chunk((hour, 0, 0), field.tobytes())
+        for axis, name in enumerate(("valid_time", "latitude", "longitude")):
+            made.dims[axis].attach_scale(file[name])
+        made.attrs["units"] = units
+        del file["t2m"]
+        file.move("made", "t2m")
+    return path
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_no_filter_beside_a_file_is_loaded(tmp_path: Path, era5: Callable[..., Path]) -> None:
+    """A library beside the file and in the working folder runs only where the user's HDF5_PLUGIN_PATH names it."""
+    path = with_filter(era5(range(1)), tmp_path / "era5.nc", 32026)
+    code = f'#include <stdio.h>\n__attribute__((constructor)) void run(void) {{ fopen("{tmp_path}/ran", "w"); }}'
+    (tmp_path / "evil.c").write_text(code)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "libh5evil.so", "evil.c"], cwd=tmp_path, check=True)
+    program = (
+        "import sys\nfrom ldmdown.data.reading.fields import open_fields\n"
+        "try:\n    open_fields(sys.argv[1:], ['t2m']).read(0)\nexcept Exception as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", program, "era5.nc"]
+    plain = {name: value for name, value in os.environ.items() if name != "HDF5_PLUGIN_PATH"}
+    for environment, ran in ((plain, False), (plain | {"HDF5_PLUGIN_PATH": str(tmp_path)}, True)):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(f"{path.name}: cannot be read\n") and " (32026; unpack it" in done.stdout
+        assert (tmp_path / "ran").exists() == ran

@@ -7,6 +7,7 @@ Nothing is read before it is asked for. Times are hours since 1970-01-01T00.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -109,7 +110,8 @@ class FieldBlock:
                 axis=1,
             )
         except (OSError, RuntimeError, ValueError) as error:  # of netCDF4, eccodes and the codecs of Zarr
-            raise UnreadableError(self.label, f"{error}, at {span(self.valid_time[hours])}") from None
+            unknown = _unknown_filters(self.label) if "filter" in str(error) and Path(self.label).is_file() else ""
+            raise UnreadableError(self.label, f"{error}{unknown}, at {span(self.valid_time[hours])}") from None
 
 
 def version_rank(version: Any) -> int:
@@ -147,6 +149,24 @@ def span(hours: IntArray) -> str:
 def moment(hour: int | np.integer) -> str:
     """An hour since 1970-01-01T00, for messages."""
     return f"{np.datetime64(int(hour), 'h')}:00"
+
+
+def _unknown_filters(file: str) -> str:
+    """The compression filters of an HDF5 file that are not installed, with their names and numbers, for messages."""
+    import h5py  # which takes a quarter of a second
+
+    unknown: dict[str, None] = {}
+
+    def look(_: str, one: Any) -> None:
+        plan: Any = one.id.get_create_plist() if isinstance(one, h5py.Dataset) else None
+        for place in range(plan.get_nfilters() if plan else 0):
+            number, _, _, name = plan.get_filter(place)
+            if not h5py.h5z.filter_avail(number):
+                unknown[f"{name.decode(errors='replace')} {number}".strip()] = None
+
+    with h5py.File(file) as opened:
+        opened.visititems(look)
+    return f" ({', '.join(unknown)}; unpack it with `nccopy -F none` where it is installed)" if unknown else ""
 
 
 def _check_positions(label: str, name: str, axis: FloatArray, limit: float) -> None:
