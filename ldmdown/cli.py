@@ -466,11 +466,16 @@ def evaluate(
         bool, typer.Option("--height-correction", help="Correct temperatures to the stations' heights by 6.5 K/km.")
     ] = False,
 ) -> None:
-    """Score predictions against a reference, or checkpoints against baselines on an archive.
+    """Score predictions against a reference, or checkpoints on an archive, or check an output without a reference.
 
     ldmdown evaluate out.nc era5.nc --reference reference/VHR-REA_IT_20210105.nc -o scores
 
     ldmdown evaluate --checkpoint twin --checkpoint twin-gan --archive archive.zarr -o scores
+
+    ldmdown evaluate out.nc era5.nc -o check
+
+    Without a reference, an output is compared with the ERA5 that it was made from and with what its checkpoint learned
+    from.
 
     Columns of a CSV of stations, separated by comma, semicolon or tab: time or date (UTC); name or id; lat, lon; alt
     or height (m); t or t2m (degrees C or K); ws, wg, ff or ws10 (m/s, at 10 m); wr or dd (direction that the wind
@@ -487,11 +492,16 @@ def evaluate(
 
         options = CheckpointOptions(period, members, every, seed, device, source)
         evaluate_checkpoints(checkpoint, archive, output, options, terrain=terrain, stations=measured)
+    elif predictions and len(predictions) > 1 and archive is None and stations is None:
+        from ldmdown.commands.evaluate import evaluate_unreferenced
+
+        evaluate_unreferenced(predictions[0], predictions[1:], output, ",".join(checkpoint or []) or None, terrain)
     else:
         raise LdmdownError(
             "evaluate",
             "needs files and what they are compared with",
-            expected="PREDICTION ... --reference FILE or --stations FILE, or --checkpoint NAME ... --archive ARCHIVE",
+            expected="PREDICTION ... --reference FILE or --stations FILE, --checkpoint NAME ... --archive ARCHIVE, "
+            "or OUTPUT ERA5 ...",
         )
 
 

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from ldmdown.config import upgrade
 from ldmdown.errors import LdmdownError
+from ldmdown.typing import Float32Array
 
 FORMAT = 2
 KEY = "ldmdown"
@@ -93,6 +95,14 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def read_statics(path: Path, header: dict[str, Any]) -> dict[str, Float32Array]:
+    """The static fields (rows, cols) that a checkpoint names, normalised; those that it has learned are left out."""
+    names = header["config"]["statics"]["fields"]
+    with safe_open(path, framework="np") as file:
+        fields = file.get_slice("statics")[: len(names)].astype(np.float32)
+    return dict(zip(names, fields, strict=True))
+
+
 class _Statistics(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -114,6 +124,8 @@ class _Header(BaseModel):
     regridding: Literal["bilinear", "nearest"]
     temporal_correlation: Correlation | list[Correlation] = 0.0
     latent_gain: list[PositiveFloat] | None = None
+    statics_normalization: dict[str, dict[str, Any]] = {}
+    training_truth: dict[str, dict[str, Any]] = {}
 
 
 def _upgraded(header: dict[str, Any]) -> dict[str, Any]:

@@ -187,7 +187,9 @@ def test_the_manifest_names_the_files_by_their_hashes(folder: Path) -> None:
         lambda data: data.assign_coords(valid_time=data.valid_time - np.timedelta64(1000, "h")),
     )
     prepare(path)
-    files = Archive(folder / "archive.zarr").manifest["files"]
+    archive = Archive(folder / "archive.zarr")
+    files, truth = archive.manifest["files"], archive.manifest["training_truth"]["reference"]
+    assert truth["hours"] > 0 and truth["numbers"]["detail t2m everywhere"]["mean"] > 0.1
     assert [file["name"] for file in files["reference"]] == [
         f"reference/VHR-REA_IT_{day.replace('-', '')}.nc" for day in DAYS
     ]

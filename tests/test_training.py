@@ -91,6 +91,8 @@ def test_a_whole_system(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     loaded = checkpoint.load(written)
     assert loaded.stage == "ldm" and loaded.header["training"]["hours"] == 48
     assert loaded.header["training"]["twin"] == "synthetic, recipe 0, seed 0"  # what the archive's manifest says
+    (truth,) = loaded.header["training_truth"].values()  # the archive's manifest has none: measured by the training
+    assert truth["hours"] == 48 and truth["numbers"]["change t2m everywhere"]["mean"] > 0
     correlation, gain = (np.array(loaded.header[key]) for key in ("temporal_correlation", "latent_gain"))
     assert correlation.shape == gain.shape == (192,) and 0 < correlation.mean() < 1
     np.testing.assert_allclose(loaded.model.latent_gain[:, 0, 0], gain, rtol=1e-6)

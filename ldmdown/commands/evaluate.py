@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -23,10 +24,12 @@ from ldmdown.console import progress_bar, say
 from ldmdown.data.reading.files import few_open
 from ldmdown.data.reading.stations import read_stations
 from ldmdown.drawing.map_fields import MapFields
+from ldmdown.drawing.plausibility import plausibility_figures, write_plausibility
 from ldmdown.drawing.plots import figures
 from ldmdown.drawing.report import write_report
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.geometry import GridGeometry
+from ldmdown.scoring.plausibility import OUTPUT, Plausibility, UnreferencedOutput
 from ldmdown.scoring.predictions import Predictions
 from ldmdown.scoring.results import ReferenceFiles, Results
 from ldmdown.scoring.scorecard import Scorecard
@@ -82,6 +85,57 @@ def evaluate(
         write_scores(data, output, stations)
 
 
+@few_open()
+def evaluate_unreferenced(
+    output: Path, era5: Sequence[Path], folder: Path, checkpoint: str | None = None, terrain: Path | None = None
+) -> None:
+    """Look at an output without a reference, and write report.html, scores.json and figures to a folder.
+
+    Parameters
+    ----------
+    output, era5, checkpoint, terrain
+        as in `UnreferencedOutput`.
+
+    Raises LdmdownError as that, or if the files share no hour.
+    """
+    with locked(folder), UnreferencedOutput(output, era5, checkpoint, terrain) as data:
+        found = _measured(data)
+        drawn = plausibility_figures(found, data.measures.boxes.centres, data.measures.bias())
+        _write_files(folder, found.model_dump_json(), drawn)
+        write_plausibility(folder / "report.html", found, drawn)
+    for note in found.notes:
+        say(f"note: {note}")
+    for one in found.verdicts:
+        if one.within is False or not found.training:
+            print(one.text)
+    if found.training:
+        within = sum(one.within is True for one in found.verdicts)
+        print(f"{within} of {len(found.verdicts)} numbers are as in training.")
+    say(f"{len(data.hours)} hours measured; look at {folder / 'report.html'}; beside it scores.json and the figures")
+
+
+def _measured(data: UnreferencedOutput) -> Plausibility:
+    with progress_bar("hours") as progress:
+        for hour in progress.track(data.hours, description="measuring"):
+            data.add(hour)
+    record = data.measures.record()
+    first, last = (str(np.datetime64(data.hours[place], "h")) for place in (0, -1))
+    return Plausibility(
+        ldmdown=version("ldmdown"),
+        title=f"{data.files[0].name} beside its ERA5 and its training",
+        created=_now(),
+        output=data.files[0],
+        era5=data.files[1],
+        checkpoint=data.training.label,
+        first=first,
+        last=last,
+        notes=data.notes,
+        verdicts=data.verdicts(record),
+        effective_resolution_km=data.resolutions(record),
+        records={OUTPUT: record, **data.training.records},
+    )
+
+
 def evaluate_checkpoints(
     checkpoints: Sequence[str],
     archive: Path,
@@ -115,20 +169,29 @@ def write_scores(data: Predictions | Systems, output: Path, stations: StationOpt
 
 
 def _write(output: Path, results: Results, maps: MapFields) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    with replacing(output / "scores.json") as beside:
-        beside.write_text(results.model_dump_json(), encoding="utf-8")
-    _write_csv(output / "scores.csv", results)
     drawn = figures(results, maps)
-    for name, figure in drawn.items():
-        with replacing(output / f"{name}.png") as beside:
-            figure.savefig(beside, dpi=FIGURE_DPI, format="png")
+    _write_files(output, results.model_dump_json(), drawn)
+    _write_csv(output / "scores.csv", results)
     write_report(output / "report.html", results, maps, drawn)
     _print_tables(results)
     for note in results.notes:
         say(note)
     report = output / "report.html"
     say(f"{results.hours.count} hours scored; look at {report}; beside it scores.json, scores.csv and the figures")
+
+
+def _write_files(folder: Path, scores: str, drawn: Mapping[str, Figure]) -> None:
+    """Write scores.json and the figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "scores.json") as beside:
+        beside.write_text(scores, encoding="utf-8")
+    for name, figure in drawn.items():
+        with replacing(folder / f"{name}.png") as beside:
+            figure.savefig(beside, dpi=FIGURE_DPI, format="png")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def score(data: Predictions | Systems, stations: StationOptions) -> tuple[Results, MapFields]:
@@ -162,7 +225,7 @@ def score(data: Predictions | Systems, stations: StationOptions) -> tuple[Result
     results = Results(
         ldmdown=version("ldmdown"),
         title=f"{what} against {reference.name}",
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=_now(),
         reference=reference,
         notes=[*data.notes, *(card.notes() if data.reference else ())],
         **card.results(),

@@ -53,6 +53,7 @@ def _checkpoint(found: dict[str, Any]) -> dict[str, Any]:
         "grid": f"{grid['rows']} x {grid['cols']} cells of {grid['spacing']:g} m, {grid['crs']}",
         "latents": config["autoencoder"]["kind"],
         "sampler": ", ".join(f"{key} {value}" for key, value in config["sampler"].items()),
+        "training_truth": ", ".join(found.pop("training_truth", {})) or "not measured",
         **found,
     }
 

@@ -7,6 +7,7 @@ grow with the number of days.
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -29,6 +30,7 @@ from ldmdown.data.archive.store import MANIFEST, Archive, ArchiveSource
 from ldmdown.data.archive.writer import ArchiveWriter
 from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
+from ldmdown.scoring.training_truth import training_truth
 from ldmdown.twin.files import TwinFiles
 from ldmdown.twin.recipe import RECIPE
 
@@ -178,9 +180,12 @@ def _close(
 ) -> None:
     """Finish the archive, and say what is in it."""
     writer.close(statistics(records), origin, (statics.normalization, statics.fields) if statics is not None else None)
+    archive = Archive(job.archive)
+    with replacing(job.archive / MANIFEST) as beside:
+        beside.write_text(json.dumps(origin | {"training_truth": training_truth(archive)}, indent=1) + "\n")
     for note, (first, *more) in origin["notes"].items():
         say(f"note: {note} ({first}{f' and {len(more)} more days' if more else ''})")
-    for one in Archive(job.archive).sources:
+    for one in archive.sources:
         if one.is_partial:
             say(f"note: {one.name} has values in {one.valid.mean():.0%} of the grid; training draws its crops there")
     hours, dropped = sum(origin["hours"].values()), sum(map(len, origin["dropped"].values()))

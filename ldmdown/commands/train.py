@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.header import find
 from ldmdown.models.downscaler import Downscaler
+from ldmdown.scoring.training_truth import training_truth
 from ldmdown.training import heldout, latents, loop, report
 from ldmdown.training.batches import CropSource, field_source, latent_source, middle_crop
 from ldmdown.training.hours import HourSet
@@ -237,10 +239,23 @@ class Training:
             weights = self.model.state_dict()
             model.load_state_dict({key: weights[key] for key in model.state_dict()})
             training = self._provenance(stage)
-            header = checkpoint.header_of(config, normalization, stage.checkpoint, training=training, **measured)
+            header = checkpoint.header_of(
+                config,
+                normalization,
+                stage.checkpoint,
+                training=training,
+                statics_normalization=self.archive.statics_normalization,
+                training_truth=self._truth,
+                **measured,
+            )
             checkpoint.save(path, model, header)
         self.processes.wait()
         return path
+
+    @cached_property
+    def _truth(self) -> dict[str, Any]:
+        """What the fields look like that it learns from: as `prepare` measured, or measured of an older archive."""
+        return self.archive.manifest.get("training_truth") or training_truth(self.archive)
 
     def _provenance(self, stage: Stage) -> dict[str, Any]:
         """What a checkpoint says of its training."""

@@ -32,18 +32,20 @@ Values = Annotated[
 """One-dimensional."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """What every part of the results is."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="null")
 
 
-class ReferenceFiles(_Part):
+class ReferenceFiles(Part):
     """The fields that count as true."""
 
     name: str
     files: list[str]
 
 
-class GridSummary(_Part):
+class GridSummary(Part):
     """The grid of the scores."""
 
     rows: int
@@ -52,7 +54,7 @@ class GridSummary(_Part):
     crs: str
 
 
-class HoursSummary(_Part):
+class HoursSummary(Part):
     """The hours that are scored, and how many blocks of days the intervals are drawn from."""
 
     first: str
@@ -62,14 +64,14 @@ class HoursSummary(_Part):
     blocks: int
 
 
-class ScoredVariable(_Part):
+class ScoredVariable(Part):
     """What is scored: a variable, or several together."""
 
     long_name: str
     units: str
 
 
-class ScoredSystem(_Part):
+class ScoredSystem(Part):
     """One of the systems that are compared."""
 
     name: str
@@ -78,7 +80,7 @@ class ScoredSystem(_Part):
     regridded: bool = False
 
 
-class Score(_Part):
+class Score(Part):
     """A value with its 95 % interval, which is NaN where there are too few blocks of days."""
 
     value: Number
@@ -86,7 +88,7 @@ class Score(_Part):
     high: Number
 
 
-class ScoreInfo(_Part):
+class ScoreInfo(Part):
     """What a score is: `better` says which value is best, `units` "field" that they are the variable's."""
 
     short_name: str
@@ -96,14 +98,14 @@ class ScoreInfo(_Part):
     doi: str | None
 
 
-class Best(_Part):
+class Best(Part):
     """The system with the best score, and those that are not significantly different from it."""
 
     system: str
     not_significantly_different_from: list[str]
 
 
-class HourlyScores(_Part):
+class HourlyScores(Part):
     """Scores of single hours."""
 
     time: list[str]
@@ -113,7 +115,7 @@ class HourlyScores(_Part):
     pcc: Values
 
 
-class Distribution(_Part):
+class Distribution(Part):
     """Densities between edges, by system."""
 
     edges: Values
@@ -126,7 +128,7 @@ class ChangeDistribution(Distribution):
     lag1: dict[str, Number]
 
 
-class Spectra(_Part):
+class Spectra(Part):
     """Power by wavelength and by system, its ratio to the reference's, and the standard error of such ratios."""
 
     wavelength_km: Values
@@ -136,7 +138,7 @@ class Spectra(_Part):
     effective_resolution_km: dict[str, Number]
 
 
-class Reliability(_Part):
+class Reliability(Part):
     """How often an event happens (`observed`) by the share of members that forecast it, and in how many cases."""
 
     forecast: Values
@@ -144,7 +146,7 @@ class Reliability(_Part):
     count: Values
 
 
-class Station(_Part):
+class Station(Part):
     """Where a station is: degrees, and metres above the sea."""
 
     name: str
@@ -153,7 +155,7 @@ class Station(_Part):
     height: Number
 
 
-class StationResults(_Part):
+class StationResults(Part):
     """Scores by system, variable and score, at each station and over all (of correlations the mean)."""
 
     file: str
@@ -165,7 +167,7 @@ class StationResults(_Part):
     all: dict[str, dict[str, dict[str, Number]]]
 
 
-class Results(_Part):
+class Results(Part):
     """Everything that `evaluate` writes to scores.json.
 
     `scores` and `ratio_to_ideal` are by system, variable and score; `best` by variable and score; `by_surface` by kind

@@ -74,7 +74,7 @@ class BoxMeans:
                 continue
             boxes = self.boxes.means(self.boxes.of_source, held[name])
             boxes = self.smoothed(boxes) + (self._warmer if name == "t2m" else 0)
-            out[:] = _where_complete(self._to_grid, boxes, self.grid.shape)
+            out[:] = where_complete(self._to_grid, boxes, self.grid.shape)
         return result
 
     def smoothed(self, boxes: FloatArray) -> FloatArray:
@@ -118,10 +118,10 @@ class Boxes:
 
     def means(self, weights: scipy.sparse.csr_array, field: FloatArray) -> FloatArray:
         """Means over the boxes; NaN where a box is not completely covered."""
-        return _where_complete(weights, field, self.grid.shape)
+        return where_complete(weights, field, self.grid.shape)
 
 
-def _where_complete(weights: scipy.sparse.csr_array, field: FloatArray, shape: tuple[int, int]) -> FloatArray:
+def where_complete(weights: scipy.sparse.csr_array, field: FloatArray, shape: tuple[int, int]) -> FloatArray:
     """Weighted means of the values there are; NaN where some of the weight is missing."""
     held = np.isfinite(field).ravel()
     share = weights @ held.astype(np.float64)
