@@ -16,6 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load as deserialize
@@ -23,7 +24,7 @@ from safetensors.torch import save as serialize
 
 from ldmdown.atomic import replacing, sha256
 from ldmdown.config import ConditionerConfig, Config
-from ldmdown.data.grid import Grid
+from ldmdown.data.grid import Grid, Window
 from ldmdown.data.normalization import Normalization
 from ldmdown.errors import LdmdownError
 from ldmdown.header import AGAIN, FORMAT, HASH, KEY, find, read_header
@@ -36,6 +37,7 @@ from ldmdown.models.terrain import FEATURES
 from ldmdown.models.transform import LappedTransform
 from ldmdown.models.unet import UNet
 from ldmdown.models.vae import VAE
+from ldmdown.typing import Float32Array
 
 MAX_NAMES = 3  # of tensors in an error
 
@@ -63,6 +65,13 @@ class Checkpoint:
     def sha256(self) -> str:
         """Hexadecimal hash of the file."""
         return sha256(self.path)
+
+    def heights(self, window: Window) -> Float32Array:
+        """Heights of the ground [m] (rows, cols) in a window, if the header says how they were normalised."""
+        scale = self.header["statics_normalization"]["z"]
+        channel = self.config.statics.fields.index("z")
+        normalized = self.model.statics[channel, *self.grid.fine(window)].cpu().numpy()
+        return normalized * np.float32(scale["std"]) + np.float32(scale["mean"])
 
 
 def build(config: Config, normalization: Normalizations, stage: Stage) -> Downscaler:

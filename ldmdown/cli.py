@@ -192,6 +192,12 @@ def downscale(
     region: Annotated[
         Literal["covered"] | None, typer.Option(help="Part of the domain: the part that the files cover.")
     ] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of sites (name, lat, lon; height [m]) whose values are written, to .csv, .parquet or .nc."
+        ),
+    ] = None,
     variables: Annotated[
         str | None, typer.Option(help="Variables, such as t2m,u10,v10,ws10.", show_default="all of the checkpoint")
     ] = None,
@@ -242,6 +248,7 @@ def downscale(
         end=end,
         bbox=bbox,
         region=region,
+        points=points,
         variables=tuple(variables.split(",")) if variables else None,
         precision=precision,
         batch_size=batch_size,

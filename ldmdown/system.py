@@ -11,24 +11,29 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse
 import torch
 import xarray as xr
 
+from ldmdown.atomic import sha256
 from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.config import Precision, SamplerName
 from ldmdown.console import say
-from ldmdown.data.grid import ERA5_SPACING, Grid, Window
+from ldmdown.data.grid import ERA5_SPACING, Grid, SourceGrid, Window, regrid
 from ldmdown.data.reading.blocks import moment
 from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
+from ldmdown.data.reading.orography import LAPSE_RATE
 from ldmdown.data.reading.regridded import check_coverage, covered_margin, covered_window, spacing_degrees
+from ldmdown.data.reading.stations import read_sites
+from ldmdown.data.sites import Sites, windows_of
 from ldmdown.data.statistics import check_statistics
 from ldmdown.data.template import OutputTemplate, output_dataset
 from ldmdown.data.variables import WINDS, variable
@@ -36,7 +41,7 @@ from ldmdown.errors import LdmdownError
 from ldmdown.inference import MAX_CORRELATION, Predictor, SamplingOptions, default_sampler, measured_correlation
 from ldmdown.models.sampling import Sampler
 from ldmdown.runtime import choose_device, resolve_precision
-from ldmdown.typing import Float32Array
+from ldmdown.typing import BoolArray, Float32Array
 
 ACKNOWLEDGEMENT = (
     "Contains modified Copernicus Climate Change Service information (ERA5, doi:10.24381/cds.adbb2d47); neither "
@@ -72,6 +77,8 @@ class DownscaleOptions:
         west, south, east, north [degrees] of a box that is enlarged to whole cells of the coarse grid.
     region
         "covered": the part of the domain that the data cover; None: the whole domain.
+    points
+        table of sites (name, lat, lon, height) at which values are wanted, instead of fields.
     variables
         names of the variables; None: those that the checkpoints make.
     statistics
@@ -102,6 +109,7 @@ class DownscaleOptions:
     end: str | None = None
     bbox: tuple[float, float, float, float] | None = None
     region: Literal["covered"] | None = None
+    points: Path | None = None
     variables: Sequence[str] | None = None
     statistics: Sequence[str] = ()
     keep_members: bool = False
@@ -111,8 +119,10 @@ class DownscaleOptions:
     skip_bad_hours: bool = False
 
     def __post_init__(self) -> None:
-        if self.bbox is not None and self.region is not None:
-            raise LdmdownError("--bbox and --region", "exclude each other", fix="leave out --bbox or --region")
+        areas = [f"--{name}" for name in ("bbox", "region", "points") if getattr(self, name) is not None]
+        if len(areas) > 1:
+            fix = f"leave out {' or '.join(areas)}"
+            raise LdmdownError(" and ".join(areas), "exclude each other", fix=fix)
         if self.temporal_correlation is not None and not 0 <= self.temporal_correlation <= MAX_CORRELATION:
             raise LdmdownError(
                 "--temporal-correlation",
@@ -205,33 +215,63 @@ class System:
             if the fields cover too little, or the options ask for what the checkpoints cannot give.
         """
         era5 = _period(era5, options)
-        window = choose_window(era5, self.grid, options)
-        around = covered_margin(era5, self.grid, window, MARGIN)
-        predictors = [self._predictor(one, window, around, options) for one in self.checkpoints]
+        sites = None if options.points is None else read_sites(options.points)
+        if sites is None:
+            parts = [self._part(era5, choose_window(era5, self.grid, options), options)]
+        else:
+            parts = self._at_sites(era5, sites, options)
+        predictors, every = parts[0].predictors, [one for part in parts for one in part.predictors]
         names = self._variables(options)
-        bad: dict[int, LdmdownError] = _bad_hours(era5, predictors) if options.skip_bad_hours else {}
+        bad: dict[int, LdmdownError] = _bad_hours(era5, every) if options.skip_bad_hours else {}
         skipped = "; ".join(
             f"{moment(era5.hours[index])} ({error.args[0].splitlines()[0]})" for index, error in bad.items()
         )
         if skipped:
             say(f"note: {len(bad)} hours are left out: {skipped}")
             era5 = era5.at([index for index in range(len(era5)) if index not in bad])
+        attributes = _attributes(predictors, era5.files)
+        if any(part.warmer is not None and part.warmer.any() for part in parts):
+            attributes["comment"] += f" t2m is moved to the heights of the sites by {1000 * LAPSE_RATE:g} K/km."
         warnings = list(_far_from_training(era5, predictors))
         for warning in warnings:
             say(f"warning: {warning}")
         remarks = {"warnings": "; ".join(warnings), "skipped_hours": skipped}
         template = OutputTemplate(
-            self.grid.window(window),
+            parts[0].grid,
             names,
             options.members,
-            _attributes(predictors, era5.files) | {name: text for name, text in remarks.items() if text},
+            attributes | {name: text for name, text in remarks.items() if text},
             _run(predictors, options, names, era5.files),
             self.earth_relative,
             tuple(options.statistics),
             options.keep_members or not options.statistics,
             options.compression == "quantized",
+            sites,
         )
-        return Job(predictors, era5, self.targets, template)
+        return Job(parts, era5, self.targets, template)
+
+    def _part(self, era5: Fields, window: Window, options: DownscaleOptions) -> Part:
+        check_coverage(era5, self.grid, window)
+        around = covered_margin(era5, self.grid, window, MARGIN)
+        predictors = [self._predictor(one, window, around, options) for one in self.checkpoints]
+        return Part(predictors, self.grid.window(window))
+
+    def _at_sites(self, era5: Fields, sites: Sites, options: DownscaleOptions) -> list[Part]:
+        """Parts that hold the sites, and what brings temperature to the heights of those that have one."""
+        known = [one for one in self.checkpoints if "z" in one.header.get("statics_normalization", {})]
+        if np.isfinite(sites.height).any() and not known:
+            say("note: no checkpoint says how high its ground is: t2m is not moved to the heights of the sites")
+        parts = []
+        for window, served in windows_of(sites, self.grid, MARGIN):
+            part = self._part(era5, window, options)
+            cells = SourceGrid(part.grid.y, part.grid.x, part.grid.projection)
+            weights = cells.weights(sites.lat[served], sites.lon[served])
+            warmer = np.zeros(np.count_nonzero(served), np.float32)
+            for ground in (one.heights(window) for one in known[:1]):
+                above = regrid(weights, ground, warmer.shape) - sites.height[served]
+                warmer = np.nan_to_num(LAPSE_RATE * above).astype(np.float32)
+            parts.append(replace(part, served=served, weights=weights, warmer=warmer))
+        return parts
 
     def _variables(self, options: DownscaleOptions) -> tuple[str, ...]:
         known = (*self.targets, "ws10") if {"u10", "v10"} <= set(self.targets) else self.targets
@@ -278,11 +318,26 @@ class System:
         return Predictor(checkpoint, window, sampling, precision, batch_size, around)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One downscaling: the hours of the input, and what the output looks like."""
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A window of the domain that is computed at once, by a predictor for each checkpoint.
+
+    Where an output holds sites, `served` are those (sites,) that lie in it, `weights` those of its cells, and `warmer`
+    what is added to temperatures [K], since the site lies below the ground of the model.
+    """
 
     predictors: Sequence[Predictor]
+    grid: Grid
+    served: BoolArray | None = None
+    weights: scipy.sparse.csr_array | None = None
+    warmer: Float32Array | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One downscaling: the parts that are computed, the hours of the input, and what the output looks like."""
+
+    parts: Sequence[Part]
     era5: Fields
     targets: tuple[str, ...]
     template: OutputTemplate
@@ -292,16 +347,40 @@ class Job:
 
         All that is read is read by `reader`, one hour ahead.
         """
-        running = [one.run(one.predictors(self.era5), indices, reader) for one in self.predictors]
-        for parts in zip(*running, strict=True):
-            made = np.concatenate([fields for _, fields in parts], axis=1)
-            index, fields = parts[0][0], np.stack([self._field(made, name) for name in self.template.variables], axis=1)
-            self._check_physical(fields, index)
-            yield index, self.template.reduced(fields)
+        running = [self._members(part, indices, reader) for part in self.parts]
+        for made in zip(*running, strict=True):
+            index, members = made[0][0], [fields for _, fields in made]
+            yield index, self.template.reduced(members[0] if self.template.sites is None else self._sampled(members))
 
-    def _check_physical(self, fields: Float32Array, index: int) -> None:
+    @property
+    def predictors(self) -> Sequence[Predictor]:
+        """Those of the first part: in all but their window they are like the others."""
+        return self.parts[0].predictors
+
+    def _members(self, part: Part, indices: Sequence[int], reader: Executor) -> Iterator[tuple[int, Float32Array]]:
+        """(index, (member, variable, rows, cols)) of a part."""
+        running = [one.run(one.predictors(self.era5), indices, reader) for one in part.predictors]
+        for made in zip(*running, strict=True):
+            index, targets = made[0][0], np.concatenate([fields for _, fields in made], axis=1)
+            fields = np.stack([self._field(targets, name) for name in self.template.variables], axis=1)
+            self._check_physical(fields, index, part.grid)
+            yield index, fields
+
+    def _sampled(self, members: Sequence[Float32Array]) -> Float32Array:
+        """(member, variable, sites) from the fields of each part, bilinearly."""
+        variables, sites = self.template.variables, self.template.place
+        values = np.empty((len(members[0]), len(variables), *sites.shape), np.float32)
+        for part, fields in zip(self.parts, members, strict=True):
+            assert part.weights is not None and part.warmer is not None
+            here = regrid(part.weights, fields, part.warmer.shape)
+            if "t2m" in variables:
+                here[:, variables.index("t2m")] += part.warmer
+            values[..., part.served] = here
+        return values
+
+    def _check_physical(self, fields: Float32Array, index: int, grid: Grid) -> None:
         """Refuse values that are not finite or not physical; a few that are just outside are told."""
-        grid, hour = self.template.grid, moment(self.era5.hours[index])
+        hour = moment(self.era5.hours[index])
         for channel, name in enumerate(self.template.variables):
             values, (low, high) = fields[:, channel], variable(name).bounds
             outside = ~((values >= low) & (values <= high))
@@ -383,7 +462,7 @@ def choose_window(era5: Fields, grid: Grid, options: DownscaleOptions) -> Window
     Raises
     ------
     LdmdownError
-        if there are none, or the input does not cover them.
+        if there are none.
     """
     window = grid.whole
     if options.bbox is not None:
@@ -399,7 +478,6 @@ def choose_window(era5: Fields, grid: Grid, options: DownscaleOptions) -> Window
         window = inside
     if options.region == "covered":
         window = covered_window(era5, grid) or grid.whole
-    check_coverage(era5, grid, window)
     return window
 
 
@@ -412,6 +490,7 @@ def _run(
         "checkpoint": ",".join(one.checkpoint.sha256 for one in predictors),
         "members": options.members,
         "statistics": [*options.statistics, *["members"] * options.keep_members] or None,
+        "points": None if options.points is None else sha256(options.points),
         "compression": None if options.compression == "lossless" else options.compression,
         "seed": sampling[0].seed,
         "sampler": ",".join(f"{one.sampler.name} {one.sampler.steps} {one.sampler.spacing}" for one in sampling),

@@ -115,7 +115,7 @@ def downscale(
     LdmdownError
         if a file, an option or the checkpoint does not serve.
     """
-    _check(output, run)
+    _check(output, options, run)
     with processes() as together, ExitStack() as opened:
         if run.device == "auto":
             run = replace(run, device=str(together.device))
@@ -165,16 +165,17 @@ def downscale(
         say(
             f"wrote {first.writer.path}{f' to {last.writer.path}' if len(unfinished) > 1 else ''}: "
             f"{_count(sum(len(one.hours) for one in unfinished), 'hour')} of {', '.join(job.template.names)}; "
-            f"look at it with {VIEWERS[output.suffix]}"
+            f"look at it with {'pandas or xarray' if job.template.sites else VIEWERS[output.suffix]}"
         )
 
 
-def _check(output: Path, run: RunOptions) -> None:
+def _check(output: Path, options: DownscaleOptions, run: RunOptions) -> None:
     """Refuse what can be refused before anything is read."""
-    if output.suffix not in VIEWERS or not _is_pattern(str(output)):
-        raise LdmdownError(
-            output, "is not a name that can be written", expected="out.nc, out.zarr, out.tif or 'out_{time:%Y%m}.nc'"
-        )
+    names, wanted = [*VIEWERS], "out.nc, out.zarr, out.tif or 'out_{time:%Y%m}.nc'"
+    if options.points is not None:
+        names, wanted = [".nc", ".csv", ".parquet"], "sites.nc, sites.csv or sites.parquet, with --points"
+    if output.suffix not in names or not _is_pattern(str(output)):
+        raise LdmdownError(output, "is not a name that can be written", expected=wanted)
     if run.overwrite and run.resume:
         raise LdmdownError("--overwrite and --resume", "exclude each other", fix="leave out --overwrite or --resume")
 
@@ -203,15 +204,22 @@ def _outputs(output: Path, job: Job, run: RunOptions) -> list[Output]:
         above = (one for file in job.era5.files for one in (Path(file), *Path(file).parents))  # of zips their members
         if path.exists() and any(one.exists() and path.samefile(one) for one in above):
             raise LdmdownError(path, "is an input file", fix="name another output")
-    kind, existing = _kind(output), {"resume": run.resume, "overwrite": run.overwrite}
+    kind, existing = (
+        _kind(output, sites=job.template.sites is not None),
+        {"resume": run.resume, "overwrite": run.overwrite},
+    )
     return [
         Output(kind(path, job.template, job.era5.hours[indices], **existing), indices)
         for path, indices in hours.items()
     ]
 
 
-def _kind(output: Path) -> type[FieldWriter]:
+def _kind(output: Path, *, sites: bool) -> type[FieldWriter]:
     """The writer for a name; each imports what takes a quarter of a second or more."""
+    if sites:
+        from ldmdown.data.tables import TableWriter, TimeSeriesWriter
+
+        return TimeSeriesWriter if output.suffix == ".nc" else TableWriter
     if output.suffix == ".zarr":
         from ldmdown.data.zarr_store import ZarrWriter
 
@@ -291,6 +299,11 @@ def _what(job: Job, outputs: Sequence[Output]) -> str:
     """Checkpoints, device, size, period and members, in words."""
     one, times = job.predictors[0], job.era5.times
     rows, cols = job.template.grid.shape
+    sites = job.template.sites
+    place = f"{rows} x {cols} cells"
+    if sites is not None:
+        cells = sum(math.prod(part.predictors[0].padded[2:]) for part in job.parts)
+        place = f"{_count(len(sites), 'site')} in {_count(len(job.parts), 'window')} of {cells} coarse cells in all"
     done = sum(len(output.hours) - len(output.writer.left) for output in outputs)
     kept = f", {done} of them finished before" if done else ""
     apart = f", in {len(outputs)} files" if len(outputs) > 1 else ""
@@ -301,7 +314,7 @@ def _what(job: Job, outputs: Sequence[Output]) -> str:
     ]
     return (
         f"{', '.join(used)} on {one.device}, {one.precision}\n"
-        f"{rows} x {cols} cells, {_count(len(times), 'hour')} from {str(times[0])[:16]} to {str(times[-1])[:16]}"
+        f"{place}, {_count(len(times), 'hour')} from {str(times[0])[:16]} to {str(times[-1])[:16]}"
         f"{apart}{kept}, {made}"
     )
 

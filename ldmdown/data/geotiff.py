@@ -68,7 +68,7 @@ class GeotiffWriter(FieldWriter):
                 meaning = {**self.template.meaning(name)}
                 del meaning["coordinates"], meaning["grid_mapping"]
                 for member in range(int(np.prod(self.template.shape(name)[:-2]))):
-                    several = len(self.template.shape(name)) > 2
+                    several = "realization" in self.template.dims(name)
                     which = {"realization": member} if several else {}
                     yield f"{name} {moment}" + f" member {member}" * several, meaning | {"time": moment} | which
 

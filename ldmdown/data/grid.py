@@ -360,7 +360,7 @@ def largest_rectangle(mask: BoolArray) -> Window | None:
     return best if best[2] else None
 
 
-def regrid(weights: scipy.sparse.csr_array, field: FloatArray, shape: tuple[int, int]) -> FloatArray:
+def regrid(weights: scipy.sparse.csr_array, field: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     """Interpolate (..., rows, cols) of a source to (..., *shape); missing values give their weight to the others.
 
     A point with no valid neighbour is NaN.

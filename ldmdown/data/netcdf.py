@@ -61,14 +61,17 @@ class NetcdfWriter(FieldWriter):
                 dataset.createDimension(str(dim), None if dim == "time" else size)
             for name, one in template.variables.items():
                 compression = COMPRESSION if one.ndim > 1 else {}
-                chunks = (1,) * (one.ndim - 2) + self.template.grid.shape if name in self.template.names else None
-                kind, dims = one.dtype.str, tuple(map(str, one.dims))
+                chunks = self._chunks(str(name)) if name in self.template.names else None
+                kind, dims = str if one.dtype == object else one.dtype.str, tuple(map(str, one.dims))
                 created: Any = dataset.createVariable(
                     str(name), kind, dims, fill_value=False, chunksizes=chunks, **compression
                 )
                 created.setncatts(one.attrs)
                 created[...] = one.values
             dataset["time"][:] = self.hours
+
+    def _chunks(self, name: str) -> tuple[int, ...]:
+        return (1,) * (len(self.template.dims(name)) - 2) + self.template.grid.shape
 
     def _run_attribute(self) -> object:
         try:

@@ -15,6 +15,7 @@ import xarray as xr
 
 from ldmdown.data.grid import Grid
 from ldmdown.data.quantization import CONTAINER, CONVENTIONS, SIGNIFICANT_DIGITS, of_container, of_variable, quantized
+from ldmdown.data.sites import Sites
 from ldmdown.data.statistics import described, statistics
 from ldmdown.data.variables import attributes, variable
 from ldmdown.typing import Float32Array, IntArray
@@ -53,6 +54,8 @@ class OutputTemplate:
         whether it holds the members themselves.
     lossy
         whether values are quantized.
+    sites
+        the places that the output is for; None: all cells of the grid.
     """
 
     grid: Grid
@@ -64,6 +67,7 @@ class OutputTemplate:
     statistics: tuple[str, ...] = ()
     keep_members: bool = True
     lossy: bool = False
+    sites: Sites | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,12 +77,26 @@ class OutputTemplate:
             f"{name}{ending}" for name in self.variables for ending in (*kept, *(f"_{one}" for one in self.statistics))
         )
 
+    @property
+    def place(self) -> Grid | Sites:
+        """Where the values are: (rows, cols) or (sites,)."""
+        return self.grid if self.sites is None else self.sites
+
+    @property
+    def place_dims(self) -> tuple[str, ...]:
+        """The dimensions of that."""
+        return ("y", "x") if self.sites is None else ("station",)
+
+    def dims(self, name: str) -> tuple[str, ...]:
+        """The dimensions of a field."""
+        return ("time", *(["realization"] if self.members and name in self.variables else []), *self.place_dims)
+
     def shape(self, name: str) -> tuple[int, ...]:
-        """([member,] rows, cols) of an hour of a field."""
-        return (*([self.members] if self.members and name in self.variables else []), *self.grid.shape)
+        """([member,] rows, cols) or ([member,] sites) of an hour of a field."""
+        return (*([self.members] if self.members and name in self.variables else []), *self.place.shape)
 
     def reduced(self, members: Float32Array) -> dict[str, Float32Array]:
-        """The fields of an hour by name, from (member, variable, rows, cols)."""
+        """The fields of an hour by name, from (member, variable, rows, cols) or (member, variable, sites)."""
         found: dict[str, Float32Array] = {}
         for channel, name in enumerate(self.variables):
             values, digits = members[:, channel], self._digits(name)
@@ -102,9 +120,16 @@ class OutputTemplate:
         return {
             **(described(statistic, of) if statistic else of),
             **(of_variable(digits) if digits else {}),
-            "grid_mapping": "crs",
-            "coordinates": "lat lon" + (f" height_{height:g}m" if height else ""),
+            **({"grid_mapping": "crs"} if self.sites is None else {}),
+            "coordinates": " ".join(["lat lon", *self._of_sites, *([f"height_{height:g}m"] if height else [])]),
         }
+
+    @property
+    def _of_sites(self) -> list[str]:
+        """The coordinates that only sites have."""
+        if self.sites is None:
+            return []
+        return ["station_name", *(["altitude"] if np.isfinite(self.sites.height).any() else [])]
 
     def record(self, hours: IntArray) -> dict[str, Any]:
         """What an output of these hours was made with, as JSON holds it."""
@@ -124,17 +149,19 @@ def output_dataset(
     hours
         since 1970-01-01T00, rising.
     fields
-        by name (time, [member,] rows, cols); None: no hour yet.
+        by name (time, [member,] rows, cols), or sites instead of rows and columns; None: no hour yet.
     """
     if fields is None:
         fields = {name: np.empty((0, *template.shape(name)), np.float32) for name in template.names}
     conventions, container = (CONVENTIONS, f" {CONTAINER}") if template.lossy else ("CF-1.11", "")
-    coordinates = f"crs x_bnds y_bnds{container}"
-    dataset = xr.Dataset(attrs={"Conventions": conventions, **template.attributes, "coordinates": coordinates})
+    head = {"Conventions": conventions, **template.attributes}
+    if template.sites is not None:
+        head["featureType"] = "timeSeries"
+    head["coordinates"] = f"{'crs x_bnds y_bnds' if template.sites is None else 'lat lon'}{container}"
+    dataset = xr.Dataset(attrs=head)
     dataset.attrs[RUN] = json.dumps(template.record(hours))
     for name in template.names:
-        dims = ("time", *(["realization"] if len(template.shape(name)) > 2 else []), "y", "x")
-        dataset[name] = dims, fields[name], template.meaning(name)
+        dataset[name] = template.dims(name), fields[name], template.meaning(name)
     count = len(fields[template.names[0]])
     dataset = dataset.assign(_coordinates(template) | {"time": ("time", hours[:count].astype(np.int32), TIME)})
     for one in dataset.variables.values():
@@ -144,11 +171,27 @@ def output_dataset(
 
 def _coordinates(template: OutputTemplate) -> dict[str, Any]:
     """(dimensions, values, attributes) of every variable that is neither a field nor time."""
-    grid = template.grid
     found: dict[str, Any] = {}
     if template.members and template.keep_members:
         meaning = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
         found["realization"] = "realization", np.arange(template.members, dtype=np.int32), meaning
+    place = template.place
+    for name, long_name, values in (("lat", "latitude", place.lat), ("lon", "longitude", place.lon)):
+        units = "degrees_north" if name == "lat" else "degrees_east"
+        meaning = {"standard_name": long_name, "long_name": long_name, "units": units}
+        found[name] = template.place_dims, values, meaning
+    found |= _of_grid(template.grid) if template.sites is None else _of_sites(template.sites)
+    if template.lossy:
+        found[CONTAINER] = (), np.int32(0), of_container()
+    for height in sorted({height for name in template.variables if (height := variable(name).height)}):
+        meaning = {"standard_name": "height", "long_name": "height above ground", "units": "m", "positive": "up"}
+        found[f"height_{height:g}m"] = (), float(height), meaning
+    return found
+
+
+def _of_grid(grid: Grid) -> dict[str, Any]:
+    """The coordinates of a grid beside latitude and longitude, and its projection."""
+    found: dict[str, Any] = {}
     for axis, centres, step in (("y", grid.y, -grid.spacing), ("x", grid.x, grid.spacing)):
         meaning = {
             "standard_name": f"projection_{axis}_coordinate",
@@ -159,14 +202,14 @@ def _coordinates(template: OutputTemplate) -> dict[str, Any]:
         }
         found[axis] = axis, centres, meaning
         found[f"{axis}_bnds"] = (axis, "bnds"), np.stack([centres - step / 2, centres + step / 2], axis=-1), {}
-    for name, long_name, values in (("lat", "latitude", grid.lat), ("lon", "longitude", grid.lon)):
-        units = "degrees_north" if name == "lat" else "degrees_east"
-        meaning = {"standard_name": long_name, "long_name": long_name, "units": units}
-        found[name] = ("y", "x"), values, meaning
-    found["crs"] = (), np.int32(0), grid.grid_mapping()
-    if template.lossy:
-        found[CONTAINER] = (), np.int32(0), of_container()
-    for height in sorted({height for name in template.variables if (height := variable(name).height)}):
-        meaning = {"standard_name": "height", "long_name": "height above ground", "units": "m", "positive": "up"}
-        found[f"height_{height:g}m"] = (), float(height), meaning
+    return found | {"crs": ((), np.int32(0), grid.grid_mapping())}
+
+
+def _of_sites(sites: Sites) -> dict[str, Any]:
+    """The coordinates of sites beside latitude and longitude (CF-1.11, section 9 and appendix H.2)."""
+    names = np.array(sites.names, object)
+    found: dict[str, Any] = {"station_name": ("station", names, {"long_name": "name", "cf_role": "timeseries_id"})}
+    if np.isfinite(sites.height).any():
+        meaning = {"standard_name": "surface_altitude", "long_name": "height of the site", "units": "m"}
+        found["altitude"] = "station", sites.height, meaning
     return found

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -115,6 +115,14 @@ class FieldWriter(ABC):
     def hour_file(self, index: int) -> Path:
         """The file of a finished hour."""
         return self.part / f"{np.datetime64(int(self.hours[index]), 'h')}{self.hour_suffix}"
+
+    def stacked(self, name: str, indices: Sequence[int]) -> Float32Array:
+        """(hour, ...) of a field, from the files of hours."""
+        hours = []
+        for index in indices:
+            with np.load(self.hour_file(index)) as fields:
+                hours.append(fields[name])
+        return np.stack(hours)
 
     def take(self, work: str) -> bool:
         """Take up a piece of work that one thread of one process must do; False if another has taken it."""

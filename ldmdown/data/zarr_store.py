@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
 
 from ldmdown.atomic import move_into_place, replacing, sync
@@ -87,11 +85,9 @@ class ZarrWriter(FieldWriter):
         if not all(self.hour_file(index).exists() for index in indices) or not self.take(marker.name):
             return
         group: Any = zarr.open_group(self._store, mode="r+")
-        with ExitStack() as opened:
-            hours = [opened.enter_context(np.load(self.hour_file(index))) for index in indices]
-            for name in self.template.names:
-                group[name][indices.start : indices.stop] = np.stack([fields[name] for fields in hours])
-                sync(self._store / name / "c" / str(block))
+        for name in self.template.names:
+            group[name][indices.start : indices.stop] = self.stacked(name, indices)
+            sync(self._store / name / "c" / str(block))
         with replacing(marker) as beside:
             beside.touch()
         for index in indices:

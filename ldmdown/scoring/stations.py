@@ -10,10 +10,11 @@ import numpy as np
 
 from ldmdown import metrics
 from ldmdown.data.grid import SourceGrid, box_of, regrid
+from ldmdown.data.reading.orography import LAPSE_RATE
 from ldmdown.data.reading.stations import Stations
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.results import Station, StationResults
-from ldmdown.scoring.terrain import LAPSE_RATE, Terrain
+from ldmdown.scoring.terrain import Terrain
 from ldmdown.typing import FloatArray
 
 Interpolation = Literal["bilinear", "nearest"]

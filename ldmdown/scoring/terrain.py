@@ -9,13 +9,12 @@ import numpy as np
 from scipy import ndimage
 
 from ldmdown.data.grid import SourceGrid, regrid
-from ldmdown.data.reading.orography import SHORE, check_complete, read_heights
+from ldmdown.data.reading.orography import LAPSE_RATE, SHORE, check_complete, read_heights
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, Float32Array, FloatArray
 
 MOUNTAIN = 1000.0  # [m] above which land is mountains
 COAST = 10.0  # [km] from the shore, on either side
-LAPSE_RATE = 0.0065  # of the standard atmosphere [K m-1]
 
 
 @dataclass(frozen=True)

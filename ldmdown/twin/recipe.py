@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldmdown.data.grid import ERA5_SPACING, POLE_LATITUDE, Grid, rotated_pole
-from ldmdown.data.reading.orography import SHORE
+from ldmdown.data.reading.orography import LAPSE_RATE, SHORE
 from ldmdown.data.solar import cos_zenith
 from ldmdown.twin.noise import Eddies, SmoothNoise, Streaks
 from ldmdown.twin.response import State, Terms, land_sea_contrast, remainder_variance, response
@@ -45,7 +45,6 @@ POLE_LONGITUDE = -168.0  # of the rotated grid [degrees]
 ERA5_MARGIN = 0.5  # [degrees]
 FINE_MARGIN = 0.06  # [degrees]
 MEDIUM = 4  # fine cells in a medium cell
-LAPSE_RATE = 0.0065  # of the standard atmosphere [K m-1]
 
 # The regression explains 0.84 of the residual's variance for t2m on land, 0.41 for wind on land and 0.13 at sea. Real
 # forecasts that start 12 hours apart agree far better than that: most of the rest is as fixed as what the terms catch,

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ldmdown.data.sites import Sites
 from ldmdown.data.units import require_conversion
 from ldmdown.data.variables import VARIABLES
 from ldmdown.errors import LdmdownError
@@ -37,7 +38,6 @@ COLUMNS = {
     "ws10": ("ws10", "wg", "ws", "ff", "wind_speed", "sknt"),
     "direction": ("wr", "dd", "wind_direction", "drct"),
 }
-NEEDED = ("time", "name", "lat", "lon")
 UNITS = {"t2m": ("degC", "K"), "ws10": ("m s-1", "m s-1"), "direction": ("degree", "degree"), "height": ("m", "m")}
 """What values without units are in, and what they become."""
 NAMED_UNITS = {"tmpc": "degC", "tmpf": "degF", "sknt": "knot"}  # of the Iowa Environmental Mesonet
@@ -82,6 +82,29 @@ def read_stations(file: Path) -> Stations:
     LdmdownError
         if it cannot be read, a column is missing, or units are not understood.
     """
+    table = _read(file, ("time", "name", "lat", "lon"), ("t2m", "ws10"))
+    return _by_hour(file, table)
+
+
+def read_sites(file: Path) -> Sites:
+    """The places of a table, whose columns are those of stations; heights may be missing.
+
+    Raises
+    ------
+    LdmdownError
+        if it cannot be read, a column is missing, a place has no position, or two have one name.
+    """
+    table = _read(file, ("name", "lat", "lon"))
+    wrong = table[table["name"].duplicated() | table[["name", "lat", "lon"]].isna().any(axis=1)]
+    if len(table) == 0 or len(wrong):
+        found = f"{wrong.iloc[0]['name']}, in row {wrong.index[0] + 1}" if len(wrong) else "no row"
+        raise LdmdownError(file, "needs a name of its own, lat and lon in each row", found=found)
+    height = table["height"].to_numpy(float) if "height" in table else np.full(len(table), np.nan)
+    return Sites(tuple(table["name"].str.strip()), table["lat"].to_numpy(float), table["lon"].to_numpy(float), height)
+
+
+def _read(file: Path, needed: Sequence[str], either: Sequence[str] = ()) -> pd.DataFrame:
+    """The known columns of a table in the units of ldmdown: those that are needed, and one or more of others."""
     try:
         content = file.read_bytes()
         text = content.decode("utf-8-sig" if _is_utf8(content) else "cp1252")
@@ -94,9 +117,9 @@ def read_stations(file: Path) -> Stations:
     named = {column: re.fullmatch(r"(.+?)\s*(?:[\[(](.*)[\])])?", column.strip().lower()) for column in table.columns}
     held = {match[1]: column for column, match in named.items() if match}
     columns = {key: next((held[name] for name in names if name in held), None) for key, names in COLUMNS.items()}
-    missing = [key for key in NEEDED if columns[key] is None]
-    if not any(columns[key] for key in ("t2m", "ws10")):
-        missing.append("t2m or ws10")
+    missing = [key for key in needed if columns[key] is None]
+    if either and not any(columns[key] for key in either):
+        missing.append(" or ".join(either))
     if missing:
         raise LdmdownError(
             file,
@@ -113,7 +136,7 @@ def read_stations(file: Path) -> Stations:
         match = named.get(str(column))
         if match and (unit := match[2] or NAMED_UNITS.get(match[1])):
             units[key] = unit
-    return _by_hour(file, _converted(file, table, units))
+    return _converted(file, table, units)
 
 
 def _is_utf8(content: bytes) -> bool:
@@ -127,7 +150,7 @@ def _is_utf8(content: bytes) -> bool:
 def _units(table: pd.DataFrame) -> dict[str, str]:
     """The units in the second line, if it holds them."""
     first = {str(key): str(value).strip() for key, value in table.iloc[0].items()} if len(table) else {}
-    if not first.get("time", "").startswith("["):
+    if not first.get("time", first.get("lat", "")).startswith("["):
         return {}
     return {key: value.strip("[]").strip() for key, value in first.items()}
 
@@ -138,8 +161,9 @@ def _converted(file: Path, table: pd.DataFrame, units: Mapping[str, str]) -> pd.
     if zone.lower() not in ("utc", "gmt", "z", ""):
         raise LdmdownError(file, "its times are not UTC", found=zone, expected="UTC")
     try:
-        table["time"] = _times(file, table["time"].str.strip())
-        table = table[table["time"] == table["time"].dt.floor("h")].copy()
+        if "time" in table:
+            table["time"] = _times(file, table["time"].str.strip())
+            table = table[table["time"] == table["time"].dt.floor("h")].copy()
         for key in (key for key in ("lat", "lon", *UNITS) if key in table):
             text = table[key].str.strip()
             missing = text.str.fullmatch(NO_VALUE) & ((key != "height") | text.str.startswith("-"))
@@ -166,7 +190,7 @@ def _check_bounds(file: Path, table: pd.DataFrame, key: str, right: pd.Series, b
         raise LdmdownError(
             file,
             f"{key} is not physical",
-            found=f"{row[key]:g} at {row['name']}, {row['time']:%Y-%m-%dT%H:%M}",
+            found=f"{row[key]:g} at {row['name']}" + (f", {row['time']:%Y-%m-%dT%H:%M}" if "time" in table else ""),
             expected=f"{bounds[0]:g} to {bounds[1]:g}",
             fix="correct it, or its units; leave missing values empty",
         )
