@@ -305,6 +305,7 @@ def _holds_others(kind: str, bases: Path, folder: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_damaged_inputs(bases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names, shares = list(KINDS), np.array([share for share, _ in KINDS.values()])
     counts: Counter[tuple[str, str]] = Counter()

@@ -129,3 +129,14 @@ def test_published_form_with_unknown_objects(name: str) -> None:
     content = pickles.read_torch(Path(data) / "parity" / f"{name}.ckpt")
     outputs = 2 if name.endswith("UV") else 1
     assert content["state_dict"]["net.outputs.weight"].array().shape == (outputs, 8, 1, 1)
+
+
+@pytest.mark.parametrize("held", [b"state_dict", b"\x00\x00\x80?" * 9], ids=["names", "values"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, held: bytes) -> None:
+    file = tmp_path / "UNET_2mT.ckpt"
+    torch.save({"state_dict": {"net.w": torch.ones(3, 3)}}, file)
+    content = bytearray(file.read_bytes())
+    content[content.index(held)] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(LdmdownError, match=r"UNET_2mT.ckpt: cannot be read\n  found: Bad CRC-32"):
+        pickles.read_torch(file)["state_dict"]["net.w"].array()

@@ -12,6 +12,7 @@ import io
 import json
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def read_torch(file: str | Path | BinaryIO, name: str | Path | None = None) -> A
     try:
         archive = zipfile.ZipFile(file)
         program = next(entry for entry in archive.namelist() if entry.endswith("/data.pkl"))
-    except (zipfile.BadZipFile, StopIteration):
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, StopIteration):
         raise LdmdownError(
             name,
             "is not a file that torch.save wrote",
@@ -132,11 +133,18 @@ def read_torch(file: str | Path | BinaryIO, name: str | Path | None = None) -> A
         _, kind, key, _, size = persistent_id
 
         def read() -> NDArray[Any]:
-            return np.frombuffer(archive.read(f"{root}data/{key}"), STORAGES[kind])[:size]
+            return np.frombuffer(_member(archive, f"{root}data/{key}", name), STORAGES[kind])[:size]
 
         return read
 
-    return _load(archive.read(program), name, storage)
+    return _load(_member(archive, program, name), name, storage)
+
+
+def _member(archive: zipfile.ZipFile, entry: str, name: str | Path) -> bytes:
+    try:
+        return archive.read(entry)
+    except (zipfile.BadZipFile, zlib.error, LookupError, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise LdmdownError(name, "cannot be read", found=str(error), fix="download it again") from None
 
 
 def read_pickle(path: Path) -> Any:
