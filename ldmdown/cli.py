@@ -472,6 +472,10 @@ def evaluate(
     height_correction: Annotated[
         bool, typer.Option("--height-correction", help="Correct temperatures to the stations' heights by 6.5 K/km.")
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of processes that score days side by side.", show_default="the cores"),
+    ] = None,
 ) -> None:
     """Score predictions against a reference, or checkpoints on an archive, or check an output without a reference.
 
@@ -493,12 +497,14 @@ def evaluate(
 
     measured = StationOptions(stations, nearest, height_correction)
     if predictions and (reference or stations) and not checkpoint and archive is None:
-        evaluate_files(predictions, reference or [], output, terrain=terrain, stations=measured)
+        evaluate_files(predictions, reference or [], output, terrain=terrain, stations=measured, processes=processes)
     elif checkpoint and archive is not None and not predictions and not reference:
         from ldmdown.scoring.systems import CheckpointOptions
 
         options = CheckpointOptions(period, members, every, seed, device, source)
-        evaluate_checkpoints(checkpoint, archive, output, options, terrain=terrain, stations=measured)
+        evaluate_checkpoints(
+            checkpoint, archive, output, options, terrain=terrain, stations=measured, processes=processes
+        )
     elif predictions and len(predictions) > 1 and archive is None and stations is None:
         from ldmdown.commands.evaluate import evaluate_unreferenced
 

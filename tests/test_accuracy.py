@@ -21,7 +21,7 @@ def scored(fields: np.ndarray, truth: np.ndarray, name: str = "t2m", valid: np.n
 def test_one_field_by_hand() -> None:
     """Against 0, 2, 4, 6: one too high everywhere, R2 = 1 - 1 / 5; the order is kept, so the correlation is 1."""
     accuracy = scored(TRUTH["t2m"][None] + 1, TRUTH["t2m"])
-    hour = {score: values[0] for score, values in accuracy.hourly["t2m"].items()}
+    hour = {score: values[0] for (_, score), values in accuracy.hourly.items()}
     assert hour == pytest.approx({"rmse": 1, "bias": 1, "r2": 0.8, "pcc": 1})
     sums = {what: value[0] for (_, what), value in accuracy.sums.items()}
     assert sums["absolute"] == sums["square"] == sums["crps"] == 1 and "variance" not in sums
@@ -61,10 +61,10 @@ def test_missing_cells_and_constant_fields() -> None:
     truth = np.array([[np.nan, 1.0], [2.0, np.nan]])
     valid = np.isfinite(truth)
     accuracy = scored(truth[None] + 2, truth, valid=valid)
-    assert accuracy.hourly["t2m"]["bias"] == [2] and accuracy.maps["t2m"][0].tolist() == [[0, 1], [1, 0]]
+    assert accuracy.hourly["t2m", "bias"] == [2] and accuracy.maps["t2m"][0].tolist() == [[0, 1], [1, 0]]
     assert accuracy.by_surface["t2m"][:, 0].tolist() == [1, 2, 4] and ("t2m", "energy") not in accuracy.sums
     constant = scored(np.full((1, 2, 2), 3.0), np.full((2, 2), 3.0))
-    assert constant.hourly["t2m"]["rmse"] == [0] and np.isnan(constant.hourly["t2m"]["r2"][0])
+    assert constant.hourly["t2m", "rmse"] == [0] and np.isnan(constant.hourly["t2m", "r2"][0])
     assert ("t2m", "r2 hours") not in constant.sums
 
 

@@ -15,13 +15,15 @@ from conftest import ldmdown
 from made_up import OUTPUT_FIELDS as FIELDS
 from made_up import OUTPUT_GRID as GRID
 from made_up import OUTPUT_HOURS as HOURS
-from made_up import REFERENCE_TIMES, as_written, rotated_reference, write_grib, write_output
+from made_up import REFERENCE_TIMES, as_written, results_of, rotated_reference, write_grib, write_output
 
 from ldmdown.commands.evaluate import StationOptions, evaluate, score
 from ldmdown.data.reading import files
 from ldmdown.drawing.map_fields import MapFields
 from ldmdown.errors import LdmdownError
+from ldmdown.scoring.geometry import GridGeometry
 from ldmdown.scoring.predictions import Predictions
+from ldmdown.scoring.scorecard import Scorecard
 
 
 def scored(predictions: Predictions) -> tuple[dict[str, Any], MapFields]:
@@ -260,3 +262,35 @@ def test_stations_without_a_reference(tmp_path: Path) -> None:
     held = {path.name for path in (tmp_path / "scores").iterdir()}
     assert held == {"report.html", "scores.csv", "scores.json", "stations_bias_t2m.png", "stations_rmse_t2m.png"}
     assert "Spread / error" in (tmp_path / "scores" / "report.html").read_text()
+
+
+def test_days_side_by_side_are_scored_as_one_after_the_other(tmp_path: Path) -> None:
+    """To the bit, whoever scores them; sums of days are those of all hours, with the changes over midnight."""
+    hours = np.arange(448_608 + 20, 448_608 + 53)  # parts of three days
+    fields = np.random.default_rng(1).normal(280, 5, (len(hours), 3, 3, *GRID.shape)).astype(np.float32)
+    fields[:, :, 1:] -= 280
+    truth = write_output(tmp_path / "truth.nc", fields[:, :1], hours)
+    ensemble = write_output(tmp_path / "ensemble.nc", fields[:, 1:], hours)
+    lines = [f"{time},a,42.644,14.902,100,7.0" for time in np.array(hours, "datetime64[h]").astype(str)]
+    (tmp_path / "stations.csv").write_text("\n".join(["time,name,lat,lon,height,t2m", *lines]))
+    stations = StationOptions(tmp_path / "stations.csv")
+    with Predictions([ensemble], [truth]) as data:
+        (one, maps), (several, maps_of_several) = (score(data, stations, count) for count in (1, 2))
+        card = Scorecard(data.names, data.systems, GridGeometry(data.grid), hours.tolist(), {})
+        for hour in data.hours:
+            card.add(hour, *data.read(hour))
+    assert one.hours.count == 33 and one.hours.days == 3
+    assert one.model_dump_json(exclude={"created"}) == several.model_dump_json(exclude={"created"})
+    np.testing.assert_array_equal(
+        maps.maps["rmse"]["t2m"]["ensemble.nc"], maps_of_several.maps["rmse"]["t2m"]["ensemble.nc"]
+    )
+    np.testing.assert_equal(maps.snapshots, maps_of_several.snapshots)
+    found, known = as_written(one), results_of(card)
+    assert found["hour_to_hour"]["t2m"]["lag1"] == pytest.approx(known["hour_to_hour"]["t2m"]["lag1"], rel=1e-9)
+    for name in ("change_ratio", "crps", "rmse", "energy_score", "spread_skill"):
+        ours, theirs = (part["scores"]["ensemble.nc"] for part in (found, known))
+        assert {key: one[name]["value"] for key, one in ours.items() if name in one} == pytest.approx(
+            {key: one[name]["value"] for key, one in theirs.items() if name in one}, rel=1e-9
+        ), name
+    for part in ("spectra", "hourly", "distribution"):
+        assert found[part] == known[part], part

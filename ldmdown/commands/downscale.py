@@ -23,6 +23,7 @@ from pathlib import Path
 from ldmdown.atomic import locked
 from ldmdown.config import DEFAULT, load_config
 from ldmdown.console import progress_bar, say
+from ldmdown.data import parallel
 from ldmdown.data.reading.fields import open_fields
 from ldmdown.data.reading.files import few_open
 from ldmdown.data.writer import FieldWriter
@@ -266,8 +267,6 @@ def _compute(job: Job, hours: Sequence[tuple[Output, int]], advance: Callable[[f
 
 def _compute_in_processes(request: Request, hours: Sequence[tuple[int, int]], advance: Callable[[float], None]) -> None:
     """Compute hours, by the number of the output and the place in it, in blocks that processes take in turn."""
-    from ldmdown.data import parallel  # and dask with it
-
     count = min(request.run.processes, len(hours))
     size = min(HOURS_A_BLOCK, -(-len(hours) // count))
     blocks = [hours[start : start + size] for start in range(0, len(hours), size)]

@@ -9,6 +9,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from ldmdown.drawing.plausibility import plausibility_figures, write_plausibilit
 from ldmdown.drawing.plots import figures
 from ldmdown.drawing.report import write_report
 from ldmdown.errors import LdmdownError
+from ldmdown.scoring.days import Snapshots, Sums, score_days
 from ldmdown.scoring.geometry import GridGeometry
 from ldmdown.scoring.plausibility import OUTPUT, Plausibility, UnreferencedOutput
 from ldmdown.scoring.predictions import Predictions
@@ -35,7 +37,6 @@ from ldmdown.scoring.results import ReferenceFiles, Results
 from ldmdown.scoring.scorecard import Scorecard
 from ldmdown.scoring.stations import StationScores
 from ldmdown.scoring.summaries import error_maps
-from ldmdown.typing import FloatArray
 
 if TYPE_CHECKING:
     from ldmdown.scoring.systems import CheckpointOptions, Systems
@@ -63,6 +64,7 @@ def evaluate(
     *,
     terrain: Path | None = None,
     stations: StationOptions = StationOptions(),
+    processes: int | None = None,
 ) -> None:
     """Score files of predictions, and write report.html, scores.json, scores.csv and figures to a folder.
 
@@ -78,11 +80,13 @@ def evaluate(
         the folder.
     terrain
         a file of heights, by which land, sea, mountains and coast are scored separately.
+    processes
+        number of those that score days side by side; None: one for each core.
 
     Raises LdmdownError if a file cannot be read, or no variable, place or hour is in all of them.
     """
     with Predictions(predictions, reference, terrain) as data:
-        write_scores(data, output, stations)
+        write_scores(data, output, stations, processes)
 
 
 @few_open()
@@ -144,6 +148,7 @@ def evaluate_checkpoints(
     *,
     terrain: Path | None = None,
     stations: StationOptions = StationOptions(),
+    processes: int | None = None,
 ) -> None:
     """Score checkpoints on an archive, beside baselines and, on the twin's, the ideal ensemble.
 
@@ -153,18 +158,23 @@ def evaluate_checkpoints(
         as in `systems.Systems`.
     output
         the folder.
+    processes
+        number of those that score days side by side; None: one for each core, but one with CUDA.
 
     Raises LdmdownError if a checkpoint does not fit the archive, or the archive has no such hours.
     """
-    from ldmdown.scoring.systems import Systems  # and PyTorch with it, which files do not need
+    from ldmdown.runtime import choose_device  # and PyTorch with it, which files do not need
+    from ldmdown.scoring.systems import Systems
 
-    write_scores(Systems(checkpoints, archive, options, terrain), output, stations)
+    if choose_device(options.device).type == "cuda":
+        processes = processes or 1
+    write_scores(Systems(checkpoints, archive, options, terrain), output, stations, processes)
 
 
-def write_scores(data: Predictions | Systems, output: Path, stations: StationOptions) -> None:
+def write_scores(data: Predictions | Systems, output: Path, stations: StationOptions, processes: int | None) -> None:
     """Score all hours, write everything to a folder and print the scores that matter most."""
     with locked(output):
-        results, maps = score(data, stations)
+        results, maps = score(data, stations, processes)
         _write(output, results, maps)
 
 
@@ -194,8 +204,12 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def score(data: Predictions | Systems, stations: StationOptions) -> tuple[Results, MapFields]:
+def score(
+    data: Predictions | Systems, stations: StationOptions, processes: int | None = 1
+) -> tuple[Results, MapFields]:
     """Score all hours, without a reference those of the stations: the content of scores.json, and fields to look at.
+
+    Days are scored by themselves and added up in their order, so that the number of processes changes nothing.
 
     Raises LdmdownError if no hour or no cell can be scored.
     """
@@ -210,14 +224,15 @@ def score(data: Predictions | Systems, stations: StationOptions) -> tuple[Result
     surfaces = data.terrain.surfaces(geometry.spacing_km) if data.terrain is not None else {}
     card = Scorecard(data.names, data.systems, geometry, hours, surfaces)
     shown = hours[len(hours) // 2]
-    snapshots: dict[str, dict[str, FloatArray]] = {}
+    snapshots: Snapshots = {}
     with progress_bar("hours") as progress:
-        for hour in progress.track(hours, description="scoring"):
-            fields = card.add(hour, *data.read(hour))
-            if at_stations is not None:
-                at_stations.add(hour, fields)
-            if hour == shown and data.reference is not None:
-                snapshots = {name: {key: members[0] for key, members in one.items()} for name, one in fields.items()}
+        task = progress.add_task("scoring", total=len(hours))
+        advance = partial(progress.advance, task)
+        for day in score_days(data.read, Sums(card, at_stations), hours, shown, processes, advance):
+            card.join(day.card)
+            if at_stations is not None and day.stations is not None:
+                at_stations.join(day.stations)
+            snapshots = snapshots or day.snapshots
     if not card.scored:
         raise LdmdownError(reference.name, "no common cell with the predictions that is not missing")
     names = [one.name for one in data.systems]

@@ -6,16 +6,12 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
-
-import dask
-from dask.base import compute
-from dask.callbacks import Callback
-from dask.delayed import delayed
 
 from ldmdown.errors import LdmdownError
 
@@ -24,8 +20,8 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait leave the core to 
 
 
 def workers() -> int:
-    """Number of processes that this machine runs side by side."""
-    return os.cpu_count() or 1
+    """Number of cores that this process may run on, and so of processes that run side by side."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(
@@ -42,7 +38,7 @@ def run(
     Parameters
     ----------
     function
-        may be called twice for an item whose worker died; all workers must see what it reads and writes.
+        of a module, so that other processes find it; all of them must see what it reads and writes.
     processes
         of this machine, side by side; None: one for each core.
     threads
@@ -59,23 +55,46 @@ def run(
     """
     if scheduler is not None:
         return _on_cluster(function, items, scheduler, advance)
-    tasks = [delayed(_alone, pure=False)(function, item) for item in items]
-    keys = {task.key for task in tasks}
+    return list(stream(function, items, processes=processes, threads=threads, advance=advance))
 
-    def after(key: Any, result: Any, graph: Any, state: Any, worker: Any) -> None:
-        if key in keys:
-            advance()
 
+def stream(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    *,
+    processes: int | None = None,
+    threads: int = 1,
+    advance: Callable[[], None] = lambda: None,
+) -> Iterator[Any]:
+    """Give the results of `run` on this machine one by one, so that none is kept after its use."""
     count = min(processes or workers(), len(items))
-    with Callback(posttask=after), _threads_each(threads):
-        try:
-            kind = "processes" if count > 1 else "synchronous"
-            return list(compute(*tasks, scheduler=kind, num_workers=count, chunksize=1, optimize_graph=False))
-        except BrokenProcessPool:
-            fix = "if it was memory, use fewer processes; run it again to go on"
-            raise LdmdownError("a process", "was ended from outside, or by the system", fix=fix) from None
-        except LdmdownError as error:
-            raise getattr(error, "exception", error) from None  # without the worker's traceback
+    with _threads_each(threads):
+        if count <= 1:
+            for item in items:
+                yield function(item)
+                advance()
+            return
+        context = multiprocessing.get_context("spawn")  # threads and open files do not survive a fork
+        with ProcessPoolExecutor(count, context, initializer=_end_with_parent) as pool:
+
+            def after(done: Future[Any]) -> None:
+                if not done.cancelled() and done.exception() is None:
+                    advance()
+
+            futures = deque(pool.submit(function, item) for item in items)
+            for future in futures:
+                future.add_done_callback(after)
+            try:
+                while futures:
+                    yield futures.popleft().result()
+            except BrokenProcessPool:
+                fix = "if it was memory, use fewer processes; run it again to go on"
+                raise LdmdownError("a process", "was ended from outside, or by the system", fix=fix) from None
+            except LdmdownError as error:
+                raise error from None  # without the worker's traceback
+            finally:
+                for future in futures:
+                    future.cancel()
 
 
 @contextmanager
@@ -94,7 +113,6 @@ def _threads_each(count: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-@cache
 def _end_with_parent() -> None:
     """Let this process end with the one that started it, which alone heeds Ctrl-C; it would wait for tasks for ever."""
     parent = multiprocessing.parent_process()
@@ -107,13 +125,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait_and_end, daemon=True).start()
-
-
-def _alone(function: Callable[[Any], Any], item: Any) -> Any:
-    """Call `function` in this thread, however the files that it opens would be read."""
-    _end_with_parent()
-    with dask.config.set(scheduler="synchronous"):
-        return function(item)
 
 
 def _on_cluster(function: Callable[[Any], Any], items: Sequence[Any], address: str, advance: Callable[[], None]) -> Any:
@@ -132,7 +143,7 @@ def _on_cluster(function: Callable[[Any], Any], items: Sequence[Any], address: s
         fix = "give the address that `dask scheduler` prints, such as tcp://host:8786"
         raise LdmdownError(address, "no Dask scheduler at this address", found=str(error), fix=fix) from None
     with client, client.as_current():
-        futures = client.map(_alone, [function] * len(items), items, pure=False)
+        futures = client.map(function, items, pure=False)
         for future in as_completed(futures):
             future.result()
             advance()

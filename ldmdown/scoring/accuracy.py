@@ -12,6 +12,7 @@ import numpy as np
 
 from ldmdown import metrics
 from ldmdown.scoring.geometry import Cells
+from ldmdown.scoring.sums import add_sums, zeros
 from ldmdown.typing import BoolArray, FloatArray
 
 Truth = Mapping[str, FloatArray]
@@ -41,12 +42,12 @@ class Accuracy:
     """
 
     def __init__(self, shape: tuple[int, int], blocks: int, surfaces: Mapping[str, BoolArray]) -> None:
-        self.sums: dict[tuple[str, str], FloatArray] = defaultdict(lambda: np.zeros(blocks))
-        self.hourly: dict[str, dict[str, list[float]]] = defaultdict(lambda: {score: [] for score in HOURLY_SCORES})
-        self.maps: dict[str, FloatArray] = defaultdict(lambda: np.zeros((3, *shape)))
+        self.sums: dict[tuple[str, str], FloatArray] = zeros(blocks)
+        self.hourly: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.maps: dict[str, FloatArray] = zeros((3, *shape))
         self.ranks: dict[str, FloatArray] = {}
         self.votes: dict[str, FloatArray] = {}
-        self.by_surface: dict[str, FloatArray] = defaultdict(lambda: np.zeros((3, len(surfaces))))
+        self.by_surface: dict[str, FloatArray] = zeros((3, len(surfaces)))
         masks = [mask.ravel() for mask in surfaces.values()]
         self._surfaces = np.array(masks, np.float32).reshape(len(masks), shape[0] * shape[1])
 
@@ -67,6 +68,11 @@ class Accuracy:
             whole = ({name: field[..., *cells.complete] for name, field in part.items()} for part in (fields, truth))
             self._add_structure(block, *whole)
 
+    def join(self, later: Accuracy) -> None:
+        """Take the hours of another one, which follow."""
+        for name in ("sums", "hourly", "maps", "by_surface", "ranks", "votes"):
+            add_sums(getattr(self, name), getattr(later, name))
+
     def _add_field(self, block: int, name: str, field: FloatArray, reference: FloatArray, cells: Cells) -> None:
         counts = np.ones(field.shape, np.float32) if cells.valid is None else cells.valid.astype(np.float32)
         error = field - reference if cells.valid is None else np.where(cells.valid, field - reference, 0)
@@ -76,14 +82,14 @@ class Accuracy:
         self.by_surface[name] += [self._surfaces @ part.ravel() for part in (counts, error, square)]
         field, reference, error, square = (cells.of(part) for part in (field, reference, error, square))
         self._note(block, name, square=_mean(square), error=_mean(error), absolute=_mean(np.abs(error)))
-        hour = {
+        hour: dict[str, float] = {
             "rmse": _mean(square) ** 0.5,
             "bias": _mean(error),
             "r2": metrics.r2(field, reference),
             "pcc": metrics.pcc(field, reference),
         }
         for score, value in hour.items():
-            self.hourly[name][score].append(value)
+            self.hourly[name, score].append(value)
         for score in ("r2", "pcc"):
             if np.isfinite(hour[score]):
                 self.sums[name, score][block] += hour[score]

@@ -5,7 +5,6 @@ Hours are added one by one and only sums are kept. Winds are towards east and no
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 
 from ldmdown import metrics
 from ldmdown.scoring.geometry import Cells, GridGeometry
+from ldmdown.scoring.sums import add_sums, zeros
 from ldmdown.typing import FloatArray, IntArray
 
 FieldsByName = Mapping[str, FloatArray]
@@ -64,13 +64,25 @@ class Climatology:
         self.geometry = geometry
         self.histogram = {name: np.zeros((blocks, bins.number)) for name, bins in BINS.items()}
         self.change = {name: np.zeros(bins.number) for name, bins in CHANGES.items()}
-        self.change_square: dict[str, FloatArray] = defaultdict(lambda: np.zeros((blocks, 2)))  # sum, hours
-        self.diurnal: dict[str, FloatArray] = defaultdict(lambda: np.zeros((24, 2)))  # sum, hours
+        self.change_square: dict[str, FloatArray] = zeros((blocks, 2))  # sum, hours
+        self.diurnal: dict[str, FloatArray] = zeros((24, 2))  # sum, hours
         self.power: dict[str, FloatArray] = {}
         self.spectra = 0  # hours whose power was added
         self.wavelength_km: FloatArray = np.zeros(0)
-        self._memory: dict[str, _Memory] = {}
+        rows, cols = (-(-size // EVERY_NTH_CELL) for size in geometry.shape)
+        self._pairs: dict[str, FloatArray] = zeros((6, rows, cols))  # of successive hours: sums of `_add_pair`
         self._last: tuple[int, FieldsByName] | None = None
+
+    def join(self, later: Climatology) -> None:
+        """Take the hours of another one, which follow."""
+        for name in ("histogram", "change", "change_square", "diurnal", "power", "_pairs"):
+            add_sums(getattr(self, name), getattr(later, name))
+        self.spectra += later.spectra
+        self.wavelength_km = later.wavelength_km if later.spectra else self.wavelength_km
+
+    def begin(self, hour: int, fields: FieldsByName) -> None:
+        """Take the hour before the first, from which that changes."""
+        self._last = hour, fields
 
     def add(self, hour: int, block: int, fields: FieldsByName, cells: Cells) -> None:
         """Take an hour's fields."""
@@ -101,30 +113,20 @@ class Climatology:
             self.change[name] += CHANGES[name].count(change)
             if change.size:
                 self.change_square[name][block] += float(np.mean(np.square(change, dtype=np.float64))), 1
-            now, later = (part[::EVERY_NTH_CELL, ::EVERY_NTH_CELL] for part in (before[name], field))
-            self._memory.setdefault(name, _Memory(now)).add(now, later)
+            self._add_pair(name, before[name], field)
+
+    def _add_pair(self, name: str, now: FloatArray, later: FloatArray) -> None:
+        origin = 280.0 if name == "t2m" else 0.0  # keeps the sums small
+        a, b = (part[::EVERY_NTH_CELL, ::EVERY_NTH_CELL].astype(np.float64) - origin for part in (now, later))
+        for total, part in zip(self._pairs[name], (a, b, a * a, b * b, a * b, 1), strict=True):
+            total += part
 
     def lag1(self, name: str) -> float:
         """Correlation of an hour with the next in a cell, averaged over cells; NaN without successive hours."""
-        return self._memory[name].correlation() if name in self._memory else float("nan")
-
-
-class _Memory:
-    """Sums for the correlation of successive hours, cell by cell, from an origin that keeps them small."""
-
-    def __init__(self, origin: FloatArray) -> None:
-        self.origin = origin
-        self.sums = np.zeros((5, *origin.shape))
-        self.pairs = 0
-
-    def add(self, now: FloatArray, later: FloatArray) -> None:
-        a, b = now - self.origin, later - self.origin
-        for total, part in zip(self.sums, (a, b, a * a, b * b, a * b), strict=True):
-            total += part
-        self.pairs += 1
-
-    def correlation(self) -> float:
-        a, b, aa, bb, ab = self.sums / self.pairs
+        if name not in self._pairs:
+            return float("nan")
+        *sums, pairs = self._pairs[name]
+        a, b, aa, bb, ab = (part / pairs for part in sums)
         scale = np.sqrt(np.maximum(aa - a * a, 0) * np.maximum(bb - b * b, 0))
         moves = scale > 1e-9  # a constant cell has no correlation, a cell with a missing hour none that is known
         return float(np.mean((ab - a * b)[moves] / scale[moves])) if moves.any() else float("nan")

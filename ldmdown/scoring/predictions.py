@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ldmdown.data.grid import SourceGrid, regrid
 from ldmdown.data.reading.fields import Fields, fields_of
-from ldmdown.data.reading.files import GriddedFiles
+from ldmdown.data.reading.files import GriddedFiles, few_open
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.geometry import Rectangle
 from ldmdown.scoring.results import ReferenceFiles, ScoredSystem
@@ -52,6 +53,7 @@ class Predictions:
     """
 
     def __init__(self, predictions: Sequence[Path], reference: Sequence[Path], terrain: Path | None = None) -> None:
+        self._arguments = tuple(predictions), tuple(reference), terrain
         with ExitStack() as stack:
             groups = [*([one] for one in predictions), *([reference] if reference else [])]
             files = [stack.enter_context(GriddedFiles(paths)) for paths in groups]
@@ -96,11 +98,21 @@ class Predictions:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_again, self._arguments
+
     def read(self, hour: int) -> tuple[Float32Array | None, dict[str, Float32Array]]:
         """Read the reference (variable, rows, cols), or None, and each system (member, variable, rows, cols)."""
         return None if self._truth is None else self._truth.read(hour)[0], {
             one.name: part.read(hour) for one, part in zip(self.systems, self._parts, strict=True)
         }
+
+
+@cache
+def _opened_again(predictions: Sequence[Path], reference: Sequence[Path], terrain: Path | None) -> Predictions:
+    """Open in another process, once until it ends."""
+    few_open().__enter__()
+    return Predictions(predictions, reference, terrain)
 
 
 @dataclass(frozen=True)

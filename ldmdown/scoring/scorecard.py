@@ -55,6 +55,7 @@ class Scorecard:
         self.scored: list[int] = []
         self.incomplete = 0
         self.rectangle: Rectangle | None = None
+        self._rectangle_chosen = False
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -75,13 +76,9 @@ class Scorecard:
             return ensembles
         named = self._named(truth)
         given = {REFERENCE: self._named(truth[None]), **ensembles}
-        valid = np.ones(truth.shape[-2:], bool)
-        for part in (truth[None], *fields.values()):
-            valid &= np.isfinite(part).all(axis=(0, 1))
-        if not valid.any():
+        valid = _valid(truth, fields)
+        if not self._choose_rectangle(valid):
             return given
-        if not self.scored:
-            self.rectangle = complete_part(valid)
         self.scored.append(hour)
         complete = self.rectangle if self.rectangle is not None and valid[self.rectangle].all() else None
         self.incomplete += complete is None
@@ -91,6 +88,31 @@ class Scorecard:
         for name, ensemble in ensembles.items():
             self.accuracy[name].add(block, ensemble, named, cells)
         return given
+
+    def choose_rectangle(self, truth: FloatArray, fields: Mapping[str, FloatArray]) -> bool:
+        """Choose the part that has spectra, unless it is chosen, by an hour's cells; return whether it has any."""
+        return self._choose_rectangle(_valid(truth, fields))
+
+    def _choose_rectangle(self, valid: BoolArray) -> bool:
+        if valid.any() and not self._rectangle_chosen:
+            self.rectangle, self._rectangle_chosen = complete_part(valid), True
+        return bool(valid.any())
+
+    def begin(self, hour: int, truth: FloatArray | None, fields: Mapping[str, FloatArray]) -> None:
+        """Take the hour before the first, from which that changes."""
+        if truth is not None and _valid(truth, fields).any():
+            for name, members in {REFERENCE: truth[None], **fields}.items():
+                self.series[name].begin(hour, self._named(members[0]))
+
+    def join(self, later: Scorecard) -> None:
+        """Take the hours of another one, which follow, and its part that has spectra."""
+        for name, series in self.series.items():
+            series.join(later.series[name])
+        for name, accuracy in self.accuracy.items():
+            accuracy.join(later.accuracy[name])
+        self.rectangle, self._rectangle_chosen = later.rectangle, later._rectangle_chosen
+        self.scored += later.scored
+        self.incomplete += later.incomplete
 
     def notes(self) -> list[str]:
         """What a reader of the scores must know."""
@@ -158,6 +180,12 @@ class Scorecard:
 
     def _rectangle_shape(self) -> tuple[int, int]:
         return self.geometry.lat[self.rectangle].shape if self.rectangle is not None else (0, 0)
+
+
+def _valid(truth: FloatArray, fields: Mapping[str, FloatArray]) -> BoolArray:
+    """The cells (rows, cols) that nothing lacks."""
+    parts = (truth[None], *fields.values())
+    return np.logical_and.reduce([np.isfinite(part).all(axis=(0, 1)) for part in parts])
 
 
 def complete_part(valid: BoolArray) -> Rectangle | None:

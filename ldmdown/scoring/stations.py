@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Literal
 
@@ -14,6 +13,7 @@ from ldmdown.data.reading.orography import LAPSE_RATE
 from ldmdown.data.reading.stations import Stations
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.results import Station, StationResults
+from ldmdown.scoring.sums import add_sums, zeros
 from ldmdown.scoring.terrain import Terrain
 from ldmdown.typing import FloatArray
 
@@ -42,7 +42,7 @@ class StationScores:
         self.stations, self.interpolation = stations.only(inside), interpolation
         self.weights = grid.weights(self.stations.lat, self.stations.lon, nearest=interpolation == "nearest")
         self._higher = None if terrain is None else self._sample(terrain.fine) - self.stations.height
-        self._sums: dict[tuple[str, str], FloatArray] = defaultdict(lambda: np.zeros((12, len(self.stations.names))))
+        self._sums: dict[tuple[str, str], FloatArray] = zeros((12, len(self.stations.names)))
         self._members: dict[str, int] = {}
         self.hours = 0
 
@@ -59,6 +59,12 @@ class StationScores:
                 if key == "t2m" and self._higher is not None:
                     here = here + LAPSE_RATE * self._higher
                 self._note(self._sums[system, key], here, measured[key])
+
+    def join(self, later: StationScores) -> None:
+        """Take the hours of another one, which follow."""
+        add_sums(self._sums, later._sums)
+        self._members |= later._members
+        self.hours += later.hours
 
     def results(self) -> StationResults:
         """Scores by system and variable, at each station and for all together."""

@@ -52,8 +52,8 @@ def hourly(accuracy: Accuracies, hours: Sequence[int]) -> dict[str, dict[str, Ho
     time = [str(np.datetime64(hour, "h")) for hour in hours[::step]]
     return {
         name: {
-            key: HourlyScores(time=time, **{score: rounded(values[score][::step]) for score in HOURLY_SCORES})
-            for key, values in part.hourly.items()
+            key: HourlyScores(time=time, **{score: rounded(part.hourly[key, score][::step]) for score in HOURLY_SCORES})
+            for key in dict.fromkeys(key for key, _ in part.hourly)
         }
         for name, part in accuracy.items()
         if part.hourly

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +71,7 @@ class Systems:
         options: CheckpointOptions,
         terrain: Path | None = None,
     ) -> None:
+        self._arguments = tuple(checkpoints), archive, options, terrain
         self._archive = Archive(archive)
         self._source = _source(self._archive, options.source)
         indices = self._archive.split(options.period).tolist()
@@ -103,6 +106,9 @@ class Systems:
         self.notes += self._baselines.notes
         self._named = _unique_names(self._groups)
         self.systems = self._list()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_again, self._arguments
 
     def read(self, hour: int) -> tuple[Float32Array, dict[str, Float32Array]]:
         """Read the reference (variable, rows, cols) and make the fields of each system."""
@@ -171,6 +177,14 @@ class Systems:
             self.notes.append("no terrain is known (--terrain): no lapse rate correction, no scores by kind of ground")
             return None
         return Terrain(fine, interpolate(coarse[None], factor, 1)[0])
+
+
+@cache
+def _opened_again(
+    checkpoints: Sequence[str], archive: Path, options: CheckpointOptions, terrain: Path | None
+) -> Systems:
+    """Load in another process, once until it ends."""
+    return Systems(checkpoints, archive, options, terrain)
 
 
 def _source(archive: Archive, name: str | None) -> int:
