@@ -567,32 +567,3 @@ def test_two_processes_learn_what_one_does(folder: Path) -> None:
     (other / "run" / "unet.state.pt").unlink()
     torchrun(other, 2, "-m ldmdown", "--stage", "unet")
     assert len(read_losses(other / "run" / "unet.csv")["loss"]) == 30
-
-
-@pytest.mark.slow
-def test_killed_at_random_it_learns_the_same(folder: Path) -> None:
-    """Five times, wherever it is: in a stage, between two, in the latents or while it writes."""
-    other = folder / "killed"
-    write_below(other, folder)
-    random = np.random.default_rng(5)
-    command = [sys.executable, "-m", "ldmdown", "train", "small.yaml", "--resume"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    killed = 0
-    for _ in range(40):
-        process = subprocess.Popen(command, cwd=other, stderr=subprocess.DEVNULL)
-        until = time.time() + random.uniform(0, 3)
-        while not list((other / "run").glob("*.csv")) or time.time() < until:
-            time.sleep(0.01)
-            if process.poll() is not None:
-                break
-        process.kill()
-        killed += process.wait() == -signal.SIGKILL
-        if killed == 5 or process.returncode == 0:
-            break
-    subprocess.run(command, cwd=other, check=True, capture_output=True)
-    assert killed
-    for stage in ("unet", "scale", "ldm"):
-        assert losses(other, stage) == losses(folder, stage)
-    ours, theirs = (checkpoint.load(place / "checkpoints" / "small.safetensors").model for place in (other, folder))
-    for name, tensor in ours.state_dict().items():
-        torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=0, atol=0)
