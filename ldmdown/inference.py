@@ -24,6 +24,7 @@ from ldmdown.runtime import autocast
 from ldmdown.typing import Float32Array, FloatArray
 
 MAX_CORRELATION = 0.95
+INPUT_MEMBER = 2**32  # between the keys of the noise of two members of the input
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -112,14 +113,18 @@ class Predictor:
 
     @property
     def hours_at_once(self) -> int:
-        """Number of hours whose members are computed together."""
+        """Number of hours, or of members of the input, whose members are computed together."""
         return max(1, self.batch_size // self.options.members)
 
-    def predictors(self, fields: Fields) -> Regridded:
-        """The predictors that `run` reads, from fields of files."""
+    def predictors(self, fields: Fields) -> list[Regridded]:
+        """The predictors that `run` reads, from fields of files, for each of their members."""
         nearest = self.checkpoint.header["regridding"] == "nearest"
         cells = self.checkpoint.grid.coarse.window(self.padded)
-        return Regridded(fields, cells, self.checkpoint.config.predictors, nearest=nearest, beyond="edge")
+        names = self.checkpoint.config.predictors
+        return [
+            Regridded(fields, cells, names, nearest=nearest, beyond="edge", member=member)
+            for member in range(len(fields.members))
+        ]
 
     def _grid_rotation(self, wind: str) -> FloatArray | None:
         """Direction of the north of the rotated grid along which a checkpoint's wind points, if it does."""
@@ -133,21 +138,30 @@ class Predictor:
 
     @torch.inference_mode()
     def run(
-        self, predictors: Regridded, indices: Sequence[int], reader: Executor
+        self, predictors: Sequence[Regridded], indices: Sequence[int], reader: Executor
     ) -> Iterator[tuple[int, Float32Array]]:
         """(index, fields (member, T, rows, cols) in physical units) of these hours of the predictors.
 
-        `reader` reads the next hours, and draws their noise, while these are computed.
+        Members of the input follow each other, each with all that are drawn from it. `reader` reads what is computed
+        next, and draws its noise, while the last is computed.
         """
         size = self.hours_at_once
-        blocks = [indices[start : start + size] for start in range(0, len(indices), size)]
+        states = [(index, one) for index in indices for one in predictors]
+        blocks = [states[start : start + size] for start in range(0, len(states), size)]
 
-        def prepare(block: Sequence[int]) -> tuple[Float32Array, Tensor | None]:
-            coarse = np.stack([predictors.read(index) for index in block])
-            return coarse, self.noise([int(predictors.hours[index]) for index in block])
+        def prepare(block: Sequence[tuple[int, Regridded]]) -> tuple[Float32Array, Tensor | None]:
+            coarse = np.stack([one.read(index) for index, one in block])
+            return coarse, self.noise([(int(one.hours[index]), one.number) for index, one in block])
 
+        members: list[Float32Array] = []
         for block, (coarse, noise) in zip(blocks, ahead(prepare, blocks, reader), strict=True):
-            yield from zip(block, self.physical(self._fields(self.normalized(coarse), noise)), strict=True)
+            for (index, _), fields in zip(
+                block, self.physical(self._fields(self.normalized(coarse), noise)), strict=True
+            ):
+                members.append(fields)
+                if len(members) == len(predictors):
+                    yield index, np.concatenate(members)
+                    members = []
 
     def normalized(self, coarse: Float32Array) -> Tensor:
         """Predictors (..., P, h, w) as the networks take them."""
@@ -181,12 +195,20 @@ class Predictor:
         sampler = None if scaled_noise else self.options.sampler
         return self.model.ensemble(mean, condition, noise, sampler, self.batch_size)
 
-    def noise(self, hours: Sequence[int]) -> Tensor | None:
-        """The initial noise (hour, member, L, h, w) of these hours since 1970-01-01T00; None without a diffusion."""
+    def noise(self, states: Sequence[tuple[int, int]]) -> Tensor | None:
+        """The initial noise (state, member, L, h, w); None without a diffusion.
+
+        A state is an hour since 1970-01-01T00 and the number of a member of the input, each with noise of its own.
+        """
         if self._noise is None:
             return None
         members = range(self.options.members)
-        return torch.stack([torch.stack([self._noise(hour, member) for member in members]) for hour in hours])
+        return torch.stack(
+            [
+                torch.stack([self._noise(hour, number * INPUT_MEMBER + member) for member in members])
+                for hour, number in states
+            ]
+        )
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], executor: Executor) -> Iterator[Result]:

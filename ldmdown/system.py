@@ -131,8 +131,6 @@ class DownscaleOptions:
                 expected=f"auto, or 0 to {MAX_CORRELATION}",
             )
         check_statistics(self.statistics)
-        if self.statistics and (self.members or 1) == 1:
-            raise LdmdownError("--statistics", "needs several members", fix="give their number, such as --members 20")
         if self.keep_members and not self.statistics:
             raise LdmdownError("--keep-members", "goes with --statistics alone", fix="leave it out: members are kept")
         for name, limit in MAX_OPTIONS.items():
@@ -215,6 +213,9 @@ class System:
             if the fields cover too little, or the options ask for what the checkpoints cannot give.
         """
         era5 = _period(era5, options)
+        members = (options.members or 1) * len(era5.members)
+        if options.statistics and members == 1:
+            raise LdmdownError("--statistics", "needs several members", fix="give their number, such as --members 20")
         sites = None if options.points is None else read_sites(options.points)
         if sites is None:
             parts = [self._part(era5, choose_window(era5, self.grid, options), options)]
@@ -239,7 +240,7 @@ class System:
         template = OutputTemplate(
             parts[0].grid,
             names,
-            options.members,
+            members if members > 1 else options.members,
             attributes | {name: text for name, text in remarks.items() if text},
             _run(predictors, options, names, era5.files),
             self.earth_relative,
@@ -247,6 +248,7 @@ class System:
             options.keep_members or not options.statistics,
             options.compression == "quantized",
             sites,
+            era5.members if len(era5.members) > 1 else (),
         )
         return Job(parts, era5, self.targets, template)
 
@@ -408,7 +410,7 @@ class Job:
 
 def _bad_hours(era5: Fields, predictors: Sequence[Predictor]) -> dict[int, LdmdownError]:
     """The hours whose predictors cannot be used, and why; not all of them may be."""
-    readers, found = [one.predictors(era5) for one in predictors], dict[int, LdmdownError]()
+    readers, found = [one for each in predictors for one in each.predictors(era5)], dict[int, LdmdownError]()
     for index in range(len(era5)):
         try:
             for one in readers:
@@ -426,7 +428,7 @@ def _far_from_training(era5: Fields, predictors: Sequence[Predictor]) -> Iterato
     if not ERA5_SPACING / 2 <= spacing <= 2 * ERA5_SPACING:
         yield f"the input's cells are {spacing:.3g} degrees wide; the checkpoint knows ERA5's {ERA5_SPACING}"
     for one in predictors:
-        held, trained = one.predictors(era5), one.checkpoint.normalization["predictors"]
+        held, trained = one.predictors(era5)[0], one.checkpoint.normalization["predictors"]
         for known, field in zip(held.variables, held.read(0), strict=True):
             mean, std = trained.mean[known.name], trained.std[known.name]
             distance = np.abs(field[np.isfinite(field)] - mean) / std

@@ -334,7 +334,7 @@ def expected() -> dict[str, np.ndarray]:
 
 def test_the_new_cds_is_read_as_it_was_written(expected: dict[str, np.ndarray], tmp_path: Path) -> None:
     with open_fields(as_new_cds(tmp_path), NAMES) as found:
-        assert found.names == NAMES and found.members == 1 and found.notes == [] and not found.rotated
+        assert found.names == NAMES and found.members == (0,) and found.notes == [] and not found.rotated
         np.testing.assert_array_equal(found.times, HOURS)
         np.testing.assert_array_equal(found.grid.y, LAT)
         np.testing.assert_array_equal(found.grid.x, LON)
@@ -731,7 +731,7 @@ def test_members_of_an_ensemble_are_not_mixed(tmp_path: Path) -> None:
     files = [written(member, tmp_path / f"member{number}.nc") for number, member in enumerate(members)]
     for ensemble in ([path], files[::-1]):
         found = open_fields(ensemble, ("t2m",))
-        assert found.members == 3
+        assert found.members == (0, 1, 2)
         for member in range(3):
             np.testing.assert_allclose(found.read(5, member)[0], field("t2m")[5] + member, atol=1e-4)
         with pytest.raises(LdmdownError, match="is an ensemble\n  found: 3 members"):

@@ -151,7 +151,7 @@ def test_grib_on_a_lambert_grid(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["out.nc", "out.zarr"])
 def test_our_own_output_comes_back(form: str, tmp_path: Path) -> None:
     with open_fields([write_output(tmp_path / form, OUTPUT_FIELDS)], NAMES) as fields:
-        assert fields.members == 3 and not fields.rotated
+        assert fields.members == (0, 1, 2) and not fields.rotated
         np.testing.assert_array_equal(fields.hours, OUTPUT_HOURS)
         np.testing.assert_array_equal(fields.grid.x, OUTPUT_GRID.x)
         np.testing.assert_array_equal(fields.grid.y, OUTPUT_GRID.y)

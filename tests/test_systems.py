@@ -141,7 +141,7 @@ def test_checkpoints_make_what_downscale_makes(folder: Path, data: Systems, name
 
     index = int(np.flatnonzero(archive.hours == hour)[0])
     with ThreadPoolExecutor(1) as reader:
-        ((_, expected),) = runner.run(Predictors(), [index], reader)
+        ((_, expected),) = runner.run([Predictors()], [index], reader)
     np.testing.assert_allclose(data.read(hour)[1][made], expected, atol=2e-4)
 
 

@@ -307,7 +307,9 @@ def _what(job: Job, outputs: Sequence[Output]) -> str:
     kept = f", {done} of them finished before" if done else ""
     apart = f", in {len(outputs)} files" if len(outputs) > 1 else ""
     stage = one.checkpoint.stage
-    made = _count(one.options.members, "member") if stage == "ldm" else SINGLE_FIELD[stage]
+    made = _count(job.template.members or 1, "member") if stage == "ldm" else SINGLE_FIELD[stage]
+    if job.template.input_members:
+        made += f", of {len(job.template.input_members)} members of the input"
     used = [
         f"checkpoint {c.path} ({c.stage}, sha256 {c.sha256[:12]})" for c in (each.checkpoint for each in job.predictors)
     ]

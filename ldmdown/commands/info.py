@@ -71,7 +71,7 @@ def _fields(path: Path) -> dict[str, Any]:
         card = {
             "file": path,
             "variables": names,
-            "members": fields.members,
+            "members": len(fields.members),
             "hours": len(fields),
             **{end: str(fields.times[place])[:16] for end, place in (("first", 0), ("last", -1))},
             **dict(zip(("rows", "cols"), fields.grid.shape, strict=True)),

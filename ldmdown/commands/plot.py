@@ -178,8 +178,8 @@ def read_hour(file: Path, names: Sequence[str], time: str | None, member: int) -
         made = "ws10" in names and "ws10" not in files.variables()
         wanted = [name for name in names if not (made and name == "ws10")]
         fields = fields_of(files, list(dict.fromkeys([*wanted, *(("u10", "v10") if made else ())])))
-        if member >= fields.members:
-            found = f"{fields.members} members, from 0"
+        if member >= len(fields.members):
+            found = f"{len(fields.members)} members, from 0"
             raise LdmdownError(file, "has no such member", found=found, expected=str(member))
         index = _index(fields, time)
         values = dict(zip(fields.names, fields.read(index, member), strict=True))

@@ -67,7 +67,7 @@ class TableWriter(_SiteWriter):
 
     def _frame(self, hours: slice, values: Mapping[str, Float32Array]) -> pd.DataFrame:
         """Rows in the order of hours, then sites, then members."""
-        sites, members = self.template.sites, self.template.members if self.template.keep_members else None
+        sites, members = self.template.sites, self.template.kept_members
         assert sites is not None
         times = self.hours[hours].astype("datetime64[h]").astype("datetime64[s]")
         number, count = np.arange(len(sites)), members or 1

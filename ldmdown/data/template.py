@@ -56,6 +56,8 @@ class OutputTemplate:
         whether values are quantized.
     sites
         the places that the output is for; None: all cells of the grid.
+    input_members
+        the numbers of the members of the input, if it has several, each with an equal share of the members.
     """
 
     grid: Grid
@@ -68,6 +70,12 @@ class OutputTemplate:
     keep_members: bool = True
     lossy: bool = False
     sites: Sites | None = None
+    input_members: tuple[int, ...] = ()
+
+    @property
+    def kept_members(self) -> int | None:
+        """The size of the dimension `realization`, if there is one."""
+        return self.members if self.keep_members else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,15 +129,17 @@ class OutputTemplate:
             **(described(statistic, of) if statistic else of),
             **(of_variable(digits) if digits else {}),
             **({"grid_mapping": "crs"} if self.sites is None else {}),
-            "coordinates": " ".join(["lat lon", *self._of_sites, *([f"height_{height:g}m"] if height else [])]),
+            "coordinates": " ".join(
+                ["lat lon", *self._other_coordinates(name), *([f"height_{height:g}m"] if height else [])]
+            ),
         }
 
-    @property
-    def _of_sites(self) -> list[str]:
-        """The coordinates that only sites have."""
+    def _other_coordinates(self, name: str) -> list[str]:
+        """The coordinates that only some outputs have."""
+        found = ["input_member"] if self.input_members and "realization" in self.dims(name) else []
         if self.sites is None:
-            return []
-        return ["station_name", *(["altitude"] if np.isfinite(self.sites.height).any() else [])]
+            return found
+        return [*found, "station_name", *(["altitude"] if np.isfinite(self.sites.height).any() else [])]
 
     def record(self, hours: IntArray) -> dict[str, Any]:
         """What an output of these hours was made with, as JSON holds it."""
@@ -172,9 +182,12 @@ def output_dataset(
 def _coordinates(template: OutputTemplate) -> dict[str, Any]:
     """(dimensions, values, attributes) of every variable that is neither a field nor time."""
     found: dict[str, Any] = {}
-    if template.members and template.keep_members:
+    if members := template.kept_members:
         meaning = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
-        found["realization"] = "realization", np.arange(template.members, dtype=np.int32), meaning
+        found["realization"] = "realization", np.arange(members, dtype=np.int32), meaning
+        if template.input_members:
+            numbers = np.repeat(template.input_members, members // len(template.input_members)).astype(np.int32)
+            found["input_member"] = "realization", numbers, {"long_name": "number of the input's member", "units": "1"}
     place = template.place
     for name, long_name, values in (("lat", "latitude", place.lat), ("lon", "longitude", place.lon)):
         units = "degrees_north" if name == "lat" else "degrees_east"

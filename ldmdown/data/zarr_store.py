@@ -41,7 +41,7 @@ class ZarrWriter(FieldWriter):
 
     @property
     def _block_hours(self) -> int:
-        return max(1, FIELDS_PER_SHARD // (self.template.members or 1))
+        return max(1, FIELDS_PER_SHARD // (self.template.kept_members or 1))
 
     def _hours_of(self, block: int) -> range:
         start = block * self._block_hours

@@ -94,7 +94,7 @@ class CheckpointEvaluator:
                 return made
             base = mean if model.residual else torch.zeros_like(mean)
             condition = model.condition(given, predictor.statics)
-            noise = predictor.noise([hour])
+            noise = predictor.noise([(hour, 0)])
             assert noise is not None
             drawn = base, condition, noise.to(predictor.device)
             made["member"] = predictor.physical(predictor.members(*drawn)[0])

@@ -169,8 +169,8 @@ class UnreferencedOutput:
 
     def _notes(self) -> list[str]:
         notes = []
-        if self.fields.members > 1:
-            notes.append(f"the first of {self.fields.members} members is looked at")
+        if len(self.fields.members) > 1:
+            notes.append(f"the first of {len(self.fields.members)} members is looked at")
         spacing = spacing_degrees(self.era5.grid)
         if abs(spacing - ERA5_SPACING) > 1e-3:
             notes.append(f"the input's cells are {spacing:.3g} degrees wide; it was interpolated to boxes of 0.25")

@@ -72,7 +72,9 @@ class Predictions:
                 raise LdmdownError(predictions[0], wrong, found=spans, fix=fix)
             self._files = stack.pop_all()
         self.systems = [
-            ScoredSystem(name=label, kind="prediction", members=part.fields.members, regridded=part.weights is not None)
+            ScoredSystem(
+                name=label, kind="prediction", members=len(part.fields.members), regridded=part.weights is not None
+            )
             for label, part in zip(labels, self._parts, strict=False)
         ]
 
@@ -127,7 +129,7 @@ class _Part:
 
     def read(self, hour: int) -> Float32Array:
         """Read (member, variable, rows, cols); a file without members has one."""
-        values = np.stack([self.fields.read(self.index[hour], member) for member in range(self.fields.members)])
+        values = np.stack([self.fields.read(self.index[hour], member) for member in range(len(self.fields.members))])
         if self.weights is None:
             return values[..., *self.cut]
         values = regrid(self.weights, values, self.outside.shape).astype(np.float32)

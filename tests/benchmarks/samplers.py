@@ -81,8 +81,8 @@ def distances(name: str, era5: Path) -> None:
     with open_fields([str(era5)], ldmdown.load(name).inputs) as fields:
         job = ldmdown.load(name).job(fields, DownscaleOptions(members=4, bbox=BOX, precision="fp32"))
         (predictor,) = job.predictors
-        inputs = predictor.predictors(fields)
-        coarse, noise = predictor.normalized(inputs.read(0)[None]), predictor.noise([int(inputs.hours[0])])
+        (inputs,) = predictor.predictors(fields)
+        coarse, noise = predictor.normalized(inputs.read(0)[None]), predictor.noise([(int(inputs.hours[0]), 0)])
     model, targets = predictor.model, predictor.checkpoint.config.targets
     assert noise is not None
     mean, condition = model.mean_or_zero(coarse, predictor.statics), model.condition(coarse, predictor.statics)

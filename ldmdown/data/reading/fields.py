@@ -42,7 +42,7 @@ class Fields:
     hours
         since 1970-01-01T00, rising.
     members
-        how many an hour has; 1 where the files have no dimension of them.
+        the numbers of the members that an hour has; (0,) where the files name none.
     notes
         what was decided about the files that a user should know.
     files, label
@@ -61,7 +61,7 @@ class Fields:
         self.names = tuple(series)
         self.grid: SourceGrid = first[0].blocks[0].axes.grid
         self.hours = hours
-        self.members = len(first)
+        self.members = max((_numbers(one) for one in series.values()), key=len)
         self.rotated = wind_axes is not None
         self._wind_axes = wind_axes
         self.notes = list(notes)
@@ -265,6 +265,11 @@ def _series(known: Variable, blocks: Sequence[FieldBlock]) -> list[TimeSeries]:
     return series
 
 
+def _numbers(members: Sequence[TimeSeries]) -> tuple[int, ...]:
+    """The numbers of members, 0 for one that no block names."""
+    return tuple(next((block.member for block in one.blocks if block.member is not None), 0) for one in members)
+
+
 def _check_grids(found: Mapping[str, Sequence[FieldBlock]]) -> None:
     (name, first), *others = [(name, block) for name, blocks in found.items() for block in blocks]
     for other, block in others:
@@ -321,12 +326,12 @@ def _check_instants(found: Mapping[str, Sequence[FieldBlock]], series: Mapping[s
 
 
 def _check_members(files: GriddedFiles, series: Mapping[str, Sequence[TimeSeries]]) -> None:
-    counts = {name: len(members) for name, members in series.items() if not variable(name).static}
-    if len(set(counts.values())) > 1:
+    held = {name: _numbers(members) for name, members in series.items() if not variable(name).static}
+    if len(set(held.values())) > 1:
         raise LdmdownError(
             files.label,
-            "its variables have different numbers of members",
-            found=", ".join(f"{count} of {name}" for name, count in counts.items()),
+            "its variables have different members",
+            found=", ".join(f"{len(numbers)} of {name}" for name, numbers in held.items()),
             fix="give files of the same members",
         )
 

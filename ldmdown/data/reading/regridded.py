@@ -28,7 +28,7 @@ class Regridded:
     Parameters
     ----------
     fields
-        of one member.
+        of files.
     grid
         whose cells are wanted; for predictors `grid.coarse.window(window)`.
     names
@@ -38,11 +38,13 @@ class Regridded:
     beyond
         what cells take that lie beyond the fields: nothing, they are refused; the value at the nearest edge, for a
         margin of the networks; or NaN, and then values may be missing inside too.
+    member
+        the place of the member that is read; None: the fields must not be an ensemble.
 
     Raises
     ------
     LdmdownError
-        if the fields are an ensemble, or do not enclose the grid.
+        if the fields are an ensemble of which no member is chosen, or do not enclose the grid.
     """
 
     def __init__(
@@ -53,18 +55,21 @@ class Regridded:
         *,
         nearest: bool = False,
         beyond: Beyond = "refuse",
+        member: int | None = None,
     ) -> None:
-        if fields.members > 1:
+        if member is None and len(fields.members) > 1:
             raise LdmdownError(
                 fields.label,
                 "is an ensemble",
-                found=f"{fields.members} members",
+                found=f"{len(fields.members)} members",
                 expected="one member",
                 fix="select one, as with `cdo sellevidx`, `grib_copy -w number=1` or xarray",
             )
         self.variables = [variable(name) for name in (fields.names if names is None else names)]
         self.grid, self.hours = grid, fields.hours
         self.notes: Sequence[str] = fields.notes
+        self.member = member or 0
+        self.number = fields.members[self.member]
         self._strict = beyond != "missing"
         if beyond == "refuse":
             _check_covered(fields, grid)
@@ -97,7 +102,7 @@ class Regridded:
         LdmdownError
             if a value is missing that must not be, or outside its physical bounds.
         """
-        held = dict(zip(self.fields.names, self.fields.read(index), strict=True))
+        held = dict(zip(self.fields.names, self.fields.read(index, self.member), strict=True))
         result = np.empty((len(self.variables), *self.grid.shape), np.float32)
         for out, known in zip(result, self.variables, strict=True):
             if known.name in LAGS:
