@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ldmdown.data import parallel
-from ldmdown.errors import LdmdownError
+from ldmdown.errors import STOPPED, LdmdownError
 
 
 def square(number: int) -> tuple[int, int, str | None]:
@@ -40,19 +41,23 @@ def alive(number: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path, number: signal.Signals) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom ldmdown.data import parallel\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom ldmdown import cli\nfrom ldmdown.data import parallel\n"
         "def wait(folder):\n    Path(folder, str(os.getpid())).touch()\n    time.sleep(900)\n"
-        "if __name__ == '__main__':\n    parallel.run(wait, [sys.argv[1]] * 2, processes=2)\n"
+        "if __name__ == '__main__':\n"
+        "    cli.app = lambda **_: parallel.run(wait, [sys.argv[1]] * 2, processes=2)\n    cli.main()\n"
     )
     folder = tmp_path / "pids"
     folder.mkdir()
-    with subprocess.Popen([sys.executable, str(program), str(folder)]) as parent:
+    with subprocess.Popen([sys.executable, str(program), str(folder)], stderr=subprocess.PIPE, text=True) as parent:
         while len(pids := [int(one.name) for one in folder.iterdir()]) < 2:
             time.sleep(0.05)
-        parent.kill()
+        parent.send_signal(number)
+        _, said = parent.communicate()
+    assert said == ("" if number == signal.SIGKILL else f"{STOPPED}\n")
     end = time.monotonic() + 60
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.05)

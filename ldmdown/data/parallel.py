@@ -17,6 +17,9 @@ from ldmdown.errors import LdmdownError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait leave the core to others
+STOPPED_TIDILY = (
+    "ignore:resource_tracker:UserWarning"  # of Python's, that it tidied up after processes which were killed
+)
 
 
 def workers() -> int:
@@ -101,6 +104,7 @@ def stream(
 def _threads_each(count: int) -> Iterator[None]:
     """Let processes that start meanwhile compute in so many threads each, since they share the cores."""
     settings = dict.fromkeys(THREADS, str(count)) | WAITING
+    settings["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), STOPPED_TIDILY)))
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
