@@ -45,14 +45,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 
 
 def main() -> None:
-    """Run a command; a user's error is a message and exit code 1, a defect one and 70, Ctrl-C 130, SIGTERM 143."""
+    """Run a command; a user's error is a message and exit code 1 (3 of --strict), a defect one and 70, Ctrl-C 130, SIGTERM 143."""
     with _stopped_by_signals() as stopped:
         try:
             code = app(prog_name="ldmdown", standalone_mode=False)
         except (KeyboardInterrupt, typer.Abort):
             stopped = stopped or [signal.SIGINT]
         except LdmdownError as error:
-            code = 1
+            code = error.exit_code
             if not stopped:
                 print(error, file=sys.stderr)
         except Exception as error:  # also what libraries make of a signal in the middle of their import
@@ -215,6 +215,10 @@ def downscale(
     ] = 1,
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Complete an interrupted run.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Write nothing and exit with 3 if the input is far outside the training data."),
+    ] = False,
     skip_bad_hours: Annotated[
         bool, typer.Option("--skip-bad-hours", help="Leave out hours with missing, unphysical or damaged input values.")
     ] = False,
@@ -252,6 +256,7 @@ def downscale(
         variables=tuple(variables.split(",")) if variables else None,
         precision=precision,
         batch_size=batch_size,
+        strict=strict,
         skip_bad_hours=skip_bad_hours,
     )
     how = RunOptions(device, processes, overwrite, resume, dry_run)

@@ -20,6 +20,8 @@ class LdmdownError(Exception):
       fix: download it
     """
 
+    exit_code = 1  # of the command that it ends
+
     def __init__(
         self,
         file: str | Path,
@@ -35,6 +37,12 @@ class LdmdownError(Exception):
 
     def __reduce__(self) -> tuple[Callable[[str], LdmdownError], tuple[str]]:
         return _said, (str(self),)
+
+
+class OutsideTrainingError(LdmdownError):
+    """The input is unlike what the checkpoint was trained on, and the user has asked to stop then."""
+
+    exit_code = 3
 
 
 class UnreadableError(LdmdownError):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,8 +38,8 @@ from ldmdown.data.reading.stations import read_sites
 from ldmdown.data.sites import Sites, windows_of
 from ldmdown.data.statistics import check_statistics
 from ldmdown.data.template import OutputTemplate, output_dataset
-from ldmdown.data.variables import WINDS, variable
-from ldmdown.errors import LdmdownError
+from ldmdown.data.variables import WINDS, Variable, variable
+from ldmdown.errors import LdmdownError, OutsideTrainingError
 from ldmdown.inference import MAX_CORRELATION, Predictor, SamplingOptions, default_sampler, measured_correlation
 from ldmdown.models.sampling import Sampler
 from ldmdown.runtime import choose_device, resolve_precision
@@ -91,6 +93,8 @@ class DownscaleOptions:
         precision of matrix products and convolutions.
     batch_size
         number of members, of one hour or several, that are computed at once.
+    strict
+        refuse input that is far outside the training data.
     skip_bad_hours
         leave out hours whose input lacks values, is not physical or cannot be decoded; they are refused otherwise.
 
@@ -116,6 +120,7 @@ class DownscaleOptions:
     compression: Literal["lossless", "quantized"] = "lossless"
     precision: Precision = "auto"
     batch_size: int | None = None
+    strict: bool = False
     skip_bad_hours: bool = False
 
     def __post_init__(self) -> None:
@@ -233,9 +238,12 @@ class System:
         attributes = _attributes(predictors, era5.files)
         if any(part.warmer is not None and part.warmer.any() for part in parts):
             attributes["comment"] += f" t2m is moved to the heights of the sites by {1000 * LAPSE_RATE:g} K/km."
-        warnings = list(_far_from_training(era5, predictors))
+        warnings, far_hours = _far_from_training(era5, predictors)
         for warning in warnings:
             say(f"warning: {warning}")
+        if warnings and options.strict:
+            wrong, fix = "is far outside the training data", "leave out --strict to downscale it nevertheless"
+            raise OutsideTrainingError(era5.label, wrong, found="; ".join(warnings), fix=fix)
         remarks = {"warnings": "; ".join(warnings), "skipped_hours": skipped}
         template = OutputTemplate(
             parts[0].grid,
@@ -249,6 +257,7 @@ class System:
             options.compression == "quantized",
             sites,
             era5.members if len(era5.members) > 1 else (),
+            far_hours,
         )
         return Job(parts, era5, self.targets, template)
 
@@ -422,23 +431,39 @@ def _bad_hours(era5: Fields, predictors: Sequence[Predictor]) -> dict[int, Ldmdo
     return found
 
 
-def _far_from_training(era5: Fields, predictors: Sequence[Predictor]) -> Iterator[str]:
-    """What of the input is far outside of what the checkpoints were trained on, by its first hour."""
-    spacing = spacing_degrees(era5.grid)
+def _far_from_training(era5: Fields, predictors: Sequence[Predictor]) -> tuple[list[str], tuple[int, ...]]:
+    """What of the input's first member is far outside of the training data, and in which hours since 1970."""
+    spacing, warnings, far = spacing_degrees(era5.grid), list[str](), set[int]()
     if not ERA5_SPACING / 2 <= spacing <= 2 * ERA5_SPACING:
-        yield f"the input's cells are {spacing:.3g} degrees wide; the checkpoint knows ERA5's {ERA5_SPACING}"
+        warnings.append(f"the input's cells are {spacing:.3g} degrees wide; the checkpoint knows ERA5's {ERA5_SPACING}")
     for one in predictors:
-        held, trained = one.predictors(era5)[0], one.checkpoint.normalization["predictors"]
-        for known, field in zip(held.variables, held.read(0), strict=True):
+        reader, trained = one.predictors(era5)[0], one.checkpoint.normalization["predictors"]
+        found: dict[Variable, list[tuple[float, int, str]]] = defaultdict(list)  # times the limit, hour, values
+        for index, hour in enumerate(era5.hours.tolist()):
+            with suppress(LdmdownError):  # of a bad hour, which is told when it is computed
+                for known, field in zip(reader.variables, reader.read(index), strict=True):
+                    distance = _distance(field, trained.mean[known.name], trained.std[known.name], known)
+                    if distance > 1:
+                        found[known].append((distance, hour, f"{np.nanmin(field):.4g} to {np.nanmax(field):.4g}"))
+        for known, hours in found.items():
+            distance, hour, values = max(hours)
             mean, std = trained.mean[known.name], trained.std[known.name]
-            distance = np.abs(field[np.isfinite(field)] - mean) / std
-            if distance.size and (
-                np.sqrt(np.mean(distance**2)) > FAR or (known.name in WINDS and distance.max() > FARTHEST)
-            ):
-                yield (
-                    f"{known.name} is far outside the training data: {np.nanmin(field):.4g} to {np.nanmax(field):.4g} "
-                    f"{known.units} in the first hour, {mean:.4g} with a standard deviation of {std:.3g} in training"
-                )
+            warnings.append(
+                f"{known.name} is far outside the training data in {len(hours)} of {len(era5)} hours: {values} "
+                f"{known.units} at {moment(hour)}, {distance:.3g} times the limit; in training {mean:.4g} with a "
+                f"standard deviation of {std:.3g}"
+            )
+            far |= {hour for _, hour, _ in hours}
+    return warnings, tuple(sorted(far))
+
+
+def _distance(field: Float32Array, mean: float, std: float, known: Variable) -> float:
+    """How far a field lies from training: 1 is the limit."""
+    distance = np.abs(field[np.isfinite(field)] - mean) / std
+    if not distance.size:
+        return 0.0
+    farthest = float(distance.max()) / FARTHEST if known.name in WINDS else 0.0
+    return max(float(np.sqrt(np.mean(distance**2))) / FAR, farthest)
 
 
 def _period(era5: Fields, options: DownscaleOptions) -> Fields:

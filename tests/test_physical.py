@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from conftest import CONFIG, NORMALIZATION, untrained
+from conftest import ldmdown as command
 
 import ldmdown
 from ldmdown import checkpoint
@@ -29,9 +30,9 @@ def output(era5: Path, checkpoint: Path) -> xr.Dataset:
     [
         (
             {"t2m": 325.0},
-            "t2m is far outside the training data: 325 to 325 K in the first hour, 285 with a standard devi",
+            "t2m is far outside the training data in 1 of 1 hours: 325 to 325 K at 2021-03-01T00:00, 1.43",
         ),
-        ({"u10": 60.0}, "u10 is far outside the training data: 60 to 60 m s-1"),
+        ({"u10": 60.0}, "u10 is far outside the training data in 1 of 1 hours: 60 to 60 m s-1"),
         ({}, ""),
     ],
 )
@@ -42,6 +43,22 @@ def test_input_unlike_training(
     errors = capsys.readouterr().err
     assert errors.count("warning: ") == len(constant) and told in errors
     assert made.attrs.get("warnings", "").startswith(told)
+
+
+@pytest.mark.parametrize("kind", ["nc", "zarr"])
+def test_hours_unlike_training_are_flagged(era5: Write, tiny: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """The second of three hours is at 330 K, 45 K above the mean: 5.6 stds, where the limit is 3.5."""
+    with xr.open_dataset(era5(range(3)), engine="netcdf4") as dataset:
+        dataset.load().t2m[1] = 330
+        dataset.to_netcdf(tmp_path / "era5.nc", engine="netcdf4")
+    out = tmp_path / f"out.{kind}"
+    arguments = ("downscale", str(tmp_path / "era5.nc"), "-o", str(out), "--checkpoint", str(tiny["unet"]))
+    refused = command(*arguments, "--strict")
+    assert refused.returncode == 3 and not out.exists() and "is far outside the training data" in refused.stderr
+    assert "t2m is far outside the training data in 1 of 3 hours: 330 to 330 K at 2021-03-01T01:00" in refused.stderr
+    assert command(*arguments).returncode == 0
+    with xr.open_dataset(out) as made:
+        assert made.outside_training.values.tolist() == [0, 1, 0] and made.outside_training.flag_meanings == "no yes"
 
 
 def test_cells_much_wider_than_in_training(

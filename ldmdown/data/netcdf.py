@@ -68,7 +68,8 @@ class NetcdfWriter(FieldWriter):
                 )
                 created.setncatts(one.attrs)
                 created[...] = one.values
-            dataset["time"][:] = self.hours
+            for name, (_, values, _) in self.template.of_hours(self.hours).items():
+                dataset[name][:] = values
 
     def _chunks(self, name: str) -> tuple[int, ...]:
         return (1,) * (len(self.template.dims(name)) - 2) + self.template.grid.shape

@@ -29,6 +29,14 @@ TIME = {
     "units_metadata": "leap_seconds: none",
 }
 
+FAR = "outside_training"  # the variable that flags hours
+FAR_MEANING = {
+    "standard_name": "status_flag",
+    "long_name": "whether the input is far outside the training data",
+    "flag_values": np.array([0, 1], np.int8),
+    "flag_meanings": "no yes",
+}
+
 
 @dataclass(frozen=True)
 class OutputTemplate:
@@ -58,6 +66,8 @@ class OutputTemplate:
         the places that the output is for; None: all cells of the grid.
     input_members
         the numbers of the members of the input, if it has several, each with an equal share of the members.
+    far_hours
+        hours since 1970 whose input is far outside the training data; where there are any, a variable flags them.
     """
 
     grid: Grid
@@ -71,6 +81,14 @@ class OutputTemplate:
     lossy: bool = False
     sites: Sites | None = None
     input_members: tuple[int, ...] = ()
+    far_hours: tuple[int, ...] = ()
+
+    def of_hours(self, hours: IntArray) -> dict[str, Any]:
+        """(dimensions, values, attributes) of what has one value an hour: the time, and the flag of far hours."""
+        found: dict[str, Any] = {"time": ("time", hours.astype(np.int32), TIME)}
+        if self.far_hours:
+            found[FAR] = "time", np.isin(hours, self.far_hours).astype(np.int8), FAR_MEANING
+        return found
 
     @property
     def kept_members(self) -> int | None:
@@ -173,7 +191,7 @@ def output_dataset(
     for name in template.names:
         dataset[name] = template.dims(name), fields[name], template.meaning(name)
     count = len(fields[template.names[0]])
-    dataset = dataset.assign(_coordinates(template) | {"time": ("time", hours[:count].astype(np.int32), TIME)})
+    dataset = dataset.assign(_coordinates(template) | template.of_hours(hours[:count]))
     for one in dataset.variables.values():
         one.encoding["_FillValue"] = None
     return dataset

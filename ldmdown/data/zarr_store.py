@@ -56,7 +56,8 @@ class ZarrWriter(FieldWriter):
         super().begin()
         if self._store.exists():
             return
-        encoding: dict[str, Any] = {"time": {"chunks": (FIELDS_PER_SHARD,)}}
+        of_hours = self.template.of_hours(self.hours)
+        encoding: dict[str, Any] = {name: {"chunks": (FIELDS_PER_SHARD,)} for name in of_hours}
         for name in self.template.names:
             *members, rows, cols = self.template.shape(name)
             encoding[name] = {
@@ -67,9 +68,10 @@ class ZarrWriter(FieldWriter):
         with replacing(self._store) as beside:
             template.to_zarr(beside, encoding=encoding, zarr_format=3, consolidated=False)
             group: Any = zarr.open_group(beside, mode="r+")
-            for name in ("time", *self.template.names):
+            for name in (*of_hours, *self.template.names):
                 group[name].resize((len(self.hours), *group[name].shape[1:]))
-            group["time"][:] = self.hours
+            for name, (_, values, _) in of_hours.items():
+                group[name][:] = values
 
     def _complete(self) -> bool:
         if not super()._complete():
