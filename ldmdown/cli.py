@@ -45,7 +45,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 
 
 def main() -> None:
-    """Run a command; a user's error is a message and exit code 1 (3 of --strict), a defect one and 70, Ctrl-C 130, SIGTERM 143."""
+    """Run a command; a user's error is a message and its exit code, a defect one and 70, Ctrl-C 130, SIGTERM 143."""
     with _stopped_by_signals() as stopped:
         try:
             code = app(prog_name="ldmdown", standalone_mode=False)
