@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ldmdown.data.grid import SourceGrid
 from ldmdown.drawing import style
@@ -99,7 +101,7 @@ def _resolutions(found: Plausibility) -> Markup:
     return table("Effective resolution [km] beside each source of training", ["", *names], rows)
 
 
-def _lines(found: Plausibility) -> dict[str, dict[str, object]]:
+def _lines(found: Plausibility) -> dict[str, dict[str, Any]]:
     """How the output and each source of training are drawn."""
     colours = COLOURS | dict(zip(found.training, TRAINING_COLOURS, strict=False))
     return {name: {"label": name, "color": colours.get(name), "linewidth": 1.5} for name in found.records}
@@ -119,7 +121,8 @@ def _by_hour(found: Plausibility) -> Figure:
         sentence, units = described(key)
         axis.set_title(sentence[:1].upper() + sentence[1:], fontsize=7.5)
         axis.set(ylabel=f"[{style.written(units)}]", xticks=range(0, 24, 6))
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    lines = [Line2D([], [], **line) for line in _lines(found).values()]
+    drawn.legend(handles=lines, loc="outside upper center", ncols=5)
     return drawn
 
 
