@@ -123,5 +123,7 @@ def _arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise LdmdownError("pyarrow", "is not installed; Parquet needs it", fix="pip install pyarrow") from None
+        raise LdmdownError(
+            "pyarrow", "is not installed; Parquet needs it", fix="pip install pyarrow, or write .csv or .nc"
+        ) from None
     return pyarrow
