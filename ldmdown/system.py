@@ -442,7 +442,7 @@ def _far_from_training(era5: Fields, predictors: Sequence[Predictor]) -> tuple[l
         for index, hour in enumerate(era5.hours.tolist()):
             with suppress(LdmdownError):  # of a bad hour, which is told when it is computed
                 for known, field in zip(reader.variables, reader.read(index), strict=True):
-                    distance = _distance(field, trained.mean[known.name], trained.std[known.name], known)
+                    distance = distance_from_training(field, trained.mean[known.name], trained.std[known.name], known)
                     if distance > 1:
                         found[known].append((distance, hour, f"{np.nanmin(field):.4g} to {np.nanmax(field):.4g}"))
         for known, hours in found.items():
@@ -457,7 +457,7 @@ def _far_from_training(era5: Fields, predictors: Sequence[Predictor]) -> tuple[l
     return warnings, tuple(sorted(far))
 
 
-def _distance(field: Float32Array, mean: float, std: float, known: Variable) -> float:
+def distance_from_training(field: Float32Array, mean: float, std: float, known: Variable) -> float:
     """How far a field lies from training: 1 is the limit."""
     distance = np.abs(field[np.isfinite(field)] - mean) / std
     if not distance.size:
