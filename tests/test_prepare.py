@@ -242,6 +242,20 @@ def test_killed_at_any_moment_the_archive_is_the_same_bytes(
     assert content(folder / "archive.zarr") == expected
 
 
+def test_killed_after_the_archive_has_its_name_it_is_completed(folder: Path) -> None:
+    path = write(folder)
+    prepare(path)
+    archive = folder / "archive.zarr"
+    expected = content(archive)
+    manifest = json.loads((archive / "manifest.json").read_text())
+    del manifest["training_truth"]
+    (archive / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    (archive / "records").mkdir()
+    (archive / "records" / "0-0-18628.json").write_text("{}")
+    prepare(path)
+    assert content(archive) == expected
+
+
 def test_a_dry_run_says_what_it_would_make_and_keeps_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(folder)
     before = content(folder)

@@ -27,7 +27,7 @@ from ldmdown.data.archive.pair import described
 from ldmdown.data.archive.sources import Day, catalogues, check_periods, days_of, used_files
 from ldmdown.data.archive.statics import StaticFields, static_fields
 from ldmdown.data.archive.store import MANIFEST, Archive, ArchiveSource
-from ldmdown.data.archive.writer import ArchiveWriter
+from ldmdown.data.archive.writer import RECORDS, ArchiveWriter
 from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.training_truth import training_truth
@@ -72,6 +72,7 @@ def _prepare(config: Config, root: Path, config_path: Path | None, scheduler: st
                 "was prepared with another configuration",
                 fix="delete it to prepare it again, or name another data.archive",
             )
+        _complete(path)
         say(f"{path} is there already, prepared with this configuration")
         return
     if config.twin is not None:
@@ -180,9 +181,7 @@ def _close(
 ) -> None:
     """Finish the archive, and say what is in it."""
     writer.close(statistics(records), origin, (statics.normalization, statics.fields) if statics is not None else None)
-    archive = Archive(job.archive)
-    with replacing(job.archive / MANIFEST) as beside:
-        beside.write_text(json.dumps(origin | {"training_truth": training_truth(archive)}, indent=1) + "\n")
+    archive = _complete(job.archive)
     for note, (first, *more) in origin["notes"].items():
         say(f"note: {note} ({first}{f' and {len(more)} more days' if more else ''})")
     for one in archive.sources:
@@ -191,3 +190,14 @@ def _close(
     hours, dropped = sum(origin["hours"].values()), sum(map(len, origin["dropped"].values()))
     why = f"; {dropped} left out, {MANIFEST} in it says why" if dropped else ""
     say(f"wrote {job.archive}: {hours} hours of {len(records)} days{why}")
+
+
+def _complete(path: Path) -> Archive:
+    """Add to an archive that has its name what a run that was killed had not."""
+    archive = Archive(path)
+    if "training_truth" not in archive.manifest:
+        with replacing(path / MANIFEST) as beside:
+            measured = {"training_truth": training_truth(archive)}
+            beside.write_text(json.dumps(archive.manifest | measured, indent=1) + "\n")
+    shutil.rmtree(path / RECORDS, ignore_errors=True)
+    return archive
