@@ -113,8 +113,11 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
         )
 
     autoencoder: Autoencoder
-    if config.autoencoder.kind == "lapped":
-        autoencoder = LappedTransform(targets, config.autoencoder.levels)
+    with torch.device("cpu"):  # what these compute would, on "meta", import PyTorch's compiler for seconds
+        diffusion = Diffusion(**config.diffusion.model_dump())
+        lapped = LappedTransform(targets, config.autoencoder.levels) if config.autoencoder.kind == "lapped" else None
+    if lapped:
+        autoencoder = lapped
     else:
         autoencoder = VAE(targets, config.autoencoder.levels, config.autoencoder.multiplier, config.autoencoder.minimum)
     latents = autoencoder.latent_channels
@@ -127,7 +130,7 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
         student=Denoiser(latents, context.channels, **config.student.model_dump(), outputs=2 * latents)
         if config.student
         else None,
-        diffusion=Diffusion(**config.diffusion.model_dump()),
+        diffusion=diffusion,
         scale=LatentScale(conditioner(config.scale.conditioner, 1), latents) if config.scale else None,
     )
 

@@ -252,3 +252,11 @@ def test_weights_that_are_not_finite(tiny: dict[str, Path], tmp_path: Path) -> N
     )
     with pytest.raises(LdmdownError, match=f"found: {name} is not finite"):
         checkpoint.load(file)
+
+
+def test_loading_imports_no_compiler() -> None:
+    """Some operations on the device "meta" import PyTorch's compiler, which takes longer than PyTorch itself."""
+    program = "import sys, ldmdown; ldmdown.load('italy'); print({'torch._dynamo', 'sympy'} & {*sys.modules})"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "set()\n"
+    )
