@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import rioxarray
+import xarray as xr
 from rio_cogeo.cogeo import cog_validate
 
+from ldmdown.commands.downscale import RunOptions, downscale
 from ldmdown.data.geotiff import GeotiffWriter
 from ldmdown.data.grid import Grid
 from ldmdown.data.template import OutputTemplate
 from ldmdown.errors import LdmdownError
+from ldmdown.system import DownscaleOptions
 
 GRID = Grid(west=4_310_000, north=2_498_000, rows=600, cols=640)
 HOURS = np.arange(420_000, 420_002)  # 2017-11-30T00 and on
@@ -53,3 +58,19 @@ def test_bands_are_named_and_lie_where_they_belong(tmp_path: Path) -> None:
 def test_no_tiff_holds_years(tmp_path: Path) -> None:
     with pytest.raises(LdmdownError, match="has too many bands\n  found: 65700\n  expected: up to 65535"):
         GeotiffWriter(tmp_path / "out.tif", TEMPLATE, np.arange(10_950))
+
+
+def test_a_file_an_hour(tiny: dict[str, Path], era5: Callable[..., Path], tmp_path: Path) -> None:
+    """As the NetCDF holds it; what is finished is not made again."""
+    command = partial(downscale, [str(era5(range(2)))], checkpoint=str(tiny["unet"]))
+    command(tmp_path / "out.nc", DownscaleOptions())
+    pattern = tmp_path / "{time:%Y%m%dT%H}.tif"
+    command(pattern, DownscaleOptions())
+    files = sorted(tmp_path.glob("*.tif"))
+    assert [one.name for one in files] == ["20210301T00.tif", "20210301T01.tif"]
+    made = [one.stat().st_mtime_ns for one in files]
+    command(pattern, DownscaleOptions(), run=RunOptions(resume=True))
+    assert [one.stat().st_mtime_ns for one in files] == made
+    with xr.open_dataset(tmp_path / "out.nc", engine="netcdf4") as expected, rasterio.open(files[1]) as file:
+        np.testing.assert_array_equal(file.read(2), expected.u10[1])
+        assert file.descriptions == tuple(f"{name} 2021-03-01T01:00" for name in ("t2m", "u10", "v10"))
