@@ -134,7 +134,7 @@ def test_checkpoints_make_what_downscale_makes(folder: Path, data: Systems, name
     )
 
     class Predictors:
-        hours = archive.hours
+        hours, number = archive.hours, 0
 
         def read(self, index: int) -> np.ndarray:
             return archive.read(index)["predictors"]
