@@ -18,7 +18,7 @@ from ldmdown.data.grid import Window
 from ldmdown.data.variables import variable
 from ldmdown.models.downscaler import Downscaler, StaticInputs
 from ldmdown.models.regression import FlowRegression, LeastSquares, best_ridges, flow_features, solve
-from ldmdown.models.static_embedding import CellRegression, Cells
+from ldmdown.models.static_embedding import CellRegression, Cells, fill_in
 from ldmdown.training.batches import CropSource
 from ldmdown.training.hours import FOLDS, NO_FOLD
 
@@ -160,7 +160,10 @@ class ClosedForm:
         self.model.statics[self.given :] = components / _std(components)
 
     def _solve_fields(self, cross_fit: CrossFit) -> None:
-        """The estimated fields, at each cell, given the regression's weights; and without each fold."""
+        """The estimated fields, at each cell, given the regression's weights; and without each fold.
+
+        Cells that no hour has values in get what the other static fields tell of them.
+        """
         regression, size = cross_fit.regression, self.config.statics.embedding
         own = slice(1 + self.given, 1 + self.given + size)
         statics = self._statics(torch.zeros_like(cross_fit.fields[0]))
@@ -173,6 +176,10 @@ class ClosedForm:
         everything = reduce(CellRegression.plus, folds)
         solved = [everything.plus(fold, -1).solve()[0][:, 0] for fold in folds[:NO_FOLD]]
         solved.append(everything.solve()[0][:, 0])
+        known = everything.hours > 0
+        if not known.all():
+            others = torch.cat([statics[: self.given], statics[len(self.model.statics) :]]).cpu()
+            solved = [fill_in(fields, known, others) for fields in solved]
         cross_fit.fields.copy_(torch.stack(solved) / _std(solved[NO_FOLD]))
         self.model.statics[self.given :] = cross_fit.fields[NO_FOLD]
 
