@@ -12,7 +12,7 @@ from scipy.sparse.linalg import splu
 
 from ldmdown.config import FROM_REFERENCE
 from ldmdown.data.archive.box_means import Boxes
-from ldmdown.data.archive.store import Archive
+from ldmdown.data.archive.store import READ_ERRORS, Archive
 from ldmdown.data.grid import Grid, SourceGrid
 from ldmdown.data.reading.orography import SHORE
 from ldmdown.scoring.measures import FieldMeasures
@@ -45,8 +45,11 @@ def training_truth(archive: Archive) -> dict[str, Any]:
         from_era5 = archive.fingerprint["sources"][index]["era5"] != [FROM_REFERENCE]
         for pair in _successive(archive, index):
             measures.forget()
-            for sample in pair.tolist():
-                fields = archive.read(sample, window)
+            try:
+                read = [archive.read(sample, window) for sample in pair.tolist()]
+            except READ_ERRORS:  # training names the hour
+                continue
+            for sample, fields in zip(pair.tolist(), read, strict=True):
                 target = dict(zip(archive.targets, fields["target"], strict=True))
                 coarse = dict(zip(archive.predictors, fields["predictors"], strict=True))
                 shared = {name: boxes(coarse[name]) for name in target if name in coarse and from_era5}

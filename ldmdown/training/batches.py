@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ldmdown.config import StageConfig
 from ldmdown.data.archive.packing import FILL_VALUE
+from ldmdown.data.archive.store import READ_ERRORS
 from ldmdown.runtime import Processes
-from ldmdown.training.hours import READ_ERRORS, HourSet, load_hour
+from ldmdown.training.hours import HourSet, load_hour
 
 Batch = dict[str, Any]
 """Tensors "predictors" and "target" or "latents"; for each crop its first (row, col) in "corners", the seed of its

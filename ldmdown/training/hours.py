@@ -24,7 +24,6 @@ from ldmdown.typing import BoolArray, Float32Array, IntArray
 MAX_UNREADABLE = 0.01  # fraction of the hours of a set that may be unreadable
 FOLDS = 5  # parts of the training days, each of which is left out of a closed form in turn
 NO_FOLD = FOLDS
-READ_ERRORS = (OSError, ValueError, RuntimeError, ArithmeticError)  # of a chunk that is cut, garbled or gone
 
 
 class HourSet:

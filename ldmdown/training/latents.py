@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ldmdown import runtime
 from ldmdown.atomic import replacing
+from ldmdown.data.archive.store import READ_ERRORS
 from ldmdown.data.grid import Window
 from ldmdown.runtime import Processes
 from ldmdown.training.batches import Batch
-from ldmdown.training.hours import READ_ERRORS, HourSet, load_hour
+from ldmdown.training.hours import HourSet, load_hour
 from ldmdown.training.stages import Stage
 
 

@@ -34,6 +34,7 @@ FORMAT = 3
 READERS = 4  # threads
 KINDS = ("predictors", "target")
 MANIFEST = "manifest.json"  # in the archive's folder
+READ_ERRORS = (OSError, ValueError, RuntimeError, ArithmeticError)  # of a chunk that is cut, garbled or gone
 
 Periods = Sequence[Sequence[Any]]
 """First and last days or hours, both included."""
