@@ -237,7 +237,7 @@ def downscale(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: other runs need the cores too
     from ldmdown.commands.downscale import RunOptions
     from ldmdown.commands.downscale import downscale as run
-    from ldmdown.system import DownscaleOptions
+    from ldmdown.options import DownscaleOptions
 
     options = DownscaleOptions(
         members=members,

@@ -24,6 +24,7 @@ from ldmdown.runtime import autocast
 from ldmdown.typing import Float32Array, FloatArray
 
 MAX_CORRELATION = 0.95
+SINGLE_FIELD = {"unet": "the conditional mean", "gan": "the generator's field"}  # of stages that draw no members
 INPUT_MEMBER = 2**32  # between the keys of the noise of two members of the input
 Item = TypeVar("Item")
 Result = TypeVar("Result")

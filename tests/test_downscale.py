@@ -30,8 +30,8 @@ from ldmdown.data.grid import Grid
 from ldmdown.data.reading.regridded import covered_margin
 from ldmdown.data.writer import FieldWriter
 from ldmdown.errors import LdmdownError
+from ldmdown.options import DownscaleOptions
 from ldmdown.runtime import resolve_precision
-from ldmdown.system import DownscaleOptions
 
 Write = Callable[..., Path]
 Stop = Callable[[int], AbstractContextManager[None]]

@@ -12,7 +12,7 @@ import xarray as xr
 import ldmdown
 from ldmdown.commands.downscale import RunOptions, downscale
 from ldmdown.errors import LdmdownError
-from ldmdown.system import DownscaleOptions
+from ldmdown.options import DownscaleOptions
 
 Write = Callable[..., Path]
 

@@ -16,7 +16,7 @@ from ldmdown.data.geotiff import GeotiffWriter
 from ldmdown.data.grid import Grid
 from ldmdown.data.template import OutputTemplate
 from ldmdown.errors import LdmdownError
-from ldmdown.system import DownscaleOptions
+from ldmdown.options import DownscaleOptions
 
 GRID = Grid(west=4_310_000, north=2_498_000, rows=600, cols=640)
 HOURS = np.arange(420_000, 420_002)  # 2017-11-30T00 and on

@@ -34,7 +34,8 @@ from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.data.reading.orography import read_heights
 from ldmdown.data.reading.regridded import Regridded
 from ldmdown.errors import LdmdownError
-from ldmdown.system import DownscaleOptions, choose_window
+from ldmdown.options import DownscaleOptions
+from ldmdown.system import choose_window
 
 HOURS = np.arange(np.datetime64("2021-02-28T18", "h"), np.datetime64("2021-03-01T08", "h"))  # two months
 LAT, LON = np.arange(45, 42.9, -0.25), np.arange(10, 13.1, 0.25)

@@ -23,7 +23,7 @@ from ldmdown.data.grid import Grid
 from ldmdown.data.reading.stations import read_sites
 from ldmdown.data.sites import Sites, windows_of
 from ldmdown.errors import LdmdownError
-from ldmdown.system import DownscaleOptions
+from ldmdown.options import DownscaleOptions
 
 Write = Callable[..., Path]
 GRID = Grid("EPSG:3035", 4_700_000, 2_200_000, 64, 64, 2000.0)

@@ -28,8 +28,11 @@ from ldmdown.data.reading.fields import open_fields
 from ldmdown.data.reading.files import few_open
 from ldmdown.data.writer import FieldWriter
 from ldmdown.errors import LdmdownError
+from ldmdown.inference import SINGLE_FIELD
+from ldmdown.job import Job
+from ldmdown.options import DownscaleOptions
 from ldmdown.runtime import choose_device, peak_memory, processes
-from ldmdown.system import SINGLE_FIELD, DownscaleOptions, Job, System
+from ldmdown.system import System
 
 BUNDLED = "italy"
 VIEWERS = {".nc": "ncview, QGIS or xarray", ".zarr": "xarray", ".tif": "QGIS or rioxarray"}  # of each kind of output

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.variables import variable
-from ldmdown.system import distance_from_training
+from ldmdown.screening import distance_from_training
 from ldmdown.typing import Float32Array
 
 ONE_DEGREE = 2.6  # coarse cells of 16 km, the std of a Gaussian that takes what 1 degree does not show

@@ -27,8 +27,8 @@ from ldmdown.checkpoint import load
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.reading.fields import open_fields
 from ldmdown.models.sampling import Sampler
+from ldmdown.options import DownscaleOptions
 from ldmdown.runtime import Processes
-from ldmdown.system import DownscaleOptions
 from ldmdown.training.batches import field_source, noise, sample_batch
 from ldmdown.training.hours import HourSet
 
