@@ -204,9 +204,7 @@ class Training:
                 "temporal_correlation": lambda: heldout.coherence(
                     self.model, self.hours["train"], self._latents(stage)["train"], self.processes
                 ),
-                "latent_gain": lambda: heldout.spread_gain(
-                    stage, self.hours["validation"], self._latents(stage)["validation"], self.processes
-                ),
+                "latent_gain": lambda: heldout.spread_gain(stage, self._days_left_out(stage), self.processes),
                 "reconstruction": lambda: heldout.reconstruction(
                     self.model, self.hours["validation"], self.processes.device
                 ),
@@ -222,6 +220,12 @@ class Training:
                 say(warning)
         self.processes.wait()
         stage.calibrate(json.loads(path.read_text()))
+
+    def _days_left_out(self, stage: Stage) -> list[tuple[HourSet, torch.Tensor]]:
+        """Hours and latents of days that the mean did not learn from: with cross-fitting also the training days."""
+        latents = self._latents(stage)
+        uses = ("validation",) if stage.cross_fit is None else ("validation", "train")
+        return [(self.hours[use], latents[use]) for use in uses]
 
     def save(self, stage: Stage) -> Path:
         """Write the checkpoint of all that is trained up to a stage, unless a later one has; say where."""

@@ -34,7 +34,7 @@ from ldmdown.typing import Float32Array
 MEMBERS = 8
 SCORED_CROPS = 8
 MEASURED_HOURS = 200  # for the coherence in time, at most
-CALIBRATION_CROPS = 32  # for the gain of the spread
+CALIBRATION_CROPS = 32  # of a set, for the gain of the spread
 GAINS = (0.5, 2.0)  # bounds of this gain
 COMPARED_HOURS = 24  # for the reconstruction, at most
 FINEST, MAX_LOSS = 8.0, 0.5  # at longer wavelengths [km] a latent space may not lose more power than this [dB]
@@ -109,23 +109,24 @@ def coherence(model: Downscaler, hours: HourSet, latents: Tensor, processes: Pro
 
 
 @torch.no_grad()
-def spread_gain(stage: Stage, hours: HourSet, latents: Tensor, processes: Processes) -> list[float]:
+def spread_gain(stage: Stage, sets: Sequence[tuple[HourSet, Tensor]], processes: Processes) -> list[float]:
     """The factor for the latents of each channel with which members spread as much as their mean errs.
 
-    It is fitted on crops of the validation hours; see `matching_gain`.
+    It is fitted on crops of each set of hours, given with their latents; see `matching_gain`.
     """
     model, sampler = stage.model, stage.diffusion_sampler
     model.latent_gain.fill_(1)
     settings, alone = stage.settings.model_copy(update={"batch": 1}), replace(processes, rank=0, size=1)
-    source = latent_source(hours, latents, alone)
     sums = torch.zeros(4, len(model.latent_gain), dtype=torch.float64)
-    for step in range(CALIBRATION_CROPS):
-        batch = sample_batch(source, "calibration", stage.config.train.seed, settings, step, alone)
-        condition = model.condition(batch["predictors"], stage.statics(batch)).take([0] * MEMBERS)
-        starts = noise(batch, (MEMBERS, *batch["latents"].shape[1:]))[0]
-        members, truth = model.sample_latents(condition, starts, sampler).double(), batch["latents"][0].double()
-        mean = members.mean(dim=0)
-        sums += torch.stack([mean * mean, mean * truth, truth * truth, members.var(dim=0)]).sum(dim=(-2, -1)).cpu()
+    for hours, latents in sets:
+        source = latent_source(hours, latents, alone)
+        for step in range(CALIBRATION_CROPS):
+            batch = sample_batch(source, "calibration", stage.config.train.seed, settings, step, alone)
+            condition = model.condition(batch["predictors"], stage.statics(batch)).take([0] * MEMBERS)
+            starts = noise(batch, (MEMBERS, *batch["latents"].shape[1:]))[0]
+            members, truth = model.sample_latents(condition, starts, sampler).double(), batch["latents"][0].double()
+            mean = members.mean(dim=0)
+            sums += torch.stack([mean * mean, mean * truth, truth * truth, members.var(dim=0)]).sum(dim=(-2, -1)).cpu()
     mm, mz, zz, ss = sums
     return matching_gain(mm, mz, zz, ss, MEMBERS).nan_to_num(1.0).clamp(*GAINS).tolist()
 
