@@ -20,7 +20,7 @@ from ldmdown import checkpoint
 from ldmdown.checkpoint import Normalizations
 from ldmdown.config import Config, StageConfig
 from ldmdown.errors import LdmdownError
-from ldmdown.models.downscaler import Condition, Downscaler, StaticInputs
+from ldmdown.models.downscaler import Downscaler, StaticInputs
 from ldmdown.models.gan import PatchDiscriminator, adversarial_loss
 from ldmdown.models.sampling import Sampler
 from ldmdown.models.vae import VAE
@@ -135,12 +135,14 @@ class Stage:
         """The field that decoded latents are added to: (B, T, H, W)."""
         return self.model.mean_or_zero(batch["predictors"], self.statics(batch))
 
-    def start_of_members(self, batch: Batch, members: int) -> tuple[Tensor, Condition, Tensor]:
-        """What members are made of: the field that they are added to, their condition, and noise (B, M, L, h, w)."""
+    def drawn(self, batch: Batch, members: int, samplers: Mapping[str, Sampler | None]) -> dict[str, Tensor]:
+        """The mean, and members of each sampler from the same noise; None is the scaled noise itself."""
         assert self.model.autoencoder is not None
         start = noise(batch, (members, self.model.autoencoder.latent_channels, *batch["predictors"].shape[-2:]))
         condition = self.model.condition(batch["predictors"], self.statics(batch))
-        return self.mean_or_zero(batch), condition, start
+        mean = self.mean_or_zero(batch)
+        fields = {name: self.model.ensemble(mean, condition, start, one, len(mean)) for name, one in samplers.items()}
+        return {"unet": self.mean(batch)[:, None], **fields}
 
     @property
     def config_without_later(self) -> Config:
@@ -296,10 +298,7 @@ class LdmStage(Stage):
 
     def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
         """The mean, members, and scaled white noise, which the members must beat."""
-        mean, condition, start = self.start_of_members(batch, members)
-        samplers = {"ldm": self.diffusion_sampler, "scaled_noise": None}
-        fields = {name: self.model.ensemble(mean, condition, start, one, len(mean)) for name, one in samplers.items()}
-        return {"unet": self.mean(batch)[:, None], **fields}
+        return self.drawn(batch, members, {"ldm": self.diffusion_sampler, "scaled_noise": None})
 
 
 class DistillStage(Stage):
@@ -351,10 +350,7 @@ class DistillStage(Stage):
 
     def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
         """The mean, and members of the student and of the diffusion, from the same noise."""
-        mean, condition, start = self.start_of_members(batch, members)
-        samplers = {"ldm": self.diffusion_sampler, "student": Sampler("student", 1)}
-        fields = {name: self.model.ensemble(mean, condition, start, one, len(mean)) for name, one in samplers.items()}
-        return {"unet": self.mean(batch)[:, None], **fields}
+        return self.drawn(batch, members, {"ldm": self.diffusion_sampler, "student": Sampler("student", 1)})
 
 
 class GanStage(Stage):
