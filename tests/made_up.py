@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
 from datetime import date
 from functools import lru_cache
@@ -152,6 +154,21 @@ ROTATED = {
     "grid_north_pole_longitude": -168.0,
 }
 REFERENCE_TIMES = np.arange(3) * np.timedelta64(1, "h") + np.datetime64("2020-01-01", "ns")
+
+
+def cf_problems(output: Path, report: Path) -> list[str]:
+    """What the compliance checker finds in a file that CF does not allow; it writes its report."""
+    tool = Path(sys.executable).with_name("compliance-checker")
+    command = [tool, "--test=cf:1.11", "--criteria=strict", "-f", "json", "-o", report, output]
+    subprocess.run([str(part) for part in command], capture_output=True, check=False)
+    result = json.loads(report.read_text())["cf:1.11"]
+    return [
+        message
+        for level in ("high", "medium", "low")
+        for check in result[f"{level}_priorities"]
+        if check["value"][0] < check["value"][1]
+        for message in check["msgs"]
+    ]
 
 
 def rotated_reference(east: float, north: float) -> xr.Dataset:
