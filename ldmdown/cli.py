@@ -179,6 +179,10 @@ def downscale(
         Literal["lossless", "quantized"],
         typer.Option(help="Compression; quantized rounds to 0.01 K and 0.01 m/s, for smaller files."),
     ] = "lossless",
+    consistency: Annotated[
+        Literal["free", "learned", "exact"],
+        typer.Option(help="How closely means over ERA5's boxes keep to ERA5; learned: as those of training fields do."),
+    ] = "free",
     start: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="First hour, such as 2020-01-31T06.", show_default="that of the files"),
@@ -244,6 +248,7 @@ def downscale(
         statistics=tuple(statistics.split(",")) if statistics else (),
         keep_members=keep_members,
         compression=compression,
+        consistency=consistency,
         seed=seed,
         steps=steps,
         sampler=sampler,

@@ -110,6 +110,15 @@ class _Statistics(BaseModel):
     std: dict[str, PositiveFloat]
 
 
+class _BoxDifferences(BaseModel):
+    """How box means differ from ERA5, by variable (lat, lon)."""
+
+    lat: list[float]
+    lon: list[float]
+    mean: dict[str, list[list[float | None]]]
+    std: dict[str, list[list[float | None]]]
+
+
 class _Header(BaseModel):
     """What every header holds, beside the card."""
 
@@ -126,6 +135,7 @@ class _Header(BaseModel):
     latent_gain: list[PositiveFloat] | None = None
     statics_normalization: dict[str, dict[str, Any]] = {}
     training_truth: dict[str, dict[str, Any]] = {}
+    box_differences: _BoxDifferences | None = None
 
 
 def _upgraded(header: dict[str, Any]) -> dict[str, Any]:

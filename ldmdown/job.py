@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse
 
+from ldmdown.consistency import BoxConsistency
 from ldmdown.console import say
 from ldmdown.data.grid import Grid, regrid
 from ldmdown.data.reading.blocks import moment
@@ -16,7 +17,7 @@ from ldmdown.data.reading.fields import Fields
 from ldmdown.data.template import OutputTemplate
 from ldmdown.data.variables import variable
 from ldmdown.errors import LdmdownError
-from ldmdown.inference import Predictor
+from ldmdown.inference import Predictor, ahead
 from ldmdown.typing import BoolArray, Float32Array
 
 JUST_OUTSIDE, FEW_CELLS = 0.05, 1e-3  # of physical bounds, and of the cells of a field: told, not refused
@@ -26,12 +27,14 @@ JUST_OUTSIDE, FEW_CELLS = 0.05, 1e-3  # of physical bounds, and of the cells of 
 class Part:
     """A window of the domain that is computed at once, by a predictor for each checkpoint.
 
+    `consistency` corrects its fields, if they are to keep to ERA5.
     Where an output holds sites, `served` are those (sites,) that lie in it, `weights` those of its cells, and `warmer`
     what is added to temperatures [K], since the site lies below the ground of the model.
     """
 
     predictors: Sequence[Predictor]
     grid: Grid
+    consistency: BoxConsistency | None = None
     served: BoolArray | None = None
     weights: scipy.sparse.csr_array | None = None
     warmer: Float32Array | None = None
@@ -64,8 +67,12 @@ class Job:
     def _members(self, part: Part, indices: Sequence[int], reader: Executor) -> Iterator[tuple[int, Float32Array]]:
         """(index, (member, variable, rows, cols)) of a part."""
         running = [one.run(one.predictors(self.era5), indices, reader) for one in part.predictors]
+        boxes = part.consistency.era5(self.era5) if part.consistency is not None else []
+        era5 = ahead(lambda index: np.stack([one.read(index) for one in boxes]), indices if boxes else (), reader)
         for made in zip(*running, strict=True):
             index, targets = made[0][0], np.concatenate([fields for _, fields in made], axis=1)
+            if part.consistency is not None:
+                part.consistency.agree(targets, next(era5))
             fields = np.stack([self._field(targets, name) for name in self.template.variables], axis=1)
             self._check_physical(fields, index, part.grid)
             yield index, fields

@@ -35,6 +35,7 @@ def decisive(
         "members": options.members,
         "statistics": [*options.statistics, *["members"] * options.keep_members] or None,
         "points": None if options.points is None else sha256(options.points),
+        "consistency": None if options.consistency == "free" else options.consistency,
         "compression": None if options.compression == "lossless" else options.compression,
         "seed": sampling[0].seed,
         "sampler": ",".join(f"{one.sampler.name} {one.sampler.steps} {one.sampler.spacing}" for one in sampling),

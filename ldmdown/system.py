@@ -16,6 +16,7 @@ import xarray as xr
 
 from ldmdown import provenance
 from ldmdown.checkpoint import Checkpoint, load
+from ldmdown.consistency import MEANING, BoxConsistency
 from ldmdown.console import say
 from ldmdown.data.grid import Grid, SourceGrid, Window, regrid
 from ldmdown.data.reading.blocks import moment
@@ -137,7 +138,11 @@ class System:
         if warnings and options.strict:
             wrong, fix = "is far outside the training data", "leave out --strict to downscale it nevertheless"
             raise OutsideTrainingError(era5.label, wrong, found="; ".join(warnings), fix=fix)
-        remarks = {"warnings": "; ".join(warnings), "skipped_hours": skipped}
+        remarks = {
+            "warnings": "; ".join(warnings),
+            "skipped_hours": skipped,
+            "consistency": MEANING[options.consistency],
+        }
         template = OutputTemplate(
             parts[0].grid,
             names,
@@ -158,7 +163,11 @@ class System:
         check_coverage(era5, self.grid, window)
         around = covered_margin(era5, self.grid, window, MARGIN)
         predictors = [self._predictor(one, window, around, options) for one in self.checkpoints]
-        return Part(predictors, self.grid.window(window))
+        grid, consistency = self.grid.window(window), None
+        if options.consistency != "free":
+            known = [one.header.get("box_differences", {}) for one in self.checkpoints]
+            consistency = BoxConsistency(grid, self.targets, era5, known, exact=options.consistency == "exact")
+        return Part(predictors, grid, consistency)
 
     def _at_sites(self, era5: Fields, sites: Sites, options: DownscaleOptions) -> list[Part]:
         """Parts that hold the sites, and what brings temperature to the heights of those that have one."""

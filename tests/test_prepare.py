@@ -188,7 +188,7 @@ def test_the_manifest_names_the_files_by_their_hashes(folder: Path) -> None:
     )
     prepare(path)
     archive = Archive(folder / "archive.zarr")
-    files, (truth,) = archive.manifest["files"], archive.manifest["training_truth"].values()
+    files, (truth,) = archive.manifest["files"], archive.manifest["learned_from"]["training_truth"].values()
     assert truth["hours"] > 0 and truth["numbers"]["vorticity"]["mean"] > 0
     assert [file["name"] for file in files["reference"]] == [
         f"reference/VHR-REA_IT_{day.replace('-', '')}.nc" for day in DAYS
@@ -248,7 +248,7 @@ def test_killed_after_the_archive_has_its_name_it_is_completed(folder: Path) -> 
     archive = folder / "archive.zarr"
     expected = content(archive)
     manifest = json.loads((archive / "manifest.json").read_text())
-    del manifest["training_truth"]
+    del manifest["learned_from"]
     (archive / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     (archive / "records").mkdir()
     (archive / "records" / "0-0-18628.json").write_text("{}")

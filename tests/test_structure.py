@@ -26,10 +26,11 @@ MAY_IMPORT = {  # folders and top-level modules, and what each may import beside
     "options": {"data", "inference"},
     "screening": {"data", "inference"},
     "provenance": {"inference", "options"},
-    "job": {"data", "inference", "console"},
+    "consistency": {"data"},
+    "job": {"data", "inference", "console", "consistency"},
     "system": {
         *("data", "models", "checkpoint", "header", "inference", "runtime", "console"),
-        *("options", "screening", "provenance", "job"),
+        *("options", "screening", "provenance", "job", "consistency"),
     },
     "drawing": {"data", "scoring"},
     "scoring": {"data", "models", "checkpoint", "header", "inference", "system", "runtime", "metrics", "twin"},

@@ -30,7 +30,7 @@ from ldmdown.data.archive.store import MANIFEST, Archive, ArchiveSource
 from ldmdown.data.archive.writer import RECORDS, ArchiveWriter
 from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
-from ldmdown.scoring.training_truth import training_truth
+from ldmdown.scoring.training_truth import learned_from
 from ldmdown.twin.files import TwinFiles
 from ldmdown.twin.recipe import RECIPE
 
@@ -195,9 +195,9 @@ def _close(
 def _complete(path: Path) -> Archive:
     """Add to an archive that has its name what a run that was killed had not."""
     archive = Archive(path)
-    if "training_truth" not in archive.manifest:
+    if "learned_from" not in archive.manifest:
         with replacing(path / MANIFEST) as beside:
-            measured = {"training_truth": training_truth(archive)}
+            measured = {"learned_from": learned_from(archive)}
             beside.write_text(json.dumps(archive.manifest | measured, indent=1) + "\n")
     shutil.rmtree(path / RECORDS, ignore_errors=True)
     return archive

@@ -26,7 +26,7 @@ from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.header import find
 from ldmdown.models.downscaler import Downscaler
-from ldmdown.scoring.training_truth import training_truth
+from ldmdown.scoring.training_truth import learned_from
 from ldmdown.training import heldout, latents, loop, report
 from ldmdown.training.batches import CropSource, field_source, latent_source, middle_crop
 from ldmdown.training.hours import HourSet
@@ -249,7 +249,7 @@ class Training:
                 stage.checkpoint,
                 training=training,
                 statics_normalization=self.archive.statics_normalization,
-                training_truth=self._truth,
+                **self._learned_from,
                 **measured,
             )
             checkpoint.save(path, model, header)
@@ -257,9 +257,9 @@ class Training:
         return path
 
     @cached_property
-    def _truth(self) -> dict[str, Any]:
+    def _learned_from(self) -> dict[str, Any]:
         """What the fields look like that it learns from: as `prepare` measured, or measured of an older archive."""
-        return self.archive.manifest.get("training_truth") or training_truth(self.archive)
+        return self.archive.manifest.get("learned_from") or learned_from(self.archive)
 
     def _provenance(self, stage: Stage) -> dict[str, Any]:
         """What a checkpoint says of its training."""

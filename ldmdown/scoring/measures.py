@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -190,6 +190,16 @@ class FieldMeasures:
         """By variable the mean difference of box means from the coarse fields, on `boxes`; NaN where there is none."""
         return {name: np.mean(found, axis=0) for name, found in self._bias.items()}
 
+    def box_differences(self) -> dict[str, Any]:
+        """The same difference and its std over the hours, and where the boxes lie, as JSON holds them."""
+        scatter = {name: np.std(found, axis=0) for name, found in self._bias.items()}
+        return {
+            "lat": self.boxes.centres.y.tolist(),
+            "lon": self.boxes.centres.x.tolist(),
+            "mean": {name: _as_json(field) for name, field in self.bias().items()},
+            "std": {name: _as_json(field) for name, field in scatter.items()},
+        }
+
     def _means(self, field: FloatArray) -> FloatArray:
         return self.boxes.means(self.boxes.of_source, field)
 
@@ -247,6 +257,10 @@ class FieldMeasures:
             for name, values in derived.items():
                 self._note(hour, name, 3600 * values.std())
                 self._counts[name] += DERIVATIVES.count(values)
+
+
+def _as_json(field: FloatArray) -> list[list[float | None]]:
+    return [[round(value, 3) if np.isfinite(value) else None for value in row] for row in field.tolist()]
 
 
 def _rms(values: FloatArray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,18 @@ SAMPLED_PAIRS = 24  # of successive hours of each source
 DAMPING = 1e-6  # of boxes that no coarse cell depends on
 
 
-def training_truth(archive: Archive) -> dict[str, Any]:
-    """Measure some training hours of each source of an archive, as JSON holds it by the source's name.
+def learned_from(archive: Archive) -> dict[str, Any]:
+    """What the headers of checkpoints say of the training hours of an archive, as JSON holds it."""
+    measures = dict(_measures(archive))
+    truth = {name: json.loads(one.record().model_dump_json()) for name, one in measures.items()}
+    boxes = [one.box_differences() for one in measures.values()]
+    known = [one for one in boxes if one["mean"]]
+    largest = {"box_differences": max(known, key=lambda one: len(one["lat"]) * len(one["lon"]))} if known else {}
+    return {"training_truth": truth, **largest}
+
+
+def _measures(archive: Archive) -> Iterator[tuple[str, FieldMeasures]]:
+    """Measures of some training hours of each source of an archive, by the source's name.
 
     A source without two successive hours is left out. How box means differ from their coarse partner is measured only
     where that is an analysis, not the means themselves.
@@ -32,7 +42,6 @@ def training_truth(archive: Archive) -> dict[str, Any]:
     """
     statics = dict(zip(archive.statics, archive.load_statics(), strict=True)) if archive.statics else {}
     land, height = land_and_height(statics, archive.statics_normalization)
-    found = {}
     for index, source in enumerate(archive.sources):
         window = archive.window(index)
         grid, cells = archive.grid.window(window), archive.grid.fine(window)
@@ -55,8 +64,7 @@ def training_truth(archive: Archive) -> dict[str, Any]:
                 shared = {name: boxes(coarse[name]) for name in target if name in coarse and from_era5}
                 measures.add(int(archive.hours[sample]), target, shared)
         if measures.hours:
-            found[source.name] = json.loads(measures.record().model_dump_json())
-    return found
+            yield source.name, measures
 
 
 def _successive(archive: Archive, source: int) -> IntArray:
