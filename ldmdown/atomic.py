@@ -6,10 +6,11 @@ import errno
 import fcntl
 import hashlib
 import os
+import resource
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ldmdown.errors import LdmdownError
@@ -17,7 +18,7 @@ from ldmdown.errors import LdmdownError
 BESIDE = ".ldmdown-tmp"  # behind the name of what is being written
 ALMOST_FULL = 2**16  # bytes that are left on a disk that is full
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
-UNWRITABLE |= {errno.ENOTDIR, errno.EISDIR, errno.EIO}
+UNWRITABLE |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO}
 
 
 @contextmanager
@@ -36,12 +37,12 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove(beside)
+            remove(beside)
             yield beside
             move_into_place(beside, path)
     finally:
         with suppress(OSError):
-            _remove(beside)
+            remove(beside)
 
 
 @contextmanager
@@ -65,17 +66,30 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing `path`, by a lock that goes with this one however it ends.
+def locked(*paths: Path) -> Iterator[None]:
+    """Keep other processes from writing any of `paths`, by locks that go with this one however it ends.
 
     Raises
     ------
     LdmdownError
-        if another process holds it, with its number.
+        if another process holds one, with its number, or the folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard):  # each lock is an open file
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + len(paths), hard), hard))
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(_locked(path))
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
     file = path.with_name(f"{path.name}.lock")
-    with file.open("a+") as held:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = file.open("a+b", buffering=0)
+    with held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             mine = os.path.samestat(file.stat(), os.fstat(held.fileno()))  # not removed since it was opened
@@ -84,11 +98,11 @@ def locked(path: Path) -> Iterator[None]:
         if not mine:
             held.seek(0)
             fix = "wait until it has finished, or stop it"
-            raise LdmdownError(path, "is being written by another process", found=held.read(), fix=fix)
+            raise LdmdownError(path, "is being written by another process", found=held.read().decode(), fix=fix)
         try:
-            held.truncate(0)
-            held.write(f"process {os.getpid()} on {socket.gethostname()}")
-            held.flush()
+            with writing(path):
+                held.truncate(0)
+                held.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
         finally:
             file.unlink(missing_ok=True)
@@ -98,7 +112,7 @@ def move_into_place(written: Path, path: Path) -> None:
     """Rename a complete file or folder to `path`, whose old content goes, after all of it is on the disk."""
     sync(written)
     if written.is_dir():
-        _remove(path)
+        remove(path)
     written.replace(path)
     sync(path.parent, below=False)
 
@@ -119,7 +133,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

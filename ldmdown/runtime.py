@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,10 +14,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from ldmdown.config import Precision
 from ldmdown.errors import LdmdownError
 
+STARTING = timedelta(seconds=20)  # that torchrun, which started a process, takes to answer it
 PATIENCE = timedelta(days=1)  # of processes that wait for the first one's work
 
 
@@ -129,10 +133,24 @@ def processes() -> Iterator[Processes]:
     if device.type == "cuda":
         device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    _end_with_launcher()
+    store, rank, size = next(rendezvous("env://", timeout=STARTING))
+    store.set_timeout(PATIENCE)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
-        yield Processes(
-            distributed.get_rank(), distributed.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"]), device
-        )
+        yield Processes(rank, size, int(os.environ["LOCAL_WORLD_SIZE"]), device)
     finally:
         distributed.destroy_process_group()
+
+
+def _end_with_launcher() -> None:
+    """Let this process end when torchrun, which started it, is killed; it would hold the output's lock."""
+    launcher = os.getppid()
+
+    def wait_and_end() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=wait_and_end, daemon=True).start()

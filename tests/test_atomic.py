@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -74,4 +75,23 @@ def test_the_lock_of_a_killed_process_is_no_lock(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", die, str(path)], capture_output=True, check=False).returncode < 0
     assert (tmp_path / "out.nc.lock").read_text().startswith("process")
     with locked(path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_locks_than_files_may_be_open(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with locked(*(tmp_path / f"{number}.nc" for number in range(100))):
+            assert len(list(tmp_path.iterdir())) == 100
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_in_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    message = "out.nc: cannot be written\n  found: .*File exists"
+    with pytest.raises(LdmdownError, match=message), locked(tmp_path / "file" / "out.nc"):
         pass

@@ -25,6 +25,7 @@ from conftest import ldmdown as ldmdown_command
 
 import ldmdown
 from ldmdown import checkpoint
+from ldmdown.atomic import locked
 from ldmdown.commands.downscale import RunOptions, downscale
 from ldmdown.data.grid import Grid
 from ldmdown.data.reading.regridded import covered_margin
@@ -328,7 +329,12 @@ def test_a_file_a_day(tiny: dict[str, Path], era5: Write, tmp_path: Path, stop_a
     assert (first.time.size, second.time.size) == (24, 3)
     np.testing.assert_array_equal(np.concatenate([first.t2m, second.t2m]), whole.t2m)
     made = files[0].stat().st_mtime_ns
+    lock = files[0].with_name("0301.nc.lock")  # of a process that was killed
+    lock.touch()
     command(DownscaleOptions(), run=RunOptions(resume=True))  # all is finished
+    assert not lock.exists()
+    with locked(files[0]), pytest.raises(LdmdownError, match=r"0301.nc: is being written by another process"):
+        command(DownscaleOptions(), run=RunOptions(overwrite=True))
     files[1].unlink()
     with pytest.raises(LdmdownError, match=r"0301.nc: exists already"):
         command(DownscaleOptions())

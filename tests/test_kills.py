@@ -32,7 +32,7 @@ from ldmdown.twin.files import TwinFiles
 
 KILLS = int(os.environ.get("LDMDOWN_KILLS", "8"))
 PATIENCE = 600  # seconds, however busy the machine is
-LEFT_BEHIND = (".part", ".unpacked", BESIDE)  # a lock may stay, and is recognised as that of a killed process
+LEFT_BEHIND = (".part", ".unpacked", ".lock", BESIDE)
 COMMANDS = (downscale, evaluate, prepare, train)  # imported once, not in each process
 DOWNSCALE = ["downscale", "era5.nc", "--checkpoint", "tiny.safetensors", "--device", "cpu", "--resume", "-o"]
 RUNS: Mapping[str, tuple[float, list[str]]] = {  # share of the kills, and the command
@@ -96,17 +96,25 @@ def finish(folder: Path, name: str) -> float:
     return time.monotonic() - began
 
 
-def kill(leader: int, *, group: bool) -> bool:
+def working_in(folder: Path) -> list[str]:
+    """The processes that run in a folder."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):  # of others, and of those that have ended
+            if one.readlink() == folder:
+                found.append((one.parent / "cmdline").read_text())
+    return found
+
+
+def kill(leader: int, folder: Path, *, group: bool) -> bool:
     """Kill a run, or its first process only, and wait until none of its processes runs; False if it had finished."""
     with suppress(ProcessLookupError):  # torchrun's may not lead its group yet
         (os.killpg if group else os.kill)(leader, signal.SIGKILL)
     _, status = os.waitpid(leader, 0)
     until = time.monotonic() + PATIENCE
-    with suppress(ProcessLookupError):
-        while time.monotonic() < until:
-            os.killpg(leader, 0)
-            time.sleep(0.05)
-        raise AssertionError("processes outlive the first one")
+    while working_in(folder):
+        assert time.monotonic() < until, f"processes outlive the first one: {working_in(folder)}"
+        time.sleep(0.05)
     return os.WIFSIGNALED(status)
 
 
@@ -125,7 +133,7 @@ def result(folder: Path, name: str) -> dict[str, bytes]:
             found[stage] = repr(rows).encode()
         return found
     found = {}
-    for path in sorted(set(folder.glob("out*")) - set(folder.glob("*.lock"))):
+    for path in sorted(folder.glob("out*")):
         with xr.open_dataset(path, engine="zarr" if path.suffix == ".zarr" else "netcdf4") as dataset:
             found |= {f"{path.name} {key}": np.asarray(one).tobytes() for key, one in dataset.variables.items()}
     return found
@@ -146,7 +154,7 @@ def test_killed_at_random_it_ends_the_same(inputs: Path, tmp_path: Path, capsys:
             while kills[name] < wanted:
                 leader = start(folder, name)
                 time.sleep(random.uniform(0, seconds))
-                if not kill(leader, group=name == "two ranks" or random.random() < 0.5):
+                if not kill(leader, folder, group=random.random() < 0.5):
                     break
                 kills[name] += 1
             finish(folder, name)

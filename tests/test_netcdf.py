@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import netCDF4
@@ -14,6 +15,7 @@ import rioxarray  # noqa: F401
 import xarray as xr
 from made_up import cf_problems
 
+from ldmdown.atomic import remove
 from ldmdown.data.grid import Grid
 from ldmdown.data.netcdf import NetcdfWriter
 from ldmdown.data.template import OutputTemplate, output_dataset
@@ -286,6 +288,32 @@ def test_a_finished_output_is_compared_with_what_is_asked_for(tmp_path: Path, na
     found = r"found: hours 2016-01-01T00 to 2016-01-01T02 \(3\)\n  expected: .* to 2016-01-01T03 \(4\)"
     with pytest.raises(LdmdownError, match=found):
         kind(path, template, hours, resume=True)
+
+
+@pytest.mark.parametrize("name", ["out.nc", "out.zarr"])
+def test_a_run_that_was_killed_when_its_output_had_its_name(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is computed again, and what remains of its folder is removed."""
+    path = tmp_path / name
+
+    def killed(one: Path) -> None:
+        remove(one)
+        raise KeyboardInterrupt
+
+    out = writer(path)
+    for index in range(3):
+        out.write(index, named(FIELDS[index, :1]))
+    monkeypatch.setattr("ldmdown.data.writer.remove", killed)
+    with suppress(KeyboardInterrupt):
+        out.close()
+    monkeypatch.undo()
+    assert sorted(one.name for one in tmp_path.iterdir()) == [name, f"{name}.part"]
+    again = writer(path, resume=True)
+    assert again.left == [] and not again.finished and again.close()
+    assert list(tmp_path.iterdir()) == [path]
+    with xr.open_dataset(path, engine="zarr" if name == "out.zarr" else "netcdf4") as found:
+        np.testing.assert_array_equal(found.t2m, FIELDS[:, 0, 0])
 
 
 def test_a_finished_output_that_does_not_say_how_it_was_made(tmp_path: Path) -> None:

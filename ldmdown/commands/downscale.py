@@ -73,15 +73,34 @@ class Request:
     checkpoint: str
     run: RunOptions
 
-    def open(self, opened: ExitStack) -> tuple[Job, list[Output]]:
-        """The hours that the files hold, and the outputs to be; the files stay open as long as `opened`."""
+    def job(self, opened: ExitStack) -> Job:
+        """What is computed of the files, which stay open as long as `opened`."""
         system = System(self.checkpoint, choose_device(self.run.device))
         fix = "ldmdown request" + ("" if self.checkpoint == BUNDLED else f" --checkpoint {self.checkpoint}")
         era5 = opened.enter_context(open_fields(self.files, system.inputs, request=fix))
         for note in era5.notes:
             say(f"note: {note}")
-        job = system.job(era5, self.options)
-        return job, _outputs(self.output, job, self.run)
+        return system.job(era5, self.options)
+
+    def hours(self, job: Job) -> dict[Path, list[int]]:
+        """The files to be, each with its hours of the job."""
+        hours: dict[Path, list[int]] = defaultdict(list)
+        for index, moment in enumerate(job.era5.times.tolist()):
+            hours[Path(str(self.output).format(time=moment))].append(index)
+        read = {one for file in job.era5.files for one in (Path(file), *Path(file).parents)}  # of zips their members
+        for path in hours:
+            if path.exists() and any(one.exists() and path.samefile(one) for one in read):
+                raise LdmdownError(path, "is an input file", fix="name another output")
+        return hours
+
+    def outputs(self, job: Job) -> list[Output]:
+        """The outputs to be, by what is there of them."""
+        kind = _kind(self.output, sites=job.template.sites is not None)
+        existing = {"resume": self.run.resume, "overwrite": self.run.overwrite}
+        return [
+            Output(kind(path, job.template, job.era5.hours[indices], **existing), indices)
+            for path, indices in self.hours(job).items()
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +143,11 @@ def downscale(
         if run.device == "auto":
             run = replace(run, device=str(together.device))
         request = Request(tuple(files), output, options, checkpoint or _default_checkpoint(), run)
-        job, outputs = request.open(opened)
+        job = request.job(opened)
+        paths = request.hours(job) if together.first and not run.dry_run else ()
+        opened.enter_context(locked(*paths))
+        together.wait()
+        outputs = request.outputs(job)
         left = [(number, place) for number, one in enumerate(outputs) for place in one.writer.left]
         unfinished = [one for one in outputs if not one.writer.finished]
         if not unfinished:
@@ -141,7 +164,6 @@ def downscale(
             raise LdmdownError(output, "does not fit on the disk", found=_bytes(free), expected=_bytes(needed))
         together.wait()  # all have seen what is there
         for one in unfinished if together.first else ():
-            opened.enter_context(locked(one.writer.path))
             one.writer.begin()
         together.wait()
         mine = left[together.share(len(left))]
@@ -197,25 +219,6 @@ def _default_checkpoint() -> str:
         config, _ = load_config(DEFAULT)
         return config.checkpoint or BUNDLED
     return BUNDLED
-
-
-def _outputs(output: Path, job: Job, run: RunOptions) -> list[Output]:
-    """The files to be, each with its hours."""
-    hours: dict[Path, list[int]] = defaultdict(list)
-    for index, moment in enumerate(job.era5.times.tolist()):
-        hours[Path(str(output).format(time=moment))].append(index)
-    for path in hours:
-        above = (one for file in job.era5.files for one in (Path(file), *Path(file).parents))  # of zips their members
-        if path.exists() and any(one.exists() and path.samefile(one) for one in above):
-            raise LdmdownError(path, "is an input file", fix="name another output")
-    kind, existing = (
-        _kind(output, sites=job.template.sites is not None),
-        {"resume": run.resume, "overwrite": run.overwrite},
-    )
-    return [
-        Output(kind(path, job.template, job.era5.hours[indices], **existing), indices)
-        for path, indices in hours.items()
-    ]
 
 
 def _kind(output: Path, *, sites: bool) -> type[FieldWriter]:
@@ -294,7 +297,8 @@ def _opened(request: Request) -> tuple[Job, list[Output]]:
     """Open a request in a process that computes blocks of it; what is to be said the first process has said."""
     few_open().__enter__()
     with redirect_stderr(StringIO()):
-        return request.open(ExitStack())
+        job = request.job(ExitStack())
+    return job, request.outputs(job)
 
 
 def _what(job: Job, outputs: Sequence[Output]) -> str:

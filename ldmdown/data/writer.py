@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ldmdown.atomic import BESIDE, replacing
+from ldmdown.atomic import BESIDE, remove, replacing
 from ldmdown.data.template import RUN, OutputTemplate
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array, IntArray
@@ -54,11 +53,12 @@ class FieldWriter(ABC):
     ) -> None:
         self.path, self.template, self.hours = path, template, hours
         self.part = path.with_name(path.name + ".part")
-        self.finished = False  # by an earlier run, with the same options
+        self._named = False  # whether an earlier run, with the same options, has given the output its name
         self._fresh = True
         self._claim(resume, overwrite)
-        kept = not self._fresh and not self.finished
-        self.left = [] if self.finished else [index for index in range(len(hours)) if not (kept and self.has(index))]
+        indices = () if self._named else range(len(hours))
+        self.left = [index for index in indices if self._fresh or not self.has(index)]
+        self.finished = self._named and not self.part.exists()
 
     @property
     def size(self) -> float:
@@ -74,9 +74,8 @@ class FieldWriter(ABC):
         LdmdownError
             if it cannot be made.
         """
-        if self._fresh and self.part.exists():
-            shutil.rmtree(self.part)
         if self._fresh:
+            remove(self.part)
             with replacing(self.part / RUN_FILE) as beside:
                 beside.write_text(json.dumps(self.template.record(self.hours), indent=1))
         for taken in self.part.glob("*.taken"):  # by a process that was killed
@@ -102,10 +101,14 @@ class FieldWriter(ABC):
 
     def close(self) -> bool:
         """Give the output its name and remove the folder, if all hours are there and no other process does it."""
-        if not self._complete() or not self.take("output"):
-            return False
-        self._finish()
-        shutil.rmtree(self.part)
+        if not self._named:
+            if not self._complete() or not self.take("output"):
+                return False
+            self._finish()
+        for one in self.part.iterdir():
+            if one.name != RUN_FILE:  # the last to go, since a folder without it is a stranger's
+                remove(one)
+        remove(self.part)
         return True
 
     def has(self, index: int) -> bool:
@@ -170,7 +173,7 @@ class FieldWriter(ABC):
                 fix = "name another file, or give --overwrite to replace it"
                 raise LdmdownError(self.path, "exists already", fix=fix)
             self._compare(self.path, self._made_with(), "was made")
-            self.finished = True
+            self._named = True
         elif not resume:
             finished = sum(map(self.has, range(len(self.hours))))
             raise LdmdownError(
@@ -180,6 +183,8 @@ class FieldWriter(ABC):
             )
         else:
             self._compare(self.part, begun, "was begun")
+            newer = self.path.exists() and self.path.stat().st_mtime_ns >= run_file.stat().st_mtime_ns
+            self._named = newer and self._run_attribute() == json.dumps(begun)
         self._fresh = False
 
     def _made_with(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class ZarrWriter(FieldWriter):
     def begin(self) -> None:
         """Make the folder of finished hours, and in it the store without its fields, which will lie in shards."""
         super().begin()
-        if self._store.exists():
+        if self._named or self._store.exists():
             return
         of_hours = self.template.of_hours(self.hours)
         encoding: dict[str, Any] = {name: {"chunks": (FIELDS_PER_SHARD,)} for name in of_hours}
