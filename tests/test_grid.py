@@ -57,6 +57,13 @@ def test_north_of_the_rotated_pole_by_spherical_trigonometry() -> None:
     )  # the sphere beside WGS84's latitudes
 
 
+def test_a_point_outside_has_no_value() -> None:
+    """Not zero, where a field without gaps covers only a part of a grid."""
+    source = SourceGrid(np.array([46.0, 45.0]), np.array([10.0, 11.0]))
+    weights = source.weights(np.array([45.5, 44.5]), np.array([10.5, 10.5]))
+    np.testing.assert_array_equal(regrid(weights, np.full((2, 2), 7.0), (1, 2)), [[7.0, np.nan]])
+
+
 def test_bilinear_is_exact_for_a_linear_field() -> None:
     source = SourceGrid(np.arange(48, 34, -0.25), np.arange(3, 21, 0.25))
     field = 3 * source.y[:, None] - 2 * source.x[None, :]

@@ -369,6 +369,8 @@ def regrid(weights: scipy.sparse.csr_array, field: FloatArray, shape: tuple[int,
     valid = np.isfinite(flat)
     if valid.all():
         result = weights @ flat
+        if (nowhere := np.diff(weights.indptr) == 0).any():
+            result[nowhere] = np.nan
     else:
         total = weights @ valid.astype(np.float32)
         result = (weights @ np.where(valid, flat, 0)) / np.where(total > 1e-6, total, np.nan)
