@@ -150,6 +150,7 @@ class StaticFiles(Section):
     """Files that the static fields in `statics.fields` are made from: GeoTIFF (tiles too), NetCDF or GRIB."""
 
     terrain: Files = ()  # heights [m], or geopotential: z, z_std
+    coarse_terrain: Files = ()  # heights that the coarse t2m belongs to, such as ERA5's: coarse_z
     land_sea_mask: Files = ()  # 0 sea to 1 land: land_sea_mask, coast_distance; none: terrain above 0 m is land
     land_cover: Files = ()  # numbers of classes: land_cover_NUMBER, the share of a cell
 

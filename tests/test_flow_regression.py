@@ -6,14 +6,18 @@ import numpy as np
 import torch
 
 from ldmdown.models.regression import (
+    RIDGES,
     FlowRegression,
     LeastSquares,
     best_ridges,
     flow_features,
     number_of_features,
     solve,
+    total,
 )
 from ldmdown.models.terrain import FEATURES, terrain_features
+
+NO_PRIOR = torch.zeros(2, 3, number_of_features(3, 2))  # of two targets, for two static fields
 
 
 def hours(count: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -48,33 +52,46 @@ def test_flow_features_of_a_linear_field() -> None:
 def test_weights_that_made_the_residual_are_found_again() -> None:
     truth = FlowRegression(3, [0, 1], 2, factor=2)
     truth.weight.normal_(generator=torch.Generator().manual_seed(1))
-    solvers = LeastSquares(truth), LeastSquares(truth)
-    for solver, seed in zip(solvers, (2, 3), strict=True):
+    parts = LeastSquares(NO_PRIOR), LeastSquares(NO_PRIOR)
+    for part, seed in zip(parts, (2, 3), strict=True):
         for predictors, statics in hours(40, seed):
-            add(solver, truth, predictors, statics, truth(predictors, statics))
-    torch.testing.assert_close(solvers[0].solve(0.0), truth.weight, atol=1e-3, rtol=1e-3)
+            add(part, truth, predictors, statics, truth(predictors, statics))
+    torch.testing.assert_close(parts[0].solve(0.0), truth.weight, atol=1e-3, rtol=1e-3)
     found = FlowRegression(3, [0, 1], 2, factor=2)
-    found.weight.copy_(solve(solvers[0], best_ridges(*solvers)))
+    assert best_ridges(parts) == [RIDGES[0]] * 2
+    found.weight.copy_(solve(total(parts), best_ridges(parts)))
     for predictors, statics in hours(3, 4):
         torch.testing.assert_close(found(predictors, statics), truth(predictors, statics), atol=0.05, rtol=0.05)
-    assert (solvers[1].error(truth.weight) < 1e-6).all()
+    assert (total(parts).error(truth.weight) < 1e-6).all()
 
 
 def test_a_target_without_relation_is_left_to_the_largest_ridge() -> None:
     """White noise has nothing to be learned, and its error is its variance."""
     regression = FlowRegression(3, [0, 1], 2, factor=2)
-    solvers = LeastSquares(regression), LeastSquares(regression)
+    parts = [LeastSquares(NO_PRIOR) for _ in range(3)]
     random = torch.Generator().manual_seed(5)
-    for solver in solvers:
+    for part in parts:
         for predictors, statics in hours(3, 6):
-            add(solver, regression, predictors, statics, torch.randn(1, 2, 8, 8, generator=random))
-    weight = solve(solvers[0], best_ridges(*solvers))
-    assert (weight.abs().amax(dim=(1, 2)) < solvers[0].solve(1e-3).abs().amax(dim=(1, 2))).all()
+            add(part, regression, predictors, statics, torch.randn(1, 2, 8, 8, generator=random))
+    assert best_ridges(parts) == [RIDGES[-1]] * 2
+    torch.testing.assert_close(total(parts).error(NO_PRIOR), torch.ones(2, dtype=torch.float64), atol=0.15, rtol=0)
+
+
+def test_a_ridge_draws_to_the_prior() -> None:
+    """A very strong one leaves nothing of what the hours say, none nothing of the prior."""
+    truth = FlowRegression(3, [0, 1], 2, factor=2)
+    truth.weight.normal_(generator=torch.Generator().manual_seed(1))
+    prior = torch.randn(truth.weight.shape, generator=torch.Generator().manual_seed(2))
+    solver = LeastSquares(prior)
+    for predictors, statics in hours(40, 3):
+        add(solver, truth, predictors, statics, truth(predictors, statics))
+    torch.testing.assert_close(solver.solve(1e9), prior, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(solver.solve(0.0), truth.weight, atol=1e-3, rtol=1e-3)
 
 
 def test_an_hour_of_weight_three_counts_as_three() -> None:
     regression = FlowRegression(3, [0, 1], 2, factor=2)
-    thrice, weighted = LeastSquares(regression), LeastSquares(regression)
+    thrice, weighted = LeastSquares(NO_PRIOR), LeastSquares(NO_PRIOR)
     for index, (predictors, statics) in enumerate(hours(20, 9)):
         residual = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(index))
         for _ in range(3 if index == 0 else 1):

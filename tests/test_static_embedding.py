@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ldmdown.models.static_embedding import RIDGE, CellRegression, fill_in
+from ldmdown.models.static_embedding import RIDGE, CellRegression
 
 
 def hours(count: int, terrain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,13 +78,3 @@ def test_hours_count_by_weight_and_can_be_taken_out_again() -> None:
     assert weighted.hours.tolist() == thrice.hours.tolist()
     without.add(x[2:], y[2:])
     torch.testing.assert_close(thrice.plus(without).plus(thrice, -1).solve(), without.solve(), atol=1e-3, rtol=1e-3)
-
-
-def test_cells_without_values_have_what_the_terrain_tells() -> None:
-    statics = torch.randn(2, 12, 10, generator=torch.Generator().manual_seed(4))
-    fields = torch.stack([3 + 2 * statics[0] - statics[1], -statics[0]])
-    known = torch.ones(12, 10, dtype=torch.bool)
-    known[:, 6:] = False
-    filled = fill_in(torch.where(known, fields, 0), known, statics)
-    torch.testing.assert_close(filled[:, known], fields[:, known], rtol=0, atol=0)
-    torch.testing.assert_close(filled, fields, rtol=0, atol=0.02)  # the ridge is a thousandth

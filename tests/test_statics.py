@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 import xarray as xr
 from conftest import CONFIG
 from rasterio.warp import Resampling, reproject
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional
 
 from ldmdown.config import Config
 from ldmdown.data.archive.statics import static_fields
@@ -168,12 +170,32 @@ def test_geopotential_in_netcdf(tmp_path: Path) -> None:
         cell_means([tmp_path / "two.nc"], GRID, {"z": plain})
 
 
+def test_the_terrain_of_the_coarse_fields_is_interpolated_as_these_are(tmp_path: Path) -> None:
+    """First to the coarse grid, then from it as the networks do."""
+    grid = Grid(west=4_200_000, north=2_660_000, rows=24, cols=40)
+    lat, lon = np.arange(47.5, 45.9, -0.25), np.arange(7, 9.6, 0.25)
+    heights = np.random.default_rng(1).normal(800, 300, (len(lat), len(lon))).astype(np.float32)
+    era5 = xr.Dataset({"z": (("lat", "lon"), heights * 9.80665, {"units": "m2 s-2"})}, {"lat": lat, "lon": lon})
+    era5["lat"].attrs, era5["lon"].attrs = {"units": "degrees_north"}, {"units": "degrees_east"}
+    era5.to_netcdf(tmp_path / "era5.nc", engine="netcdf4")
+    settings = config(["coarse_z"], coarse_terrain="era5.nc").model_dump()
+    settings["grid"] |= {"west": grid.west, "north": grid.north, "rows": grid.rows, "cols": grid.cols}
+    made = static_fields(Config.model_validate(settings), tmp_path)
+    assert made is not None
+    on_coarse = regrid(SourceGrid(lat, lon).weights(grid.coarse.lat, grid.coarse.lon), heights, grid.coarse.shape)
+    expected = functional.interpolate(torch.from_numpy(on_coarse)[None, None], scale_factor=8, mode="bilinear")[0, 0]
+    how = made.normalization["coarse_z"]
+    np.testing.assert_allclose(made.fields[0] * how["std"] + how["mean"], expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("given", "files", "message"),
     [
         (["slope"], {}, "statics.fields names a field that nothing makes\n  found: slope"),
         (["z"], {}, "statics.fields has z, which is made from files\n  expected: data.statics.terrain"),
         (["z"], {"terrain": "no/*.tif"}, "no such file"),
+        (["coarse_z"], {}, "coarse_z, which is made from files\n  expected: data.statics.coarse_terrain"),
+        (["coarse_z"], {"coarse_terrain": "*.tif"}, "is a second file of data.statics.coarse_terrain"),
         (
             ["land_cover_5"],
             {"land_cover": "ones.tif"},

@@ -9,12 +9,15 @@ are estimated from the residuals (models/static_embedding) stand for what is a c
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 CONTEXT = 7  # coarse cells across, over which the flow around is averaged
-RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 0.3)  # that are tried, relative to each product's variance
+RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 0.3, 1.0)  # that are tried, relative to each product's variance
 
 
 def flow_features(predictors: Tensor, channels: list[int]) -> Tensor:
@@ -80,10 +83,14 @@ class FlowRegression(nn.Module):
 
 
 class LeastSquares:
-    """Normal equations of the weights that all cells share, taken hour by hour over some of the cells."""
+    """Normal equations of the weights that all cells share, taken hour by hour over some of the cells.
 
-    def __init__(self, regression: FlowRegression) -> None:
-        self.shape = targets, statics, features = regression.weight.shape
+    `prior` (T, 1 + S, F) are the weights that a ridge draws to.
+    """
+
+    def __init__(self, prior: Tensor) -> None:
+        self.shape = targets, statics, features = prior.shape
+        self.prior = prior.flatten(1).T.double().cpu()
         self.xx = torch.zeros(statics * features, statics * features, dtype=torch.float64)
         self.xy = torch.zeros(statics * features, targets, dtype=torch.float64)
         self.yy = torch.zeros(targets, dtype=torch.float64)
@@ -102,7 +109,7 @@ class LeastSquares:
         """Weights (T, 1 + S, F) under a ridge penalty."""
         xx, xy = self.xx / self.cells, self.xy / self.cells
         penalty = ridge * xx.diagonal() + 1e-8
-        weight = torch.linalg.solve(xx + torch.diag(penalty), xy)
+        weight = torch.linalg.solve(xx + torch.diag(penalty), xy + penalty[:, None] * self.prior)
         return weight.T.unflatten(1, self.shape[1:]).float()
 
     def error(self, weight: Tensor) -> Tensor:
@@ -111,9 +118,23 @@ class LeastSquares:
         return (self.yy - 2 * (b * self.xy).sum(dim=0) + (b * (self.xx @ b)).sum(dim=0)) / self.cells
 
 
-def best_ridges(train: LeastSquares, validation: LeastSquares) -> list[float]:
-    """The ridge of each target with which the weights of the training hours validate best."""
-    errors = torch.stack([validation.error(train.solve(ridge)) for ridge in RIDGES])
+def total(parts: Sequence[LeastSquares]) -> LeastSquares:
+    """The normal equations of several sets of cells together."""
+    together = copy.copy(parts[0])
+    for name in ("xx", "xy", "yy", "cells"):
+        setattr(together, name, sum(getattr(part, name) for part in parts))
+    return together
+
+
+def best_ridges(parts: Sequence[LeastSquares]) -> list[float]:
+    """The ridge of each target with which the weights of the other parts' cells are best at each part's."""
+    parts = [part for part in parts if part.cells]
+    if len(parts) < 2:
+        return [RIDGES[0]] * parts[0].shape[0]
+    errors = torch.zeros(len(RIDGES), parts[0].shape[0], dtype=torch.float64)
+    for index, part in enumerate(parts):
+        others = total([*parts[:index], *parts[index + 1 :]])
+        errors += torch.stack([part.cells * part.error(others.solve(ridge)) for ridge in RIDGES])
     return [RIDGES[index] for index in errors.argmin(dim=0)]
 
 

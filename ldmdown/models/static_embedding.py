@@ -17,7 +17,6 @@ from torch import Tensor
 Cells = tuple[EllipsisType, slice, slice]
 EVERYWHERE: Cells = (..., slice(None), slice(None))
 RIDGE = 0.2  # of the regression, relative to each predictor's mean square over all cells
-FILL_RIDGE = 1e-3  # of the regression of fields on static fields, relative to the mean square of each
 
 
 class CellRegression:
@@ -76,17 +75,3 @@ class CellRegression:
         result = torch.zeros(fields, rows * cols)
         result[: len(components)] = components * (rows * cols) ** 0.5
         return result.unflatten(1, (rows, cols))
-
-
-def fill_in(fields: Tensor, known: Tensor, statics: Tensor) -> Tensor:
-    """Fields (E, H, W) whose cells that are not `known` (H, W) have what the static fields (S, H, W) tell of them.
-
-    The others say how: by a linear regression of each field on one and the static fields, with a small ridge.
-    """
-    x = torch.cat([torch.ones_like(statics[:1]), statics]).flatten(1).double()
-    where = known.flatten()
-    seen = x[:, where]
-    xx = seen @ seen.T / seen.shape[1]
-    xy = seen @ fields.flatten(1)[:, where].T.double() / seen.shape[1]
-    coefficients = torch.linalg.solve(xx + FILL_RIDGE * torch.diag(xx.diagonal() + 1e-8), xy)
-    return torch.where(known, fields, (coefficients.T @ x).unflatten(1, known.shape).to(fields.dtype))

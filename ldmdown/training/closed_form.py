@@ -15,15 +15,17 @@ from torch import Tensor
 
 from ldmdown.config import Config
 from ldmdown.data.grid import Window
+from ldmdown.data.reading.orography import LAPSE_RATE
 from ldmdown.data.variables import variable
 from ldmdown.models.downscaler import Downscaler, StaticInputs
-from ldmdown.models.regression import FlowRegression, LeastSquares, best_ridges, flow_features, solve
-from ldmdown.models.static_embedding import CellRegression, Cells, fill_in
+from ldmdown.models.regression import FlowRegression, LeastSquares, best_ridges, flow_features, solve, total
+from ldmdown.models.static_embedding import CellRegression, Cells
 from ldmdown.training.batches import CropSource
 from ldmdown.training.hours import FOLDS, NO_FOLD
 
 MOST_HOURS = 500  # at most so many hours of a source are taken
 AT_ONCE = 8  # hours
+STRIPS = 4  # of the domain, each of which is left out of the others' weights in turn
 CELLS = 1024  # at random in each hour, for the weights that all cells share
 
 
@@ -57,7 +59,7 @@ class CrossFit:
 
 
 class ClosedForm:
-    """The closed forms of a model and its training and validation hours."""
+    """The closed forms of a model and its training hours."""
 
     def __init__(
         self, config: Config, model: Downscaler, sources: Mapping[str, CropSource], progress: Progress
@@ -83,13 +85,13 @@ class ClosedForm:
         if cross_fit is not None:
             self._solve_weights(cross_fit, [*range(FOLDS), NO_FOLD])
 
-    def _hours(self, use: str) -> Iterator[tuple[int, float, Cells, Tensor, Tensor]]:
+    def _hours(self) -> Iterator[tuple[int, float, Cells, Tensor, Tensor]]:
         """Some hours of one fold at once, where they have values.
 
         Given are the fold, the weight of each hour, the fine cells, predictors (N, P, h, w), and the residual of the
         interpolation (N, T, H, W).
         """
-        source = self.sources[use]
+        source = self.sources["train"]
         hours = source.hours
         groups: dict[tuple[int, float, Window], list[int]] = {}
         for of_source in hours.of_source:
@@ -97,7 +99,7 @@ class ClosedForm:
             for place in of_source[::every].tolist():
                 key = hours.fold(place), every * hours.weight(place), hours.window(place, 1)
                 groups.setdefault(key, []).append(place)
-        task = self.progress.add_task(f"closed form, {use}", total=sum(map(len, groups.values())))
+        task = self.progress.add_task("closed form", total=sum(map(len, groups.values())))
         for (fold, weight, (row, col, h, w)), places in groups.items():
             cells = self.model.fine_window((row, col), h, w)
             for first in range(0, len(places), AT_ONCE):
@@ -115,32 +117,49 @@ class ClosedForm:
             statics[self.given : len(self.model.statics)] = fields
         return statics
 
+    def _lapse_rate(self, regression: FlowRegression) -> Tensor:
+        """Weights (T, 1 + S, F) of a constant lapse rate between the two terrains; zero where one is not given."""
+        weight = torch.zeros_like(regression.weight)
+        archive, fields = self.sources["train"].hours.archive, self.config.statics.fields
+        if "t2m" in archive.targets and {"z", "coarse_z"} <= set(fields):
+            of_t2m = weight[archive.targets.index("t2m"), :, 0]
+            per_metre = -LAPSE_RATE / archive.normalization["target"].std["t2m"]
+            for name, sign in (("z", 1), ("coarse_z", -1)):
+                scale = archive.statics_normalization[name]
+                of_t2m[1 + fields.index(name)] = sign * per_metre * scale["std"]
+                of_t2m[0] += sign * per_metre * scale["mean"]
+        return weight
+
     def _solve_weights(self, cross_fit: CrossFit, left_out: Sequence[int] = (NO_FOLD,)) -> None:
-        """The regression's weights, of all cells and hours together but without each of these folds."""
-        regression = cross_fit.regression
-        solvers = {fold: LeastSquares(regression) for fold in left_out}
-        validation = LeastSquares(regression)
+        """The regression's weights, of all cells and hours together but without each of these folds.
+
+        What cells share must hold for terrain not seen. So the ridge draws temperature to a constant lapse rate, and it
+        is as strong as is best where the weights of other strips of the domain, west to east, are used for a strip.
+        """
+        regression, prior = cross_fit.regression, self._lapse_rate(cross_fit.regression)
+        solvers = {fold: [LeastSquares(prior) for _ in range(STRIPS)] for fold in left_out}
         statics = {fold: self._statics(cross_fit.fields[fold]) for fold in left_out}
+        rows, cols = self.model.statics.shape[1:]
+        strips = (torch.arange(cols) * STRIPS // cols).expand(rows, cols)
         random = torch.Generator().manual_seed(self.config.train.seed)
-        for use in ("train", "validation"):
-            for fold, weight, window, predictors, residuals in self._hours(use):
-                fields = {fold: part[window].flatten(1) for fold, part in statics.items()}
-                flows = regression.interpolate(flow_features(predictors, regression.channels))
-                for flow, residual in zip(flows.flatten(2), residuals.flatten(2), strict=True):
-                    known = residual.isfinite().all(dim=0).nonzero()[:, 0]
-                    chosen = torch.randint(len(known), (min(CELLS, len(known)),), generator=random)
-                    cells = known[chosen.to(known.device)]
-                    if use == "validation":
-                        validation.add(flow[:, cells], fields[NO_FOLD][:, cells], residual[:, cells], weight)
-                        continue
-                    for without, solver in solvers.items():
+        for fold, weight, window, predictors, residuals in self._hours():
+            fields = {without: part[window].flatten(1) for without, part in statics.items()}
+            flows = regression.interpolate(flow_features(predictors, regression.channels))
+            strip = strips[window].flatten()
+            for flow, residual in zip(flows.flatten(2), residuals.flatten(2), strict=True):
+                known = residual.isfinite().all(dim=0).nonzero()[:, 0].cpu()
+                chosen = known[torch.randint(len(known), (min(CELLS, len(known)),), generator=random)]
+                for number in strip[chosen].unique().tolist():
+                    cells = chosen[strip[chosen] == number].to(flow.device)
+                    for without, of_strips in solvers.items():
                         if without == NO_FOLD or without != fold:
-                            solver.add(flow[:, cells], fields[without][:, cells], residual[:, cells], weight)
-        ridges = best_ridges(solvers[NO_FOLD], validation)
-        for without, solver in solvers.items():
-            cross_fit.weights[without] = solve(solver, ridges)
+                            added = flow[:, cells], fields[without][:, cells], residual[:, cells], weight
+                            of_strips[number].add(*added)
+        ridges = best_ridges(solvers[NO_FOLD])
+        for without, of_strips in solvers.items():
+            cross_fit.weights[without] = solve(total(of_strips), ridges)
         regression.weight.copy_(cross_fit.weights[NO_FOLD])
-        self.precision = solvers[NO_FOLD].error(regression.weight.cpu()).clamp(min=1e-8).rsqrt().float()
+        self.precision = total(solvers[NO_FOLD]).error(regression.weight.cpu()).clamp(min=1e-8).rsqrt().float()
 
     def _solve_components(self) -> None:
         """The estimated fields, as principal components of a regression at each cell."""
@@ -148,7 +167,7 @@ class ClosedForm:
         names = [name for name in config.predictors if name in config.targets or variable(name).derived]
         channels = [config.predictors.index(name) for name in names]
         cells = CellRegression(1 + len(names), len(config.targets), *self.model.statics.shape[1:])
-        for _, weight, window, predictors, residual in self._hours("train"):
+        for _, weight, window, predictors, residual in self._hours():
             if regression is not None:
                 residual = residual - regression(predictors, statics[window][None])
             fine = self.model.interpolate(predictors)
@@ -162,13 +181,13 @@ class ClosedForm:
     def _solve_fields(self, cross_fit: CrossFit) -> None:
         """The estimated fields, at each cell, given the regression's weights; and without each fold.
 
-        Cells that no hour has values in get what the other static fields tell of them.
+        They are zero in cells that no hour has values in.
         """
         regression, size = cross_fit.regression, self.config.statics.embedding
         own = slice(1 + self.given, 1 + self.given + size)
         statics = self._statics(torch.zeros_like(cross_fit.fields[0]))
         folds = [CellRegression(size, 1, *self.model.statics.shape[1:]) for _ in range(FOLDS + 1)]
-        for fold, weight, window, predictors, residual in self._hours("train"):
+        for fold, weight, window, predictors, residual in self._hours():
             precision = self.precision.to(residual.device)[:, None, None]
             left = (residual - regression(predictors, statics[window][None])) * precision
             responses = (regression.responses(predictors)[:, :, own] * precision[:, None]).flatten(0, 1)
@@ -176,10 +195,6 @@ class ClosedForm:
         everything = reduce(CellRegression.plus, folds)
         solved = [everything.plus(fold, -1).solve()[0][:, 0] for fold in folds[:NO_FOLD]]
         solved.append(everything.solve()[0][:, 0])
-        known = everything.hours > 0
-        if not known.all():
-            others = torch.cat([statics[: self.given], statics[len(self.model.statics) :]]).cpu()
-            solved = [fill_in(fields, known, others) for fields in solved]
         cross_fit.fields.copy_(torch.stack(solved) / _std(solved[NO_FOLD]))
         self.model.statics[self.given :] = cross_fit.fields[NO_FOLD]
 

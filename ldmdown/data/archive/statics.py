@@ -13,11 +13,12 @@ from typing import Any, cast
 
 import numpy as np
 import xarray as xr
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, zoom
 
 from ldmdown.config import Config
 from ldmdown.data.archive.sources import list_files
-from ldmdown.data.grid import Grid
+from ldmdown.data.grid import Grid, regrid
+from ldmdown.data.reading.orography import read_heights
 from ldmdown.data.reading.published import STATICS
 from ldmdown.data.reading.raster import cell_means, values_held
 from ldmdown.errors import LdmdownError
@@ -72,6 +73,8 @@ class _Maker:
         """A field (rows, cols) and its units."""
         if name in ("z", "z_std"):
             return self._terrain[name], "m"
+        if name == "coarse_z":
+            return self._coarse_terrain(), "m"
         if name == "land_sea_mask":
             return self._land, "1"
         if name == "coast_distance":
@@ -85,7 +88,7 @@ class _Maker:
             self.config.name,
             "statics.fields names a field that nothing makes",
             found=name,
-            expected="z, z_std, land_sea_mask, coast_distance, lat, land_cover_NUMBER",
+            expected="z, z_std, coarse_z, land_sea_mask, coast_distance, lat, land_cover_NUMBER",
             fix="correct statics.fields; without it the networks learn an embedding",
         )
 
@@ -123,9 +126,20 @@ class _Maker:
         else:
             fix = "add the tiles that are missing, choose a smaller grid, or name data.statics.land_sea_mask: "
             fix += "where it has no land, terrain may be missing"
-        self._check(means["z"], files, fix)
+        _check_covers(means["z"], self.grid, files, fix)
         variance = np.maximum(means["squares"] - np.square(means["z"]), 0)
         return {"z": means["z"], "z_std": np.sqrt(variance)}
+
+    def _coarse_terrain(self) -> FloatArray:
+        """Heights of the terrain that the coarse fields belong to, interpolated as these are."""
+        files = self._files("coarse_terrain", "coarse_z")
+        if len(files) > 1:
+            raise LdmdownError(files[1], "is a second file of data.statics.coarse_terrain", expected="one file")
+        source, heights = read_heights(files[0])
+        coarse = self.grid.coarse
+        on_coarse = regrid(source.weights(coarse.lat, coarse.lon), heights, coarse.shape)
+        _check_covers(on_coarse, coarse, files, "give a terrain of the whole grid")
+        return zoom(on_coarse, self.grid.factor, order=1, mode="nearest", grid_mode=True)
 
     @cached_property
     def _land(self) -> FloatArray:
@@ -134,7 +148,7 @@ class _Maker:
         files = self._files("land_sea_mask" if named else "terrain", "land_sea_mask")
         measure = (lambda land: land) if named else (lambda z: np.where(np.isnan(z), np.nan, z > 0))
         share = cell_means(files, self.grid, {"land": measure})[0]["land"].round(6)  # sums are rounded
-        self._check(share, files, "give a mask of the whole grid")
+        _check_covers(share, self.grid, files, "give a mask of the whole grid")
         if share.min() < 0 or share.max() > 1:
             raise LdmdownError(
                 files[0],
@@ -163,7 +177,7 @@ class _Maker:
         measures = {name: partial(np.equal, number) for name, number in classes.items()}
         shares: dict[str, FloatArray] = dict(cell_means(files, self.grid, measures)[0])
         for share in shares.values():
-            self._check(share, files, "give land cover of the whole grid")
+            _check_covers(share, self.grid, files, "give land cover of the whole grid")
         return shares
 
     def _coast_distance(self) -> FloatArray:
@@ -178,23 +192,24 @@ class _Maker:
         inland, offshore = distance_transform_edt(land), distance_transform_edt(~land)
         return np.where(land, inland - 0.5, 0.5 - offshore) * self.grid.spacing
 
-    def _check(self, field: FloatArray, files: Sequence[Path], fix: str) -> None:
-        missing = np.isnan(field)
-        if not missing.any():
-            return
-        row, col = np.argwhere(missing)[0]
-        held = ~missing
-        found = f"{held.mean():.1%} of its cells"
-        if held.any():
-            lat, lon = self.grid.lat[held], self.grid.lon[held]
-            found += f", within {lon.min():.2f} to {lon.max():.2f} E, {lat.min():.2f} to {lat.max():.2f} N"
-        raise LdmdownError(
-            files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more",
-            "does not cover the grid of the configuration",
-            found=found,
-            expected=f"all, such as {self.grid.lat[row, col]:.2f} N, {self.grid.lon[row, col]:.2f} E",
-            fix=fix,
-        )
+
+def _check_covers(field: FloatArray, grid: Grid, files: Sequence[Path], fix: str) -> None:
+    missing = np.isnan(field)
+    if not missing.any():
+        return
+    row, col = np.argwhere(missing)[0]
+    held = ~missing
+    found = f"{held.mean():.1%} of its cells"
+    if held.any():
+        lat, lon = grid.lat[held], grid.lon[held]
+        found += f", within {lon.min():.2f} to {lon.max():.2f} E, {lat.min():.2f} to {lat.max():.2f} N"
+    raise LdmdownError(
+        files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more",
+        "does not cover the grid of the configuration",
+        found=found,
+        expected=f"all, such as {grid.lat[row, col]:.2f} N, {grid.lon[row, col]:.2f} E",
+        fix=fix,
+    )
 
 
 def _published(folder: Path, wanted: tuple[str, ...], grid: Grid) -> StaticFields:
