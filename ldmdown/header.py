@@ -136,6 +136,7 @@ class _Header(BaseModel):
     statics_normalization: dict[str, dict[str, Any]] = {}
     training_truth: dict[str, dict[str, Any]] = {}
     box_differences: _BoxDifferences | None = None
+    predictor_law: dict[str, Any] = {}
 
 
 def _upgraded(header: dict[str, Any]) -> dict[str, Any]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
 
-from ldmdown.data.grid import ERA5_SPACING
+from ldmdown.console import say
+from ldmdown.data.grid import ERA5_SPACING, Grid
+from ldmdown.data.predictor_law import NAMES, PredictorLaw, tile_features
 from ldmdown.data.reading.blocks import moment
 from ldmdown.data.reading.fields import Fields
-from ldmdown.data.reading.regridded import spacing_degrees
-from ldmdown.data.variables import WINDS, Variable
+from ldmdown.data.reading.regridded import Regridded, spacing_degrees
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import Predictor
-from ldmdown.typing import Float32Array
-
-FAR, FARTHEST = 3.5, 12.0  # standard deviations of a field, and of a single wind, beyond which it is not like training
+from ldmdown.typing import FloatArray, IntArray
 
 
 def bad_hours(era5: Fields, predictors: Sequence[Predictor]) -> dict[int, LdmdownError]:
@@ -35,35 +33,39 @@ def bad_hours(era5: Fields, predictors: Sequence[Predictor]) -> dict[int, Ldmdow
 
 
 def far_from_training(era5: Fields, predictors: Sequence[Predictor]) -> tuple[list[str], tuple[int, ...]]:
-    """What of the input's first member is far outside of the training data, and in which hours since 1970."""
+    """What of the input's first member is far outside of the training data, and in which hours since 1970.
+
+    What cannot be compared is told.
+    """
     spacing, warnings, far = spacing_degrees(era5.grid), list[str](), set[int]()
     if not ERA5_SPACING / 2 <= spacing <= 2 * ERA5_SPACING:
         warnings.append(f"the input's cells are {spacing:.3g} degrees wide; the checkpoint knows ERA5's {ERA5_SPACING}")
-    for one in predictors:
-        reader, trained = one.predictors(era5)[0], one.checkpoint.normalization["predictors"]
-        found: dict[Variable, list[tuple[float, int, str]]] = defaultdict(list)  # times the limit, hour, values
-        for index, hour in enumerate(era5.hours.tolist()):
-            with suppress(LdmdownError):  # of a bad hour, which is told when it is computed
-                for known, field in zip(reader.variables, reader.read(index), strict=True):
-                    distance = distance_from_training(field, trained.mean[known.name], trained.std[known.name], known)
-                    if distance > 1:
-                        found[known].append((distance, hour, f"{np.nanmin(field):.4g} to {np.nanmax(field):.4g}"))
-        for known, hours in found.items():
-            distance, hour, values = max(hours)
-            mean, std = trained.mean[known.name], trained.std[known.name]
+    laws = {one.checkpoint.path: one.checkpoint.header.get("predictor_law") for one in predictors}
+    for path, content in laws.items():
+        if not content:
+            say(f"note: {path} does not tell what its training input looked like: this input is not compared with it")
+            continue
+        law = PredictorLaw.of(content)
+        hours, features = _features(era5, predictors[0].checkpoint.grid.coarse, law)
+        scores = law.scores(hours, features)
+        distances = law.distances(scores)
+        if not distances.size:
+            say("note: the input covers no sixth of the domain: it is not compared with the training data")
+        elif (outside := distances > 1).any():
+            worst = int(distances.argmax())
             warnings.append(
-                f"{known.name} is far outside the training data in {len(hours)} of {len(era5)} hours: {values} "
-                f"{known.units} at {moment(hour)}, {distance:.3g} times the limit; in training {mean:.4g} with a "
-                f"standard deviation of {std:.3g}"
+                f"the input is far outside the training data in {outside.sum()} of {len(era5)} hours, most at "
+                f"{moment(hours[worst])}: {distances[worst]:.3g} times the limit; {law.farthest(scores[worst])}"
             )
-            far |= {hour for _, hour, _ in hours}
+            far |= set(hours[outside].tolist())
     return warnings, tuple(sorted(far))
 
 
-def distance_from_training(field: Float32Array, mean: float, std: float, known: Variable) -> float:
-    """How far a field lies from training: 1 is the limit."""
-    distance = np.abs(field[np.isfinite(field)] - mean) / std
-    if not distance.size:
-        return 0.0
-    farthest = float(distance.max()) / FARTHEST if known.name in WINDS else 0.0
-    return max(float(np.sqrt(np.mean(distance**2))) / FAR, farthest)
+def _features(era5: Fields, coarse: Grid, law: PredictorLaw) -> tuple[IntArray, FloatArray]:
+    """The hours that can be read, and their features (hour, tile, feature); others are told when they are computed."""
+    reader, found = Regridded(era5, coarse, NAMES, beyond="missing", member=0), dict[int, FloatArray]()
+    for index, hour in enumerate(era5.hours.tolist()):
+        with suppress(LdmdownError):
+            found[hour] = tile_features(reader.read(index))[list(law.tiles)]
+    features = np.array([*found.values()]) if found else np.full((0, len(law.tiles), 1), np.nan)
+    return np.array([*found], np.int64), features

@@ -24,7 +24,7 @@ MAY_IMPORT = {  # folders and top-level modules, and what each may import beside
     "checkpoint": {"data", "models", "header"},
     "inference": {"data", "models", "checkpoint", "runtime"},
     "options": {"data", "inference"},
-    "screening": {"data", "inference"},
+    "screening": {"data", "inference", "console"},
     "provenance": {"inference", "options"},
     "consistency": {"data"},
     "job": {"data", "inference", "console", "consistency"},

@@ -40,7 +40,8 @@ def schema() -> str:
 def _checkpoint(found: dict[str, Any]) -> dict[str, Any]:
     """What people look for first, in words, and then the rest of a header."""
     config = found.pop("config")
-    found.pop("box_differences", None)
+    for name in ("box_differences", "predictor_law"):
+        found.pop(name, None)
     grid = config["grid"]
     return {
         "checkpoint": f"{found.pop('file')}, {found.pop('bytes') / 1e6:.1f} MB",

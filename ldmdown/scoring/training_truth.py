@@ -14,6 +14,7 @@ from ldmdown.config import FROM_REFERENCE
 from ldmdown.data.archive.box_means import Boxes
 from ldmdown.data.archive.store import READ_ERRORS, Archive
 from ldmdown.data.grid import Grid, SourceGrid
+from ldmdown.data.predictor_law import predictor_law
 from ldmdown.data.reading.orography import SHORE
 from ldmdown.scoring.measures import FieldMeasures
 from ldmdown.typing import Float32Array, FloatArray, IntArray
@@ -29,7 +30,7 @@ def learned_from(archive: Archive) -> dict[str, Any]:
     boxes = [one.box_differences() for one in measures.values()]
     known = [one for one in boxes if one["mean"]]
     largest = {"box_differences": max(known, key=lambda one: len(one["lat"]) * len(one["lon"]))} if known else {}
-    return {"training_truth": truth, **largest}
+    return {"training_truth": truth, **largest, "predictor_law": predictor_law(archive)}
 
 
 def _measures(archive: Archive) -> Iterator[tuple[str, FieldMeasures]]:
