@@ -143,9 +143,13 @@ def statistics() -> dict[str, Any]:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """normalization_data.pkl, and static_var/ on 128 x 64 cells."""
-    (tmp_path / "normalization_data.pkl").write_bytes(pickle.dumps(statistics()))
-    folder = tmp_path / "static_var"
+    return write_published(tmp_path)
+
+
+def write_published(above: Path) -> Path:
+    """Write normalization_data.pkl, and static_var/ on 128 x 64 cells."""
+    (above / "normalization_data.pkl").write_bytes(pickle.dumps(statistics()))
+    folder = above / "static_var"
     folder.mkdir()
     random = np.random.default_rng(0)
     fields = {
@@ -161,7 +165,7 @@ def archive(tmp_path: Path) -> Path:
             path, "w", driver="GTiff", dtype="float32", crs="EPSG:3035", transform=transform, **size
         ) as f:
             f.write(values.astype(np.float32))
-    return tmp_path
+    return above
 
 
 class Attack:
