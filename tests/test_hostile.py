@@ -19,9 +19,11 @@ import pytest
 import xarray as xr
 import zarr
 from conftest import Attack, ldmdown
+from made_up import write_grib
 
 from ldmdown.commands import info
 from ldmdown.data.archive.store import Archive
+from ldmdown.data.reading.fields import open_fields
 from ldmdown.data.reading.files import GriddedFiles, list_files
 from ldmdown.errors import LdmdownError
 
@@ -90,6 +92,7 @@ def test_a_zip_that_does_not_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest
     [
         (b"BZh91AY", "unpack it with bunzip2"),
         (b"\xfd7zXZ\0", "unpack it with unxz"),
+        (b"Rar!\x1a\x07", "unpack it with unrar x"),
         (b"\x1f\x8b\x08", "unpack it with gunzip, or tar xzf if it is an archive"),
         (b'{"error": 404}', "this is JSON, an error of a server or a list of references: download the data again"),
         (b"<html>", "this is a web page: download the data again"),
@@ -179,3 +182,16 @@ def test_no_filter_beside_a_file_is_loaded(tmp_path: Path, era5: Callable[..., P
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.startswith(f"{path.name}: cannot be read\n") and " (32026; unpack it" in done.stdout
         assert (tmp_path / "ran").exists() == ran
+
+
+def test_sections_that_do_not_fit_into_their_message(tmp_path: Path, era5: Callable[..., Path]) -> None:
+    """ecCodes would release the message twice, which ends the process."""
+    path = tmp_path / "era5.grib"
+    with xr.open_dataset(era5(range(2)), engine="netcdf4") as dataset:
+        write_grib(path, dataset)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\0\0\0\x06\x06\xff") + 2] = 16  # the length of a section
+    path.write_bytes(content)
+    message = "era5.grib: cannot be read\n  found: the sections of a message do not fit into it"
+    with pytest.raises(LdmdownError, match=message), open_fields([path], ("t2m",)):
+        pass

@@ -149,9 +149,13 @@ def on_lonlat(standard: bool, grid: bool) -> xr.Dataset:
     return dataset.assign(rotated_pole=((), 0, ROTATED)) if grid else dataset
 
 
-@pytest.mark.parametrize("standard", [True, False])
-def test_wind_along_a_grid_that_left_its_pole_is_turned(standard: bool, tmp_path: Path) -> None:
-    fields = opened(tmp_path, on_lonlat(standard, grid=True))
+@pytest.mark.parametrize("names", ["grid_eastward_wind", "U_10M", "x_wind"])
+def test_wind_along_a_grid_that_left_its_pole_is_turned(names: str, tmp_path: Path) -> None:
+    dataset = on_lonlat(names == "grid_eastward_wind", grid=True)
+    if names == "x_wind":
+        dataset = dataset.rename(U_10M="u10", V_10M="v10")
+        dataset["u10"].attrs["standard_name"], dataset["v10"].attrs["standard_name"] = "x_wind", "y_wind"
+    fields = opened(tmp_path, dataset)
     _, u10, v10 = read(fields)
     np.testing.assert_allclose(u10, 10, atol=1e-5)
     np.testing.assert_allclose(v10, 0, atol=1e-5)

@@ -433,6 +433,9 @@ def test_folders_zips_and_brackets(tmp_path: Path, expected: dict[str, np.ndarra
     for paths in ([folder], [folder / "*" / "store.zarr", folder / "ma*.zip"], [folder / "**" / "*.z*"]):
         with open_fields(paths, ("t2m", "d2m")) as fields:
             np.testing.assert_array_equal(fields.read(4), [expected["t2m"][4], expected["d2m"][4]])
+    packed = shutil.make_archive(str(tmp_path / "store.zarr"), "zip", folder / "below" / "store.zarr")  # as ZipStore
+    with open_fields([packed], ("t2m",)) as fields:
+        np.testing.assert_array_equal(fields.read(4), [expected["t2m"][4]])
     with pytest.raises(LdmdownError, match="no such file"):
         open_fields([folder / "*.grib"], ["t2m"])
 

@@ -72,6 +72,13 @@ def test_spectra_show_the_power_and_the_ratio_that_were_given() -> None:
     )  # long waves on the left, to two cells
 
 
+def test_a_constant_field_has_a_spectrum_too() -> None:
+    part = RESULTS.spectra["t2m"]
+    still = part.model_copy(update={"power": {name: np.zeros_like(values) for name, values in part.power.items()}})
+    figure = plots.spectra(RESULTS.model_copy(update={"spectra": {"t2m": still}}))
+    assert not np.any(lines_of(figure, 0)["reference"].get_ydata())
+
+
 def test_joined_bins_keep_the_share_of_every_value() -> None:
     """3200 bins of a distribution become 120 at most, and its integral stays."""
     edges = np.linspace(180, 340, 3201)

@@ -135,7 +135,8 @@ def whole_hours(label: str, minutes: Any) -> IntArray:
             label,
             "has times between full hours",
             found=str(minutes[odd][0]),
-            fix="select full hours, or interpolate to them; if they stand for the hour, use `cdo shifttime`",
+            fix="select full hours, or interpolate to them; if they stand for the hour, use `cdo shifttime`; "
+            "means, such as those of a day, cannot be used",
         )
     return hours.astype(np.int64)
 

@@ -34,6 +34,7 @@ NOT_DATA = {
     b"\xfd7zX": "unpack it with unxz",
     b"\x28\xb5\x2f\xfd": "unpack it with zstd -d",
     b"7z\xbc\xaf": "unpack it with 7z x",
+    b"Rar!": "unpack it with unrar x",
     b"<": "this is a web page: download the data again",
     b"{": "this is JSON, an error of a server or a list of references: download the data again",
 }
@@ -138,8 +139,8 @@ class GriddedFiles:
                     self.sources.append(GribFile(path, label))
                 case "zip":
                     folder = self._unpacked(path, label)
-                    for inside in _inside(folder):
-                        self._open(inside, f"{label}/{inside.relative_to(folder)}")
+                    for inside in [folder] if _is_zarr(folder) else _inside(folder):
+                        self._open(inside, str(Path(label, inside.relative_to(folder))))
                 case _:
                     raise _not_data(path, label)
         except (OSError, ValueError, ArithmeticError, KeyError, RuntimeError, zipfile.BadZipFile) as error:

@@ -5,6 +5,7 @@ Fields are told apart by name and level, so that those at 2 m and at 10 m do not
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ MINUTES = {"s": 1 / 60, "m": 1, "h": 60, "D": 1440}  # in a unit of steps
 WINDS = ("10u", "10v", "u10", "v10")
 MONTHLY = ("moda", "mnth", "mdfa", "msda", "edmo", "edmm", "wamo")  # streams of means
 MISSING = -1e30
+SECTIONS = tuple(bytes([number]) for number in range(1, 8))  # of GRIB 2, after the first and before the last
 
 _lock = threading.Lock()  # of what eccodes remembers of messages with several fields
 
@@ -73,6 +75,7 @@ class GribFile:
         self._grids: dict[str, SourceGrid | str] = {}
         self._axes: dict[str, Axes] = {}
         self._wind_note = ""
+        _check_sections(path)
         try:
             for message, field, handle in _scan(path):
                 if field.grid not in self._grids:
@@ -157,6 +160,23 @@ class GribFile:
                 )
             self._axes[key] = Axes.of(grid, self.label)
         return self._axes[key]
+
+
+def _check_sections(path: Path) -> None:
+    """Raise ValueError unless every message of GRIB 2 ends where its sections do; ecCodes crashes on others."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(b"GRIB")
+        while start >= 0:
+            if content[start + 7 : start + 8] != b"\x02":
+                end = start + max(4, int.from_bytes(content[start + 4 : start + 7]))
+            else:
+                end = start + int.from_bytes(content[start + 8 : start + 16])
+                at = start + 16
+                while at < end - 4 and content[at + 4 : at + 5] in SECTIONS:
+                    at += max(5, int.from_bytes(content[at : at + 4]))
+                if at != end - 4 or content[at:end] != b"7777":
+                    raise ValueError("the sections of a message do not fit into it")
+            start = content.find(b"GRIB", end)
 
 
 def _scan(path: Path) -> Iterator[tuple[_Message, _Field, Any]]:

@@ -23,6 +23,7 @@ LEVELS = ("level", "pressure_level", "isobaricInhPa", "isobaric", "plev", "lev",
 MEMBERS = ("realization", "number", "member", "ensemble")
 EARTH_RELATIVE = ("eastward_wind", "northward_wind")
 GRID_RELATIVE = ("grid_eastward_wind", "grid_northward_wind")
+ALONG_AXES = ("x_wind", "y_wind")  # of whatever grid
 GRIB_WINDS = ("10u", "10v")  # which CDO calls eastward and northward, wherever they point
 ALONG_GRID = ("U_10M", "V_10M")  # COSMO's names, whatever standard name stands beside them
 ROTUVB = "rotuvb"  # CDO's operator that turns wind to east and north
@@ -146,7 +147,7 @@ class Layout:
             if field.name in GRIB_WINDS and not along:
                 self._wind_note = "its wind is taken to point to east and north, as its standard names say"
             return crs if along else None
-        if turned or (standard not in GRID_RELATIVE and field.name not in ALONG_GRID):
+        if turned or (standard not in (*GRID_RELATIVE, *ALONG_AXES) and field.name not in ALONG_GRID):
             return None
         gone = mapped_crs(self.dataset, self.label)
         if gone is not None and gone.is_derived:
