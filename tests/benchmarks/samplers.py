@@ -33,8 +33,7 @@ from ldmdown.training.batches import field_source, noise, sample_batch
 from ldmdown.training.hours import HourSet
 
 SAMPLERS = [
-    *(Sampler("dpmpp", steps, spacing) for spacing in ("trailing", "logsnr") for steps in (5, 10, 15, 20, 30)),
-    Sampler("ddim", 100),
+    Sampler("dpmpp", steps, spacing) for spacing in ("logsnr", "trailing") for steps in (2, 3, 4, 5, 6, 8, 10, 20)
 ]
 MEMBERS = 8
 BOX = (10.0, 44.0, 12.0, 46.0)  # west, south, east, north
