@@ -167,7 +167,7 @@ def spectra(results: Results) -> Figure:
         note: Any = {"transform": top.get_xaxis_transform(), "color": "#5b6570", "fontsize": "small"}
         top.text(nyquist * 1.04, 0.98, f"two cells: {nyquist:g} km", ha="right", va="top", **note)
         top.set(yscale="log", title=title, ylabel=f"Power [{units}]")
-        top.set_ylim(bottom=powers["reference"].min() * MIN_POWER or None)  # of a constant field none
+        top.set_ylim(bottom=powers["reference"].min() * MIN_POWER or None)  # a power of 0 gives none
         bottom.set(xlabel="Wavelength [km]", ylabel="Ratio to the reference [dB]")
         bottom.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         bottom.xaxis.set_minor_formatter(NullFormatter())
