@@ -274,9 +274,10 @@ def test_a_dry_run_says_what_it_would_make_and_keeps_nothing(folder: Path, capsy
     assert size * 1e3 == pytest.approx(arrays, rel=0.1)
 
 
-def test_a_dry_run_of_a_twin_that_is_not_written_yet(tmp_path: Path) -> None:
-    path = write(tmp_path, twin={"periods": [DAYS[:2]]})
-    with pytest.raises(LdmdownError, match="the twin's files are not written yet"):
+@pytest.mark.parametrize("era5", ["era5/*.nc", "from_reference"])
+def test_a_dry_run_of_a_twin_that_is_not_written_yet(tmp_path: Path, era5: str) -> None:
+    path = write(tmp_path, twin={"periods": [DAYS[:2]]}, data=SETTINGS["data"] | {"era5": era5})
+    with pytest.raises(LdmdownError, match=f"{tmp_path}: the twin's files are not written yet"):
         prepare(path, dry_run=True)
 
 

@@ -94,7 +94,7 @@ def _prepare(config: Config, root: Path, config_path: Path | None, scheduler: st
 def _twin(config: Config, root: Path, dry_run: bool) -> None:
     """Write the synthetic files where the configuration looks for them; a dry run only looks whether they are there."""
     assert config.twin is not None
-    directory = (root / _twin_pair(config).era5[0]).parent.parent
+    directory = _twin_directory(config, root)
     if dry_run:
         if not directory.joinpath("era5").exists():
             raise LdmdownError(
@@ -118,11 +118,15 @@ def _twin_pair(config: Config) -> SourceConfig:
     return next((pair for pair in config.data.pairs if pair.name == "twin"), config.data.pairs[0])
 
 
+def _twin_directory(config: Config, root: Path) -> Path:
+    """The folder of its folders `era5` and `reference`; a pair may make its coarse fields of the reference alone."""
+    return (root / _twin_pair(config).reference[0]).parent.parent
+
+
 def _example(config: Config, root: Path) -> None:
     """Write a few hours of the first test day, as a download from the CDS."""
-    pair = _twin_pair(config)
-    day = f"{pair.split.test[0][0]:%Y%m%d}"
-    single = next((root / pair.era5[0]).parent.glob(f"era5_single_{day}.nc"))
+    day = f"{_twin_pair(config).split.test[0][0]:%Y%m%d}"
+    single = next(_twin_directory(config, root).glob(f"era5/era5_single_{day}.nc"))
     with xr.open_dataset(single, engine="netcdf4") as dataset, replacing(root / "era5.nc") as beside:
         dataset.isel(valid_time=slice(EXAMPLE_HOURS)).to_netcdf(beside, engine="netcdf4")
 
