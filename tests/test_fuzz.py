@@ -297,6 +297,7 @@ def _holds_others(kind: str, bases: Path, folder: Path) -> bool:
         return (
             len(known) < 3
             or one.sizes != other.sizes
+            or not np.array_equal(one.valid_time, other.valid_time)
             or any(
                 not np.array_equal(one[name], other[name], equal_nan=True) or one[name].attrs != other[name].attrs
                 for name in known

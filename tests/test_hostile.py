@@ -69,6 +69,13 @@ def test_an_archive_that_is_none(tmp_path: Path) -> None:
         Archive(tmp_path)
 
 
+def test_times_of_zarr_that_are_damaged(tmp_path: Path) -> None:
+    dataset = xr.Dataset({"t2m": ("time", [280.0])}, {"time": ("time", [0], {"units": "hours since x"})})
+    dataset.to_zarr(tmp_path / "era5.zarr", zarr_format=2, consolidated=False)
+    with pytest.raises(LdmdownError, match="era5.zarr: "):
+        GriddedFiles([tmp_path / "era5.zarr"])
+
+
 def test_a_pipe_is_no_input(tmp_path: Path) -> None:
     """Reading one would wait for ever; in a folder of data it is passed over."""
     os.mkfifo(tmp_path / "era5.nc")

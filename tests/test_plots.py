@@ -79,6 +79,12 @@ def test_a_spectrum_without_power_at_a_wavelength() -> None:
     assert figure.axes[0].get_ylim()[0] > 0
 
 
+def test_an_area_too_narrow_for_a_wave_has_no_spectra() -> None:
+    narrow = {"wavelength_km": np.empty(0), "power": {}, "ratio_db": {}}
+    part = RESULTS.spectra["t2m"].model_copy(update=narrow)
+    assert "spectra" not in plots.figures(RESULTS.model_copy(update={"spectra": {"t2m": part}, "stations": None}))
+
+
 def test_joined_bins_keep_the_share_of_every_value() -> None:
     """3200 bins of a distribution become 120 at most, and its integral stays."""
     edges = np.linspace(180, 340, 3201)

@@ -130,7 +130,7 @@ def stations(results: Results, score: str, name: str) -> Figure:
 def _limits(score: str, fields: Iterable[FloatArray]) -> dict[str, Any]:
     """One scale for the errors of all systems, but for the largest hundredth."""
     values = np.concatenate([field[np.isfinite(field)] for field in fields])
-    top = float(np.percentile(np.abs(values), 99))
+    top = float(np.percentile(np.abs(values), 99)) if values.size else 1.0
     return {
         "vmin": 0 if score == "rmse" else -top,
         "vmax": top,

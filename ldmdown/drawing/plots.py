@@ -299,7 +299,7 @@ CURVES: dict[str, tuple[Callable[[Results], bool], Callable[[Results], Figure]]]
     "boxplots": (_holds("hourly"), boxplots),
     "surfaces": (_holds("by_surface"), surfaces),
     "distributions": (_holds("distribution", "t2m", "u10", "ws10"), distributions),
-    "spectra": (_holds("spectra"), spectra),
+    "spectra": (lambda results: any(part.wavelength_km.size for part in results.spectra.values()), spectra),
     "derivatives": (_holds("distribution", *DERIVATIVES), derivatives),
     "ranks": (_holds("rank_histogram"), ranks),
     "reliability": (_holds("reliability"), reliability),

@@ -129,9 +129,9 @@ class GriddedFiles:
         return np.unique(np.concatenate([np.empty(0, np.int64), *(source.hours() for source in self.sources)]))
 
     def _open(self, path: Path | str, label: str) -> None:
-        if isinstance(path, str) or path.is_dir():
-            return self._add(open_zarr(str(path), label), label)
         try:
+            if isinstance(path, str) or path.is_dir():
+                return self._add(open_zarr(str(path), label), label)
             match file_format(path):
                 case "netcdf":
                     self._add(xr.open_dataset(path, engine="netcdf4", **RAW_TIMES), label)
@@ -144,7 +144,7 @@ class GriddedFiles:
                 case _:
                     raise _not_data(path, label)
         except (OSError, ValueError, ArithmeticError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-            text = str(error).replace(str(path), path.name)
+            text = str(error).replace(str(path), Path(path).name)
             raise UnreadableError(label, text) from None
 
     def _add(self, dataset: xr.Dataset, label: str) -> None:
