@@ -317,6 +317,8 @@ class _Values:
                 eccodes.codes_set(handle, "missingValue", MISSING)
                 values = eccodes.codes_get_values(handle)
                 complete = not _get(handle, "bitmapPresent")
+            except eccodes.CodesInternalError as error:
+                raise ValueError(str(error)) from None
             finally:
                 eccodes.codes_release(handle)
         field = values.reshape(self.shape).astype(np.float32)
