@@ -149,6 +149,8 @@ def test_the_closer_look_is_the_alps_where_they_are() -> None:
     assert maps.alps(south) == (slice(28, 56), slice(24, 48))
     part = MapFields(*(field[:30, 20:50] for field in (FIELDS.lat, FIELDS.lon)), FIELDS.x[20:50], FIELDS.y[:30])
     assert maps.alps(part) == (slice(10, 20), slice(10, 20))  # they fill its whole width
+    strip = MapFields(FIELDS.lat[:, :2] - 5, FIELDS.lon[:, :2], FIELDS.x[:2], FIELDS.y)
+    assert maps.alps(strip) == (slice(28, 56), slice(0, 2))
 
 
 @pytest.mark.parametrize(

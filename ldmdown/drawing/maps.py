@@ -97,13 +97,13 @@ def draw(axis: Axes, shown: MapFields, field: FloatArray, box: Box, **scale: Any
 
 
 def alps(shown: MapFields) -> Box:
-    """The cells over the Alps; the middle third of a grid that shows no more, or nothing, of them."""
+    """The cells over the Alps; if the grid shows no more, or nothing, of them its middle third, two cells at least."""
     west, south, east, north = ALPS
     inside = (shown.lon > west) & (shown.lon < east) & (shown.lat > south) & (shown.lat < north)
     rows, cols = np.flatnonzero(inside.mean(axis=1) > 0.3), np.flatnonzero(inside.any(axis=0))
     if rows.size < 8 or rows.size > inside.shape[0] / 1.5 or cols.size > inside.shape[1] / 1.5:
         third, other = (size // 3 for size in inside.shape)
-        return slice(third, 2 * third), slice(other, 2 * other)
+        return slice(third, max(2 * third, third + 2)), slice(other, max(2 * other, other + 2))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
 
 
