@@ -22,27 +22,26 @@ UNWRITABLE |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO}
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, lock: bool = False) -> Iterator[Path]:
     """Give a path beside `path` to write a file or a folder to; it takes the place of `path` at the end.
 
     If writing fails, what was written is removed and `path` is left as it was. What was written reaches the disk
-    before it is renamed, so that a crash of the machine leaves the old or the new content, never a part.
+    before it is renamed, so that a crash of the machine leaves the old or the new content, never a part. With `lock`
+    no other process may write it at the same time.
 
-    Raises
-    ------
-    LdmdownError
-        if it cannot be written, as when the disk is full.
+    Raises LdmdownError if it cannot be written, as when the disk is full, or is locked.
     """
     beside = path.with_name(f"{path.name}{BESIDE}")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove(beside)
-            yield beside
-            move_into_place(beside, path)
-    finally:
-        with suppress(OSError):
-            remove(beside)
+    with locked(*([path] if lock else [])):
+        try:
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                remove(beside)
+                yield beside
+                move_into_place(beside, path)
+        finally:
+            with suppress(OSError):
+                remove(beside)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 
-from ldmdown.atomic import locked, replacing, sha256
+from ldmdown.atomic import replacing, sha256
 from ldmdown.config import ConditionerConfig, Config
 from ldmdown.data.grid import Grid, Window
 from ldmdown.data.normalization import Normalization
@@ -157,7 +157,7 @@ def save(path: Path, model: Downscaler, header: Mapping[str, Any], *, half: bool
     }
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     card = dict(header) | {HASH: _hash(header, serialize(tensors))}
-    with locked(path), replacing(path) as beside:
+    with replacing(path, lock=True) as beside:
         beside.write_bytes(
             serialize(tensors, {KEY: json.dumps(card)})
         )  # with the mode that the umask gives, where safetensors' own writer gives 0600

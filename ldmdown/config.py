@@ -33,6 +33,7 @@ from ldmdown.errors import LdmdownError
 PRESETS = Path(__file__).parent / "presets"
 BUNDLED = PRESETS / "twin.yaml"
 DEFAULT = Path("ldmdown.yaml")
+LAPSE_RATE = 0.0065  # of the standard atmosphere [K m-1]
 RENAMED = {  # keys of version 0.1, as patterns, and their names now
     "statics.given": "fields",
     "unet.baseline": "skip",
@@ -162,7 +163,7 @@ class BoxMeansConfig(Section):
     smoothing: NonNegativeFloat = 0  # std of a Gaussian over them [boxes]
     reference_heights: str | None = None  # a file of the reference's terrain, from whose box means
     era5_heights: str | None = None  # t2m is moved to the heights of this file, ERA5's terrain
-    lapse_rate: float = 0.0065  # by this rate [K m-1]
+    lapse_rate: float = LAPSE_RATE  # by this rate [K m-1]
 
     @model_validator(mode="after")
     def _both_heights(self) -> BoxMeansConfig:

@@ -16,13 +16,13 @@ import xarray as xr
 
 from ldmdown import provenance
 from ldmdown.checkpoint import Checkpoint, load
+from ldmdown.config import LAPSE_RATE
 from ldmdown.consistency import MEANING, BoxConsistency
 from ldmdown.console import say
 from ldmdown.data.grid import Grid, SourceGrid, Window, regrid
 from ldmdown.data.reading.blocks import moment
 from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
-from ldmdown.data.reading.orography import LAPSE_RATE
 from ldmdown.data.reading.regridded import check_coverage, covered_margin, covered_window
 from ldmdown.data.reading.stations import read_sites
 from ldmdown.data.sites import Sites, windows_of
@@ -144,18 +144,18 @@ class System:
             "consistency": MEANING[options.consistency],
         }
         template = OutputTemplate(
-            parts[0].grid,
-            names,
-            members if members > 1 else options.members,
-            attributes | {name: text for name, text in remarks.items() if text},
-            provenance.decisive(predictors, options, names, era5.files),
-            self.earth_relative,
-            tuple(options.statistics),
-            options.keep_members or not options.statistics,
-            options.compression == "quantized",
-            sites,
-            era5.members if len(era5.members) > 1 else (),
-            far_hours,
+            grid=parts[0].grid,
+            variables=names,
+            members=members if members > 1 else options.members,
+            attributes=attributes | {name: text for name, text in remarks.items() if text},
+            run=provenance.decisive(predictors, options, names, era5.files),
+            earth_relative=self.earth_relative,
+            statistics=tuple(options.statistics),
+            keep_members=options.keep_members or not options.statistics,
+            lossy=options.compression == "quantized",
+            sites=sites,
+            input_members=era5.members if len(era5.members) > 1 else (),
+            far_hours=far_hours,
         )
         return Job(parts, era5, self.targets, template)
 

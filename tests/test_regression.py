@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldmdown.scoring.baselines import CellRegression, features
+from ldmdown.scoring.baselines import ResidualRegression, features
 
 ROWS, COLS, HOURS = 20, 3, 60
 RNG = np.random.default_rng(0)
@@ -15,8 +15,8 @@ COARSE = {
 X = np.stack([features({name: one[hour] for name, one in COARSE.items()}, hour) for hour in range(HOURS)])
 
 
-def fitted(y: np.ndarray) -> CellRegression:
-    regression = CellRegression(X.shape[1], y.shape[1], (ROWS, COLS))
+def fitted(y: np.ndarray) -> ResidualRegression:
+    regression = ResidualRegression(X.shape[1], y.shape[1], (ROWS, COLS))
     for hour in range(HOURS):
         regression.add(X[hour], y[hour].astype(np.float32))
     regression.solve()
@@ -57,7 +57,7 @@ def test_a_feature_that_does_not_vary_is_no_error() -> None:
     """A whole training period at one hour of day."""
     x = X.copy()
     x[:, 5:] = 0
-    regression = CellRegression(x.shape[1], 1, (ROWS, COLS))
+    regression = ResidualRegression(x.shape[1], 1, (ROWS, COLS))
     for hour in range(HOURS):
         regression.add(x[hour], np.full((1, ROWS, COLS), 2.0, np.float32))
     regression.solve()

@@ -12,6 +12,7 @@ from ldmdown.errors import LdmdownError
 from ldmdown.header import SUFFIX, find, read_header
 
 SHOWN = 16  # numbers of a list
+MAX_LENGTH = 4000  # characters of a part of a checkpoint's card
 COLUMN = 24  # where values begin
 
 
@@ -40,8 +41,6 @@ def schema() -> str:
 def _checkpoint(found: dict[str, Any]) -> dict[str, Any]:
     """What people look for first, in words, and then the rest of a header."""
     config = found.pop("config")
-    for name in ("box_differences", "predictor_law"):
-        found.pop(name, None)
     grid = config["grid"]
     return {
         "checkpoint": f"{found.pop('file')}, {found.pop('bytes') / 1e6:.1f} MB",
@@ -55,9 +54,14 @@ def _checkpoint(found: dict[str, Any]) -> dict[str, Any]:
         "grid": f"{grid['rows']} x {grid['cols']} cells of {grid['spacing']:g} m, {grid['crs']}",
         "latents": config["autoencoder"]["kind"],
         "sampler": ", ".join(f"{key} {value}" for key, value in config["sampler"].items()),
-        "training_truth": ", ".join(found.pop("training_truth", {})) or "not measured",
-        **found,
+        **{name: _names_of_long(value) for name, value in found.items()},
     }
+
+
+def _names_of_long(value: Any) -> Any:
+    """A part of the header, or what it holds in names if it is long."""
+    long = isinstance(value, Mapping) and len(json.dumps(value)) > MAX_LENGTH
+    return f"{', '.join(value)} (their numbers: --json)" if long else value
 
 
 def _fields(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from ldmdown.atomic import locked, replacing
+from ldmdown.atomic import replacing
 from ldmdown.console import progress_bar
 from ldmdown.data.grid import LONLAT
 from ldmdown.data.reading.fields import Fields, fields_of
@@ -67,7 +67,7 @@ def plot(files: Sequence[Path], output: Path, options: PlotOptions = PlotOptions
     limits = {name: _limits(name, sampled, shown) for name in options.variables}
     west, south, east, north = shown
     height = min(MAX_HEIGHT, WIDTH * (north - south) * _stretch(shown) / (east - west))
-    with matplotlib.rc_context(style.LOOK | {"axes.grid": False}), locked(output), replacing(output) as beside:
+    with matplotlib.rc_context(style.LOOK | {"axes.grid": False}), replacing(output, lock=True) as beside:
         size = WIDTH * len(files) + 1, (height + 0.3) * len(options.variables)
         figure = Figure(figsize=size, layout="constrained")
         if not moving:

@@ -23,7 +23,7 @@ SplineOrder = Literal[1, 2]
 """Bilinear, or quadratic as in the paper."""
 
 INTERPOLATIONS = ("bilinear", "quadratic")
-LAPSE_RATE = "lapse rate"
+WITH_LAPSE_RATE = "lapse rate"
 REGRESSION = "cell regression"
 MAX_FIT_HOURS = 500  # of the training period, evenly taken
 
@@ -48,7 +48,7 @@ class Baselines:
         self.notes: list[str] = []
         if not set(names) <= set(archive.predictors):
             return
-        corrected = [LAPSE_RATE] if terrain is not None and "t2m" in names else []
+        corrected = [WITH_LAPSE_RATE] if terrain is not None and "t2m" in names else []
         self.systems = [ScoredSystem(name=name, kind="interpolation") for name in (*INTERPOLATIONS, *corrected)]
         hours = archive.split("train")
         hours = hours[archive.source[hours] == source]
@@ -65,7 +65,7 @@ class Baselines:
         for one in self.systems:
             coarse = self._interpolate(predictors, 2) if one.name == "quadratic" else bilinear
             fine = np.stack([coarse[name] for name in self._names])
-            if one.name == LAPSE_RATE and self._terrain is not None:
+            if one.name == WITH_LAPSE_RATE and self._terrain is not None:
                 at = self._names.index("t2m")
                 fine[at] = self._terrain.corrected(fine[at])
             if one.name == REGRESSION:
@@ -73,7 +73,7 @@ class Baselines:
             found[one.name] = fine[None]
         return found
 
-    def _fit(self, indices: Sequence[int]) -> CellRegression:
+    def _fit(self, indices: Sequence[int]) -> ResidualRegression:
         archive = self._archive
         channels = [archive.targets.index(name) for name in self._names]
         regression = None
@@ -83,7 +83,7 @@ class Baselines:
             x = features(coarse, int(archive.hours[index]))
             y = held["target"][channels] - np.stack([coarse[name] for name in self._names])
             if regression is None:
-                regression = CellRegression(len(x), len(y), y.shape[1:])
+                regression = ResidualRegression(len(x), len(y), y.shape[1:])
             regression.add(x, y)
         assert regression is not None
         regression.solve()
@@ -125,7 +125,7 @@ def features(coarse: Mapping[str, FloatArray], hour: int) -> Float32Array:
     return np.stack([*found, *constants]).astype(np.float32)
 
 
-class CellRegression:
+class ResidualRegression:
     """Least squares of residuals on features at every cell, from sums over hours that are added one by one."""
 
     def __init__(self, features: int, targets: int, shape: tuple[int, int]) -> None:

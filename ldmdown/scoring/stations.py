@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from ldmdown import metrics
+from ldmdown.config import LAPSE_RATE
 from ldmdown.data.grid import SourceGrid, box_of, regrid
-from ldmdown.data.reading.orography import LAPSE_RATE
 from ldmdown.data.reading.stations import Stations
 from ldmdown.errors import LdmdownError
 from ldmdown.scoring.results import Station, StationResults

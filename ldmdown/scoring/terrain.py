@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from ldmdown.config import LAPSE_RATE
 from ldmdown.data.grid import SourceGrid, regrid
-from ldmdown.data.reading.orography import LAPSE_RATE, SHORE, check_complete, read_heights
+from ldmdown.data.reading.orography import SHORE, check_complete, read_heights
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, Float32Array, FloatArray
 

@@ -13,9 +13,8 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from ldmdown.config import Config
+from ldmdown.config import LAPSE_RATE, Config
 from ldmdown.data.grid import Window
-from ldmdown.data.reading.orography import LAPSE_RATE
 from ldmdown.data.variables import variable
 from ldmdown.models.downscaler import Downscaler, StaticInputs
 from ldmdown.models.regression import FlowRegression, LeastSquares, best_ridges, flow_features, solve, total
@@ -143,18 +142,15 @@ class ClosedForm:
         strips = (torch.arange(cols) * STRIPS // cols).expand(rows, cols)
         random = torch.Generator().manual_seed(self.config.train.seed)
         for fold, weight, window, predictors, residuals in self._hours():
-            fields = {without: part[window].flatten(1) for without, part in statics.items()}
+            taking = [without for without in left_out if without == NO_FOLD or without != fold]
+            fields = {without: statics[without][window].flatten(1) for without in taking}
             flows = regression.interpolate(flow_features(predictors, regression.channels))
             strip = strips[window].flatten()
             for flow, residual in zip(flows.flatten(2), residuals.flatten(2), strict=True):
-                known = residual.isfinite().all(dim=0).nonzero()[:, 0].cpu()
-                chosen = known[torch.randint(len(known), (min(CELLS, len(known)),), generator=random)]
-                for number in strip[chosen].unique().tolist():
-                    cells = chosen[strip[chosen] == number].to(flow.device)
-                    for without, of_strips in solvers.items():
-                        if without == NO_FOLD or without != fold:
-                            added = flow[:, cells], fields[without][:, cells], residual[:, cells], weight
-                            of_strips[number].add(*added)
+                for number, cells in _cells_of_strips(residual, strip, random):
+                    for without, static in fields.items():
+                        added = flow[:, cells], static[:, cells], residual[:, cells], weight
+                        solvers[without][number].add(*added)
         ridges = best_ridges(solvers[NO_FOLD])
         for without, of_strips in solvers.items():
             cross_fit.weights[without] = solve(total(of_strips), ridges)
@@ -197,6 +193,14 @@ class ClosedForm:
         solved.append(everything.solve()[0][:, 0])
         cross_fit.fields.copy_(torch.stack(solved) / _std(solved[NO_FOLD]))
         self.model.statics[self.given :] = cross_fit.fields[NO_FOLD]
+
+
+def _cells_of_strips(residual: Tensor, strip: Tensor, random: torch.Generator) -> Iterator[tuple[int, Tensor]]:
+    """Random cells of an hour (T, cells) that have values, apart for each strip (cells,), with its number."""
+    known = residual.isfinite().all(dim=0).nonzero()[:, 0].cpu()
+    chosen = known[torch.randint(len(known), (min(CELLS, len(known)),), generator=random)]
+    for number in strip[chosen].unique().tolist():
+        yield number, chosen[strip[chosen] == number].to(residual.device)
 
 
 def _std(fields: Tensor) -> Tensor:

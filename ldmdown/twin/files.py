@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from ldmdown.atomic import locked, replacing
+from ldmdown.atomic import replacing
 from ldmdown.data import parallel
 from ldmdown.data.grid import POLE_LATITUDE, Grid
 from ldmdown.twin.recipe import POLE_LONGITUDE, RECIPE, TwinWorld
@@ -125,7 +125,7 @@ def _write_day(files: TwinFiles, hours: tuple[int, ...]) -> None:
 def _write(path: Path, make: Callable[[], xr.Dataset]) -> None:
     """Write a file unless it exists."""
     if not path.exists():
-        with locked(path), replacing(path) as beside:
+        with replacing(path, lock=True) as beside:
             make().to_netcdf(beside, engine="netcdf4")
 
 

@@ -21,8 +21,9 @@ import pyproj
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ldmdown.config import LAPSE_RATE
 from ldmdown.data.grid import ERA5_SPACING, POLE_LATITUDE, Grid, rotated_pole
-from ldmdown.data.reading.orography import LAPSE_RATE, SHORE
+from ldmdown.data.reading.orography import SHORE
 from ldmdown.data.solar import cos_zenith
 from ldmdown.twin.noise import Eddies, SmoothNoise, Streaks
 from ldmdown.twin.response import State, Terms, land_sea_contrast, remainder_variance, response

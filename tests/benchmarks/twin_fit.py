@@ -17,8 +17,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from ldmdown.config import LAPSE_RATE
 from ldmdown.data.solar import cos_zenith
-from ldmdown.twin.recipe import LAPSE_RATE
 from ldmdown.twin.response import State, Term, Terms, land_sea_contrast
 from ldmdown.twin.terrain import CELL, HighPass, TerrainFeatures, read_raster
 

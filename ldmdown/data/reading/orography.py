@@ -13,7 +13,6 @@ from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array, FloatArray
 
 SHORE = 0.5  # [m] above which ground is land
-LAPSE_RATE = 0.0065  # of the standard atmosphere [K m-1]
 
 
 def check_complete(path: str | Path, heights: FloatArray) -> None:
