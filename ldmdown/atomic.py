@@ -48,10 +48,7 @@ def replacing(path: Path, *, lock: bool = False) -> Iterator[Path]:
 def writing(path: Path) -> Iterator[None]:
     """Say of an error of the system that `path` cannot be written, as when the disk is full.
 
-    Raises
-    ------
-    LdmdownError
-        instead of such an error.
+    Raises LdmdownError instead of such an error.
     """
     try:
         yield
@@ -68,10 +65,7 @@ def writing(path: Path) -> Iterator[None]:
 def locked(*paths: Path) -> Iterator[None]:
     """Keep other processes from writing any of `paths`, by locks that go with this one however it ends.
 
-    Raises
-    ------
-    LdmdownError
-        if another process holds one, with its number, or the folder cannot be written to.
+    Raises LdmdownError if another process holds one, with its number, or the folder cannot be written to.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY not in (soft, hard):  # each lock is an open file

@@ -166,10 +166,7 @@ def save(path: Path, model: Downscaler, header: Mapping[str, Any], *, half: bool
 def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     """A checkpoint by path or name, its model in evaluation mode, in float32.
 
-    Raises
-    ------
-    LdmdownError
-        as `find` and `read_header`, or if tensors are missing, unexpected, misshapen or damaged.
+    Raises LdmdownError as `find` and `read_header`, or if tensors are missing, unexpected, misshapen or damaged.
     """
     path = find(name)
     header = read_header(path)
@@ -191,10 +188,7 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
 def take_fitting(path: Path, model: Downscaler) -> int:
     """Give a model the tensors of a checkpoint that have its names and shapes; returns how many.
 
-    Raises
-    ------
-    LdmdownError
-        as `read_header`.
+    Raises LdmdownError as `read_header`.
     """
     own, held = model.state_dict(), _tensors(path, read_header(path))
     fitting = {name: tensor for name, tensor in held.items() if name in own and own[name].shape == tensor.shape}

@@ -415,10 +415,7 @@ def load_config(path: Path | None) -> tuple[Config, Path]:
 
     Read from `path`, or ./ldmdown.yaml, or else the bundled twin's.
 
-    Raises
-    ------
-    LdmdownError
-        if the file is missing, is not YAML, or holds unknown or unusable keys.
+    Raises LdmdownError if the file is missing, is not YAML, or holds unknown or unusable keys.
     """
     if path is None and not DEFAULT.exists():
         return parse_config(BUNDLED), Path()
@@ -429,10 +426,7 @@ def load_config(path: Path | None) -> tuple[Config, Path]:
 def preset(name: str) -> Config:
     """A configuration that comes with ldmdown.
 
-    Raises
-    ------
-    LdmdownError
-        if there is none of this name.
+    Raises LdmdownError if there is none of this name.
     """
     return Config.model_validate(_read(_preset(name, Path(name))))
 

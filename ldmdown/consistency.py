@@ -31,24 +31,16 @@ MEANING = {
 class BoxConsistency:
     """A correction of fields on a window; boxes that the window or ERA5 does not cover wholly are left as they are.
 
-    Parameters
-    ----------
-    grid
-        the fine grid of the window.
-    targets
-        the variables of the fields, in the order of their channels; those that ERA5 lacks stay as they are.
-    era5
-        the fields whose boxes are kept to.
-    known
-        how box means of the training fields differed from ERA5 (`box_differences` in the headers of the checkpoints).
-    exact
-        reach ERA5. Otherwise each field's differences are shrunk by the factor, if any, that makes their root mean
-        square that of training, each box counted in its own standard deviations.
+    Args:
+        grid: the fine grid of the window.
+        targets: the variables of the fields, in the order of their channels; those that ERA5 lacks stay as they are.
+        era5: the fields whose boxes are kept to.
+        known: how box means of the training fields differed from ERA5 (`box_differences` in the headers of the
+            checkpoints).
+        exact: reach ERA5. Otherwise each field's differences are shrunk by the factor, if any, that makes their root
+            mean square that of training, each box counted in its own standard deviations.
 
-    Raises
-    ------
-    LdmdownError
-        if the checkpoints do not tell these differences, or no box is covered.
+    Raises LdmdownError if the checkpoints do not tell these differences, or no box is covered.
     """
 
     def __init__(

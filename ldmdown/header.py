@@ -30,10 +30,7 @@ FOLDERS = (
 def find(name: str | Path) -> Path:
     """The file of a checkpoint: a path, or a name in ./checkpoints or among the bundled ones.
 
-    Raises
-    ------
-    LdmdownError
-        if there is none, with the names that exist.
+    Raises LdmdownError if there is none, with the names that exist.
     """
     if Path(name).is_file():
         return Path(name)
@@ -53,10 +50,7 @@ def find(name: str | Path) -> Path:
 def read_header(path: Path) -> dict[str, Any]:
     """The header of a checkpoint; no weight is read.
 
-    Raises
-    ------
-    LdmdownError
-        if the file is no checkpoint of ldmdown, has an incomplete header, or is of a later format.
+    Raises LdmdownError if the file is no checkpoint of ldmdown, has an incomplete header, or is of a later format.
     """
     try:
         with safe_open(path, framework="np") as file:

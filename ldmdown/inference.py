@@ -34,16 +34,12 @@ Result = TypeVar("Result")
 class SamplingOptions:
     """How members are drawn.
 
-    Parameters
-    ----------
-    members
-        number of members for each hour.
-    seed
-        random seed of the initial noise.
-    sampler
-        its name, steps and spacing.
-    correlation
-        correlation of the initial noise of an hour with that of the hour before: of all latent channels, or of each.
+    Args:
+        members: number of members for each hour.
+        seed: random seed of the initial noise.
+        sampler: its name, steps and spacing.
+        correlation: correlation of the initial noise of an hour with that of the hour before: of all latent channels,
+            or of each.
     """
 
     members: int
@@ -69,20 +65,13 @@ class Predictor:
     What is computed is `around` it, inside the domain and with sides that the networks divide; the result is cropped.
     Noise belongs to a place of the whole domain, so that a window has the noise of its place.
 
-    Parameters
-    ----------
-    checkpoint
-        a checkpoint on the device that computes.
-    window
-        (row, col, rows, cols) of coarse cells.
-    options
-        how members are drawn; a checkpoint of stage unet gives its mean instead, one of stage gan its field.
-    precision
-        the precision of matrix products and convolutions.
-    batch_size
-        number of members, of one hour or several, that are computed at once.
-    around
-        a window that holds `window`, so that what lies outside of it is seen; None: `window` itself.
+    Args:
+        checkpoint: a checkpoint on the device that computes.
+        window: (row, col, rows, cols) of coarse cells.
+        options: how members are drawn; a checkpoint of stage unet gives its mean instead, one of stage gan its field.
+        precision: the precision of matrix products and convolutions.
+        batch_size: number of members, of one hour or several, that are computed at once.
+        around: a window that holds `window`, so that what lies outside of it is seen; None: `window` itself.
     """
 
     def __init__(

@@ -20,48 +20,30 @@ MAX_OPTIONS = {"members": 10_000, "steps": 1000, "batch_size": 1024, "seed": 2**
 class DownscaleOptions:
     """What is computed, and how.
 
-    Parameters
-    ----------
-    members
-        number of ensemble members; None: one field and no dimension `realization`.
-    seed
-        random seed of the initial noise.
-    steps, sampler
-        number of sampler steps and name of the sampler; None: the checkpoint's.
-    temporal_correlation
-        correlation of the initial noise of successive hours, 0 to 0.95; None: as measured in training.
-    start, end
-        first and last hour, such as 2020-01-31T12; None: those of the data.
-    bbox
-        west, south, east, north [degrees] of a box that is enlarged to whole cells of the coarse grid.
-    region
-        "covered": the part of the domain that the data cover; None: the whole domain.
-    points
-        table of sites (name, lat, lon, height) at which values are wanted, instead of fields.
-    consistency
-        how closely means over ERA5's boxes keep to ERA5: free, as they come out; learned, as closely as those of the
-        training fields; exact.
-    variables
-        names of the variables; None: those that the checkpoints make.
-    statistics
-        names of statistics of the members, such as mean and p90, which the output holds instead of the members.
-    keep_members
-        whether it holds the members too.
-    compression
-        lossless, or quantized: values are rounded to 0.01 K and 0.01 m s-1, and compress better.
-    precision
-        precision of matrix products and convolutions.
-    batch_size
-        number of members, of one hour or several, that are computed at once.
-    strict
-        refuse input that is far outside the training data.
-    skip_bad_hours
-        leave out hours whose input lacks values, is not physical or cannot be decoded; they are refused otherwise.
+    Args:
+        members: number of ensemble members; None: one field and no dimension `realization`.
+        seed: random seed of the initial noise.
+        steps, sampler: number of sampler steps and name of the sampler; None: the checkpoint's.
+        temporal_correlation: correlation of the initial noise of successive hours, 0 to 0.95; None: as measured in
+            training.
+        start, end: first and last hour, such as 2020-01-31T12; None: those of the data.
+        bbox: west, south, east, north [degrees] of a box that is enlarged to whole cells of the coarse grid.
+        region: "covered": the part of the domain that the data cover; None: the whole domain.
+        points: table of sites (name, lat, lon, height) at which values are wanted, instead of fields.
+        consistency: how closely means over ERA5's boxes keep to ERA5: free, as they come out; learned, as closely as
+            those of the training fields; exact.
+        variables: names of the variables; None: those that the checkpoints make.
+        statistics: names of statistics of the members, such as mean and p90, which the output holds instead of the
+            members.
+        keep_members: whether it holds the members too.
+        compression: lossless, or quantized: values are rounded to 0.01 K and 0.01 m s-1, and compress better.
+        precision: precision of matrix products and convolutions.
+        batch_size: number of members, of one hour or several, that are computed at once.
+        strict: refuse input that is far outside the training data.
+        skip_bad_hours: leave out hours whose input lacks values, is not physical or cannot be decoded; they are refused
+            otherwise.
 
-    Raises
-    ------
-    LdmdownError
-        if options exclude each other or are out of range.
+    Raises LdmdownError if options exclude each other or are out of range.
     """
 
     members: int | None = None

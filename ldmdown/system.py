@@ -42,17 +42,11 @@ MARGIN = 4  # coarse cells around a window that are computed and cut off, where 
 class System:
     """Checkpoints, which make different variables on one grid, on the device that computes.
 
-    Parameters
-    ----------
-    names
-        a checkpoint's file or name; a comma joins several.
-    device
-        auto, cpu, cuda or cuda:1.
+    Args:
+        names: a checkpoint's file or name; a comma joins several.
+        device: auto, cpu, cuda or cuda:1.
 
-    Raises
-    ------
-    LdmdownError
-        if there is no such checkpoint or device, or the checkpoints do not go together.
+    Raises LdmdownError if there is no such checkpoint or device, or the checkpoints do not go together.
     """
 
     def __init__(self, names: str, device: str | torch.device = "auto") -> None:
@@ -84,17 +78,11 @@ class System:
     def downscale(self, era5: xr.Dataset, **options: Any) -> xr.Dataset:
         """The dataset that `ldmdown downscale` writes, in memory.
 
-        Parameters
-        ----------
-        era5
-            as it was downloaded, opened with xarray.
-        options
-            those of `DownscaleOptions`, such as members=8, seed=1, bbox=(6, 45, 11, 47), variables=["t2m"].
+        Args:
+            era5: as it was downloaded, opened with xarray.
+            options: those of `DownscaleOptions`, such as members=8, seed=1, bbox=(6, 45, 11, 47), variables=["t2m"].
 
-        Raises
-        ------
-        LdmdownError
-            if the dataset lacks a variable or covers too little, or an option is out of range.
+        Raises LdmdownError if the dataset lacks a variable or covers too little, or an option is out of range.
         """
         files = GriddedFiles.of({str(era5.encoding.get("source", "the dataset")): era5})
         job = self.job(fields_of(files, self.inputs), DownscaleOptions(**options))
@@ -106,10 +94,7 @@ class System:
     def job(self, era5: Fields, options: DownscaleOptions) -> Job:
         """One downscaling of ERA5's fields; nothing is computed yet.
 
-        Raises
-        ------
-        LdmdownError
-            if the fields cover too little, or the options ask for what the checkpoints cannot give.
+        Raises LdmdownError if the fields cover too little, or the options ask for what the checkpoints cannot give.
         """
         era5 = _period(era5, options)
         members = (options.members or 1) * len(era5.members)
@@ -251,10 +236,7 @@ def _period(era5: Fields, options: DownscaleOptions) -> Fields:
 def choose_window(era5: Fields, grid: Grid, options: DownscaleOptions) -> Window:
     """The coarse cells to downscale: (row, col, rows, cols).
 
-    Raises
-    ------
-    LdmdownError
-        if there are none.
+    Raises LdmdownError if there are none.
     """
     window = grid.whole
     if options.bbox is not None:

@@ -59,29 +59,18 @@ def convert(
 ) -> None:
     """Write a checkpoint of the U-Net alone, of the GAN, or of U-Net, VAE and LDM together.
 
-    Parameters
-    ----------
-    files
-        UNET_*.ckpt, VAE_*.ckpt and LDM_*.ckpt, or GAN_*.ckpt alone.
-    output
-        the checkpoint to write.
-    statistics
-        normalization_data.pkl, or the same as JSON.
-    statics
-        the folder static_var.
-    wind
-        direction of the wind components: not known; to true east and north; along VHR-REA_IT's rotated
-        grid, whose pole lies at this longitude by product, in which case `downscale` turns them.
-    regridding
-        method by which ERA5 is brought to the coarse grid, which the authors do not describe.
-    overwrite
-        whether an output that exists is replaced.
+    Args:
+        files: UNET_*.ckpt, VAE_*.ckpt and LDM_*.ckpt, or GAN_*.ckpt alone.
+        output: the checkpoint to write.
+        statistics: normalization_data.pkl, or the same as JSON.
+        statics: the folder static_var.
+        wind: direction of the wind components: not known; to true east and north; along VHR-REA_IT's rotated grid,
+            whose pole lies at this longitude by product, in which case `downscale` turns them.
+        regridding: method by which ERA5 is brought to the coarse grid, which the authors do not describe.
+        overwrite: whether an output that exists is replaced.
 
-    Raises
-    ------
-    LdmdownError
-        if a file is none of theirs or asks to run code, files contradict each other, or tensors are missing,
-        unexpected or misshapen.
+    Raises LdmdownError if a file is none of theirs or asks to run code, files contradict each other, or tensors are
+    missing, unexpected or misshapen.
     """
     check_output(output, overwrite)
     given = _together([_published(path) for path in files])

@@ -44,16 +44,11 @@ WRITING_THREADS = {"cpu": 1, "cuda": 8}  # one compresses about 15 hours a secon
 class RunOptions:
     """Where it runs, and what becomes of an output that is there already.
 
-    Parameters
-    ----------
-    device
-        auto, cpu, cuda or cuda:1.
-    processes
-        number of processes of this machine that take consecutive hours each.
-    overwrite, resume
-        replace the output, or complete what a stopped run has left.
-    dry_run
-        say what it will take, for which the first hours are computed, and write nothing.
+    Args:
+        device: auto, cpu, cuda or cuda:1.
+        processes: number of processes of this machine that take consecutive hours each.
+        overwrite, resume: replace the output, or complete what a stopped run has left.
+        dry_run: say what it will take, for which the first hours are computed, and write nothing.
     """
 
     device: str = "auto"
@@ -122,21 +117,13 @@ def downscale(
 ) -> None:
     """Write the fields of all hours of the files.
 
-    Parameters
-    ----------
-    files
-        NetCDF, GRIB, zips, Zarr, folders, globs.
-    output
-        the file or store to be; a name that holds {time:%Y%m} stands for a file a month.
-    options
-        what is computed, and how.
-    checkpoint
-        file or name, several joined by a comma; None: that of ./ldmdown.yaml, or else the bundled one.
+    Args:
+        files: NetCDF, GRIB, zips, Zarr, folders, globs.
+        output: the file or store to be; a name that holds {time:%Y%m} stands for a file a month.
+        options: what is computed, and how.
+        checkpoint: file or name, several joined by a comma; None: that of ./ldmdown.yaml, or else the bundled one.
 
-    Raises
-    ------
-    LdmdownError
-        if a file, an option or the checkpoint does not serve.
+    Raises LdmdownError if a file, an option or the checkpoint does not serve.
     """
     _check(output, options, run)
     with processes() as together, ExitStack() as opened:

@@ -70,18 +70,13 @@ def evaluate(
 
     They are scored against a reference, against measurements at stations, or both.
 
-    Parameters
-    ----------
-    predictions
-        outputs of `downscale`, other gridded fields, or ERA5 itself; each one file, or a glob of files in time.
-    reference
-        files, or globs of them, that count as true, such as VHR-REA_IT's, all together; may be none.
-    output
-        the folder.
-    terrain
-        a file of heights, by which land, sea, mountains and coast are scored separately.
-    processes
-        number of those that score days side by side; None: one for each core.
+    Args:
+        predictions: outputs of `downscale`, other gridded fields, or ERA5 itself; each one file, or a glob of files in
+            time.
+        reference: files, or globs of them, that count as true, such as VHR-REA_IT's, all together; may be none.
+        output: the folder.
+        terrain: a file of heights, by which land, sea, mountains and coast are scored separately.
+        processes: number of those that score days side by side; None: one for each core.
 
     Raises LdmdownError if a file cannot be read, or no variable, place or hour is in all of them.
     """
@@ -95,10 +90,8 @@ def evaluate_unreferenced(
 ) -> None:
     """Look at an output without a reference, and write report.html, scores.json and figures to a folder.
 
-    Parameters
-    ----------
-    output, era5, checkpoint, terrain
-        as in `UnreferencedOutput`.
+    Args:
+        output, era5, checkpoint, terrain: as in `UnreferencedOutput`.
 
     Raises LdmdownError as that, or if the files share no hour.
     """
@@ -152,14 +145,10 @@ def evaluate_checkpoints(
 ) -> None:
     """Score checkpoints on an archive, beside baselines and, on the twin's, the ideal ensemble.
 
-    Parameters
-    ----------
-    checkpoints, archive, options, terrain
-        as in `systems.Systems`.
-    output
-        the folder.
-    processes
-        number of those that score days side by side; None: one for each core, but one with CUDA.
+    Args:
+        checkpoints, archive, options, terrain: as in `systems.Systems`.
+        output: the folder.
+        processes: number of those that score days side by side; None: one for each core, but one with CUDA.
 
     Raises LdmdownError if a checkpoint does not fit the archive, or the archive has no such hours.
     """

@@ -64,15 +64,12 @@ class PublishedFiles:
 def published_files(name: str, downloads: Path) -> Iterator[PublishedFiles]:
     """Download what makes the checkpoint `paper-t2m` or `paper-uv`, and unpack it for as long as it is needed.
 
-    Parameters
-    ----------
-    downloads
-        the folder that keeps the files of the records, for another time; a download that was cut is continued.
+    Args:
+        downloads: the folder that keeps the files of the records, for another time; a download that was cut is
+            continued.
 
-    Raises
-    ------
-    LdmdownError
-        if a record cannot be reached, a file in none of them, damaged, or larger than the room on the disk.
+    Raises LdmdownError if a record cannot be reached, a file in none of them, damaged, or larger than the room on the
+    disk.
     """
     weights = tuple(f"{kind}_{TARGETS[name]}.ckpt" for kind in ("UNET", "VAE_residual", "LDM_residual"))
     downloads.mkdir(parents=True, exist_ok=True)

@@ -43,18 +43,12 @@ def prepare(config_path: Path | None = None, *, scheduler: str | None = None, dr
     Where the configuration has a `twin`, its files are written first. Without any configuration the
     bundled twin is prepared, and `era5.nc`, a few hours of its test day, is put beside it to downscale.
 
-    Parameters
-    ----------
-    scheduler
-        address of a Dask cluster, whose workers see the same files; None: this machine's processes.
-    dry_run
-        print what would be made, how large it is and how long it takes; nothing is kept.
+    Args:
+        scheduler: address of a Dask cluster, whose workers see the same files; None: this machine's processes.
+        dry_run: print what would be made, how large it is and how long it takes; nothing is kept.
 
-    Raises
-    ------
-    LdmdownError
-        if files are missing, do not fit the configuration or share no hours, if an archive of another
-        configuration is in the way, or another process is preparing it.
+    Raises LdmdownError if files are missing, do not fit the configuration or share no hours, if an archive of another
+    configuration is in the way, or another process is preparing it.
     """
     config, root = load_config(config_path)
     root = root.absolute() if scheduler else root  # workers may be in another folder

@@ -42,11 +42,8 @@ def train(
     `batch_size` crops go through the networks at once in each process; None: as many as fit in memory. The
     configuration's batch is kept by adding up gradients.
 
-    Raises
-    ------
-    LdmdownError
-        if the archive is missing or another configuration's, a stage was stopped and `resume` is not given,
-        a stage before is missing, or another process writes to the folder of the run; or as `loop.fit`.
+    Raises LdmdownError if the archive is missing or another configuration's, a stage was stopped and `resume` is not
+    given, a stage before is missing, or another process writes to the folder of the run; or as `loop.fit`.
     """
     config, root = load_config(config_path)
     with (

@@ -38,23 +38,14 @@ def run(
 ) -> list[Any]:
     """Call `function` with each item and return the results in their order; the first error ends the run.
 
-    Parameters
-    ----------
-    function
-        of a module, so that other processes find it; all of them must see what it reads and writes.
-    processes
-        of this machine, side by side; None: one for each core.
-    threads
-        that each process computes in.
-    scheduler
-        address of a Dask scheduler, whose workers are used instead.
-    advance
-        called after each item.
+    Args:
+        function: of a module, so that other processes find it; all of them must see what it reads and writes.
+        processes: of this machine, side by side; None: one for each core.
+        threads: that each process computes in.
+        scheduler: address of a Dask scheduler, whose workers are used instead.
+        advance: called after each item.
 
-    Raises
-    ------
-    LdmdownError
-        if `distributed` is not installed, or there is no scheduler at the address.
+    Raises LdmdownError if `distributed` is not installed, or there is no scheduler at the address.
     """
     if scheduler is not None:
         return _on_cluster(function, items, scheduler, advance)

@@ -39,18 +39,12 @@ ARRAYS = ("mean", "std", "seasonal", "correlation", "limits")
 class PredictorLaw:
     """The law of the features F of all tiles of training.
 
-    Parameters
-    ----------
-    tiles
-        the numbers of the tiles that the training fields cover.
-    mean, std
-        of the features (F,), the std about the regression.
-    seasonal
-        coefficients (terms, F) of the regression.
-    correlation
-        of what the regression leaves, (F, F).
-    limits
-        the largest distances of training days left out, by the number of tiles that were looked at, from 1 on.
+    Args:
+        tiles: the numbers of the tiles that the training fields cover.
+        mean, std: of the features (F,), the std about the regression.
+        seasonal: coefficients (terms, F) of the regression.
+        correlation: of what the regression leaves, (F, F).
+        limits: the largest distances of training days left out, by the number of tiles that were looked at, from 1 on.
     """
 
     tiles: tuple[int, ...]

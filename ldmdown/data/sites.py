@@ -37,10 +37,7 @@ def windows_of(sites: Sites, grid: Grid, margin: int) -> list[tuple[Window, Bool
 
     Each is computed with `margin` coarse cells around it: windows are joined as long as this saves cells.
 
-    Raises
-    ------
-    LdmdownError
-        if a site lies outside the domain.
+    Raises LdmdownError if a site lies outside the domain.
     """
     rows, cols = SourceGrid(grid.y, grid.x, grid.projection).positions(sites.lat, sites.lon)
     outside = ~(np.isfinite(rows) & np.isfinite(cols))

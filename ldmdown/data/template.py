@@ -42,32 +42,21 @@ FAR_MEANING = {
 class OutputTemplate:
     """Everything that outputs of one run have in common.
 
-    Parameters
-    ----------
-    grid
-        the fine grid, already cut to its window.
-    variables
-        their names, in the order of the fields' axis.
-    members
-        None: one field an hour, without the dimension `realization`.
-    attributes
-        global attributes.
-    run
-        what decides the numbers (checkpoint, seed, steps, input ...): a run that is resumed must agree with it.
-    earth_relative
-        whether wind components are known to point to true east and north.
-    statistics
-        those of the members that the output holds.
-    keep_members
-        whether it holds the members themselves.
-    lossy
-        whether values are quantized.
-    sites
-        the places that the output is for; None: all cells of the grid.
-    input_members
-        the numbers of the members of the input, if it has several, each with an equal share of the members.
-    far_hours
-        hours since 1970 whose input is far outside the training data; where there are any, a variable flags them.
+    Args:
+        grid: the fine grid, already cut to its window.
+        variables: their names, in the order of the fields' axis.
+        members: None: one field an hour, without the dimension `realization`.
+        attributes: global attributes.
+        run: what decides the numbers (checkpoint, seed, steps, input ...): a run that is resumed must agree with it.
+        earth_relative: whether wind components are known to point to true east and north.
+        statistics: those of the members that the output holds.
+        keep_members: whether it holds the members themselves.
+        lossy: whether values are quantized.
+        sites: the places that the output is for; None: all cells of the grid.
+        input_members: the numbers of the members of the input, if it has several, each with an equal share of the
+            members.
+        far_hours: hours since 1970 whose input is far outside the training data; where there are any, a variable flags
+            them.
     """
 
     grid: Grid
@@ -170,14 +159,10 @@ def output_dataset(
 ) -> xr.Dataset:
     """The output as it lies in a file (CF-1.11, or 1.12 if quantized); `xarray.decode_cf` gives it as xarray opens it.
 
-    Parameters
-    ----------
-    template
-        what is common to all outputs of a run.
-    hours
-        since 1970-01-01T00, rising.
-    fields
-        by name (time, [member,] rows, cols), or sites instead of rows and columns; None: no hour yet.
+    Args:
+        template: what is common to all outputs of a run.
+        hours: since 1970-01-01T00, rising.
+        fields: by name (time, [member,] rows, cols), or sites instead of rows and columns; None: no hour yet.
     """
     if fields is None:
         fields = {name: np.empty((0, *template.shape(name)), np.float32) for name in template.names}

@@ -111,10 +111,7 @@ def require_conversion(
 ) -> Conversion:
     """The conversion of `what` in a file from units as it spells them; those of a rate only where `rates` serve.
 
-    Raises
-    ------
-    LdmdownError
-        if it is not known.
+    Raises LdmdownError if it is not known.
     """
     found = conversion(canonical(units), wanted)
     if found is None or (found.rate and not rates):

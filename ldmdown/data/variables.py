@@ -232,10 +232,7 @@ VARIABLES = _table(
 def variable(name: str) -> Variable:
     """Look up a variable by its short name.
 
-    Raises
-    ------
-    LdmdownError
-        if there is none, with the nearest name.
+    Raises LdmdownError if there is none, with the nearest name.
     """
     if name in VARIABLES:
         return VARIABLES[name]

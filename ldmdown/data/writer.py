@@ -27,21 +27,13 @@ MAX_SHOWN = 60  # characters of an option in a message
 class FieldWriter(ABC):
     """The hourly fields of one output; nothing is touched before `begin`.
 
-    Parameters
-    ----------
-    path
-        the output to be.
-    template
-        what is common to all outputs of a run.
-    hours
-        since 1970-01-01T00, rising.
-    resume, overwrite
-        keep or drop what an earlier run has left.
+    Args:
+        path: the output to be.
+        template: what is common to all outputs of a run.
+        hours: since 1970-01-01T00, rising.
+        resume, overwrite: keep or drop what an earlier run has left.
 
-    Raises
-    ------
-    LdmdownError
-        if an output or finished hours are in the way, or were made with other options or another input.
+    Raises LdmdownError if an output or finished hours are in the way, or were made with other options or another input.
     """
 
     folder: ClassVar[bool] = False  # whether the output is a folder
@@ -69,10 +61,7 @@ class FieldWriter(ABC):
     def begin(self) -> None:
         """Make the folder of finished hours, unless that of an earlier run is resumed.
 
-        Raises
-        ------
-        LdmdownError
-            if it cannot be made.
+        Raises LdmdownError if it cannot be made.
         """
         if self._fresh:
             remove(self.part)
@@ -84,10 +73,7 @@ class FieldWriter(ABC):
     def write(self, index: int, fields: Mapping[str, Float32Array]) -> None:
         """Keep one hour: by name ([member,] rows, cols).
 
-        Raises
-        ------
-        LdmdownError
-            if a value is not finite.
+        Raises LdmdownError if a value is not finite.
         """
         if not all(np.isfinite(field).all() for field in fields.values()):
             hour = np.datetime64(int(self.hours[index]), "h")

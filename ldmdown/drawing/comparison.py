@@ -32,14 +32,10 @@ def comparison(
 ) -> Markup:
     """Draw the map as HTML.
 
-    Parameters
-    ----------
-    left, right
-        the systems, or "reference", that are shown at first.
-    systems
-        those to choose from.
-    variables
-        long name and units by name; the first is shown at first.
+    Args:
+        left, right: the systems, or "reference", that are shown at first.
+        systems: those to choose from.
+        variables: long name and units by name; the first is shown at first.
     """
     rows, cols = fields.lat.shape
     nodes = np.meshgrid(np.linspace(0, rows - 1, NODES), np.linspace(0, cols - 1, NODES), indexing="ij")

@@ -58,12 +58,9 @@ def write_page(
 ) -> None:
     """Write a whole document.
 
-    Parameters
-    ----------
-    sections
-        the pieces under each heading, in order; a heading without pieces is left out.
-    lead
-        what stands under the title, text or a piece.
+    Args:
+        sections: the pieces under each heading, in order; a heading without pieces is left out.
+        lead: what stands under the title, text or a piece.
     """
     shown = [
         (heading, re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-"), pieces)
@@ -89,12 +86,9 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Cell | st
 def figure(drawn: Figure, caption: str, alt: str) -> Markup:
     """A figure inside the page; on a narrow screen it scrolls in its own frame.
 
-    Parameters
-    ----------
-    caption
-        what is to be seen, and in what units.
-    alt
-        the same for those who do not see it: what kind of picture, of what, and what it says.
+    Args:
+        caption: what is to be seen, and in what units.
+        alt: the same for those who do not see it: what kind of picture, of what, and what it says.
     """
     width, height = (int(size * PIXELS_PER_INCH) for size in drawn.get_size_inches())
     return render("figure.html", source=_inline(drawn), width=width, height=height, caption=caption, alt=alt)

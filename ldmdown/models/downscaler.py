@@ -113,25 +113,16 @@ class StaticInputs:
 class Downscaler(nn.Module):
     """A system that is complete from its U-Net on; the other parts come with later stages of training.
 
-    Parameters
-    ----------
-    unet
-        the mean, of predictors and statics on the fine grid.
-    statics
-        (S, rows, cols): static fields, given or estimated from the training data (models/static_embedding).
-    factor
-        fine cells in a coarse one, along each axis.
-    interpolated_input
-        None: the U-Net predicts the target from repeated predictors, as the paper's. Otherwise it corrects
-        the bilinear interpolation.
-    regression
-        what the U-Net corrects beside the interpolation, if there is one.
-    terrain
-        the channels of height and land-sea mask among the statics; None: no features of the terrain are made.
-    student
-        the network that makes latents from noise in one call, if there is one.
-    residual
-        whether latents are added to the mean; otherwise they are all of the target.
+    Args:
+        unet: the mean, of predictors and statics on the fine grid.
+        statics: (S, rows, cols): static fields, given or estimated from the training data (models/static_embedding).
+        factor: fine cells in a coarse one, along each axis.
+        interpolated_input: None: the U-Net predicts the target from repeated predictors, as the paper's. Otherwise it
+            corrects the bilinear interpolation.
+        regression: what the U-Net corrects beside the interpolation, if there is one.
+        terrain: the channels of height and land-sea mask among the statics; None: no features of the terrain are made.
+        student: the network that makes latents from noise in one call, if there is one.
+        residual: whether latents are added to the mean; otherwise they are all of the target.
     """
 
     statics: Tensor

@@ -122,16 +122,12 @@ class CoherentNoise:
     drawn first. The white fields that the next hour needs again are kept, as many for each member as there are
     weights.
 
-    Parameters
-    ----------
-    seed
-        random seed of the white fields.
-    shape
-        (L, rows, cols) of the whole domain.
-    correlation
-        correlation of the noise of an hour with that of the hour before, 0 to 0.95: of all channels, or of each.
-    crop
-        rows and columns that are wanted of the domain; None: all.
+    Args:
+        seed: random seed of the white fields.
+        shape: (L, rows, cols) of the whole domain.
+        correlation: correlation of the noise of an hour with that of the hour before, 0 to 0.95: of all channels, or of
+            each.
+        crop: rows and columns that are wanted of the domain; None: all.
     """
 
     def __init__(

@@ -45,16 +45,11 @@ def score_days(
 ) -> Iterator[Sums]:
     """Score hours, and give the sums of each day alone, which do not depend on the number of processes.
 
-    Parameters
-    ----------
-    read
-        reads an hour; other processes can take it.
-    shown
-        the hour whose fields are kept.
-    processes
-        that score days side by side; None: one for each core.
-    advance
-        is told of finished hours.
+    Args:
+        read: reads an hour; other processes can take it.
+        shown: the hour whose fields are kept.
+        processes: that score days side by side; None: one for each core.
+        advance: is told of finished hours.
     """
     once = lru_cache(maxsize=1)(read)
     empty = deepcopy(empty)

@@ -113,14 +113,10 @@ class FieldRecord(Part):
 class FieldMeasures:
     """Measures hours of fields on one grid, one after the other.
 
-    Parameters
-    ----------
-    grid
-        of the fields.
-    land
-        the share of land of each cell (rows, cols), or None where it is not known.
-    height
-        the height of each cell [m] (rows, cols), or None where it is not known.
+    Args:
+        grid: of the fields.
+        land: the share of land of each cell (rows, cols), or None where it is not known.
+        height: the height of each cell [m] (rows, cols), or None where it is not known.
     """
 
     def __init__(self, grid: SourceGrid, land: FloatArray | None, height: FloatArray | None = None) -> None:

@@ -114,16 +114,11 @@ class KnownTraining:
 class UnreferencedOutput:
     """An output of `downscale` and the ERA5 that it was made from, open until it is closed.
 
-    Parameters
-    ----------
-    output
-        the output: a file, folder or glob.
-    era5
-        files of ERA5.
-    checkpoint
-        the checkpoint that made the output; None: the one that it names.
-    terrain
-        a file of heights, or None: those of the checkpoint.
+    Args:
+        output: the output: a file, folder or glob.
+        era5: files of ERA5.
+        checkpoint: the checkpoint that made the output; None: the one that it names.
+        terrain: a file of heights, or None: those of the checkpoint.
 
     Raises LdmdownError if a file cannot be read, the checkpoint is not at hand, or files have no hour in common.
     """

@@ -31,23 +31,16 @@ NEARLY_AS_FINE = 1.25  # times the finest spacing
 class Predictions:
     """Systems that are files, until they are closed.
 
-    Parameters
-    ----------
-    predictions
-        files, folders, or globs of files that follow each other in time; each is a system.
-    reference
-        files, folders, or globs that count as true, all together; none where stations alone are scored against.
-    terrain
-        a file of heights, or None.
+    Args:
+        predictions: files, folders, or globs of files that follow each other in time; each is a system.
+        reference: files, folders, or globs that count as true, all together; none where stations alone are scored
+            against.
+        terrain: a file of heights, or None.
 
-    Attributes
-    ----------
-    names
-        the variables that all of them hold.
-    grid, hours, systems
-        what is compared where and when.
-    reference, notes
-        what the report says of the files.
+    Attributes:
+        names: the variables that all of them hold.
+        grid, hours, systems: what is compared where and when.
+        reference, notes: what the report says of the files.
 
     Raises LdmdownError if a file cannot be read or has other units, or no variable, place or hour is in all of them.
     """

@@ -52,14 +52,10 @@ class CheckpointOptions:
 class Systems:
     """Checkpoints and their baselines on the hours of an archive.
 
-    Parameters
-    ----------
-    checkpoints
-        files or names; a comma joins those that make different variables into one system.
-    archive
-        an archive that `prepare` finished, on the grid of the checkpoints.
-    terrain
-        a file of heights; None: the archive's own, where it knows one.
+    Args:
+        checkpoints: files or names; a comma joins those that make different variables into one system.
+        archive: an archive that `prepare` finished, on the grid of the checkpoints.
+        terrain: a file of heights; None: the archive's own, where it knows one.
 
     Raises LdmdownError if a checkpoint does not fit the archive, or the archive has no such hours.
     """

@@ -29,17 +29,11 @@ NO_FOLD = FOLDS
 class HourSet:
     """The hours of an archive for one use, without those that turn out to be unreadable.
 
-    Parameters
-    ----------
-    use
-        "train", "validation" or "test".
-    weights
-        how many crops come from each source of the archive, relative to the others; None: from all the same.
+    Args:
+        use: "train", "validation" or "test".
+        weights: how many crops come from each source of the archive, relative to the others; None: from all the same.
 
-    Raises
-    ------
-    LdmdownError
-        when more than a hundredth of the hours, and more than one, cannot be read.
+    Raises LdmdownError when more than a hundredth of the hours, and more than one, cannot be read.
     """
 
     def __init__(self, archive: Archive, use: str, weights: Sequence[float] | None = None) -> None:
@@ -111,10 +105,7 @@ class HourSet:
     def corners(self, place: int, size: tuple[int, int], margin: int = 0) -> IntArray:
         """First (row, col) of all windows of this size in which an hour has values: (N, 2).
 
-        Raises
-        ------
-        LdmdownError
-            if there is none.
+        Raises LdmdownError if there is none.
         """
         key = int(self._source[place]), size, margin
         if key not in self._corners:
@@ -132,10 +123,7 @@ class HourSet:
     def fill(self, place: int, predictors: Float32Array) -> Float32Array:
         """Normalised predictors (P, h, w) with those of the nearest cell where the hour has no values.
 
-        Raises
-        ------
-        ValueError
-            if some are missing where it should have values.
+        Raises ValueError if some are missing where it should have values.
         """
         valid = self.valid(place)
         if not np.isfinite(predictors[:, valid]).all():

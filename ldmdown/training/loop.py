@@ -42,22 +42,15 @@ def fit(
 ) -> None:
     """Train a stage to its end and leave its best averaged weights in its tensors.
 
-    Parameters
-    ----------
-    sources
-        crops for "train" and "validation".
-    show
-        draws what has been learned after a step.
-    resume
-        whether a stage that was stopped goes on.
-    micro_batch
-        crops that go through the networks at once in each process; None: all, or on CUDA as many as fit in memory.
+    Args:
+        sources: crops for "train" and "validation".
+        show: draws what has been learned after a step.
+        resume: whether a stage that was stopped goes on.
+        micro_batch: crops that go through the networks at once in each process; None: all, or on CUDA as many as fit in
+            memory.
 
-    Raises
-    ------
-    LdmdownError
-        if the stage was stopped before and `resume` is not given, if its batch does not divide over the processes, or
-        if it diverges again and again.
+    Raises LdmdownError if the stage was stopped before and `resume` is not given, if its batch does not divide over the
+    processes, or if it diverges again and again.
     """
     settings = stage.settings
     state = begin(stage, sources, run, progress, resume=resume)
@@ -169,10 +162,7 @@ def validate_and_save(
 def roll_back(stage: Stage, run: Run, state: State, reason: str) -> State:
     """The last saved state, with half the learning rate and other crops to come.
 
-    Raises
-    ------
-    LdmdownError
-        after some rollbacks.
+    Raises LdmdownError after some rollbacks.
     """
     if state.rollbacks == MAX_ROLLBACKS:
         raise LdmdownError(

@@ -62,10 +62,9 @@ class State:
 class Run:
     """The folder of a run, as seen by one of its processes.
 
-    Parameters
-    ----------
-    fingerprints
-        by stage, the hash of all that its weights depend on: a state with another one is of another configuration.
+    Args:
+        fingerprints: by stage, the hash of all that its weights depend on: a state with another one is of another
+            configuration.
     """
 
     def __init__(self, folder: Path, config: Config, processes: Processes, fingerprints: Mapping[str, str]) -> None:
@@ -95,10 +94,7 @@ class Run:
     def load_state(self, stage: str) -> State | None:
         """The last state of a stage; None if it has not begun.
 
-        Raises
-        ------
-        LdmdownError
-            if it is of another configuration, or damaged.
+        Raises LdmdownError if it is of another configuration, or damaged.
         """
         state = self.known_state(stage)
         if state is None and self.state_path(stage).exists():
@@ -129,10 +125,7 @@ class Run:
 def on_disk(folder: Path) -> Iterator[None]:
     """Turn the failure of any write to a full disk into a message.
 
-    Raises
-    ------
-    LdmdownError
-        if the disk is full.
+    Raises LdmdownError if the disk is full.
     """
     try:
         yield
@@ -150,10 +143,7 @@ def on_disk(folder: Path) -> Iterator[None]:
 def load(path: Path) -> dict[str, Any]:
     """A file of `Run.write`; tensors stay on the disk until they are used.
 
-    Raises
-    ------
-    LdmdownError
-        if it is damaged.
+    Raises LdmdownError if it is damaged.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -36,14 +36,10 @@ Command = Literal["all", "unet", "vae", "ldm", "distill", "gan"]
 class Stage:
     """A part of a system in training. The subclasses below say what is their own.
 
-    Parameters
-    ----------
-    config, normalization
-        of the system, whose section `train.NAME` has the stage's settings.
-    model
-        the whole system, as far as it is trained.
-    before
-        the stages that this one builds on, in their order.
+    Args:
+        config, normalization: of the system, whose section `train.NAME` has the stage's settings.
+        model: the whole system, as far as it is trained.
+        before: the stages that this one builds on, in their order.
     """
 
     name: ClassVar[str]
@@ -102,10 +98,7 @@ class Stage:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take the tensors of this stage when it was finished.
 
-        Raises
-        ------
-        ValueError
-            if one is missing or not the stage's.
+        Raises ValueError if one is missing or not the stage's.
         """
         own = self.tensors
         if own.keys() != tensors.keys():
@@ -430,10 +423,7 @@ def stages_of(config: Config, normalization: Normalizations, model: Downscaler) 
 def trained_by(stages: Sequence[Stage], command: Command) -> list[Stage]:
     """The stages that a --stage asks for.
 
-    Raises
-    ------
-    LdmdownError
-        if there is none.
+    Raises LdmdownError if there is none.
     """
     wanted = [stage for stage in stages if command in ("all", stage.command)]
     if not wanted:

@@ -83,25 +83,17 @@ def limited_wind(departure: FloatArray, speed: FloatArray) -> FloatArray:
 class TwinWorld:
     """The synthetic world around a grid.
 
-    Parameters
-    ----------
-    grid
-        the fine grid of the downscaling; the world's own grids cover it with a margin.
-    seed
-        of the weather and of every member.
-    orography, coarse_orography
-        files with the fine terrain and with ERA5's; None: a made-up one, and the fine one, smoothed.
+    Args:
+        grid: the fine grid of the downscaling; the world's own grids cover it with a margin.
+        seed: of the weather and of every member.
+        orography, coarse_orography: files with the fine terrain and with ERA5's; None: a made-up one, and the fine one,
+            smoothed.
 
-    Attributes
-    ----------
-    latitude, longitude
-        axes of the coarse grid [degrees]; latitudes fall.
-    rlat, rlon
-        axes of the reference grid [degrees], both rising.
-    lat, lon
-        its geographic coordinates, (rlat, rlon) [degrees].
-    rotation
-        direction of its north, clockwise from true north, (rlat, rlon) [radians].
+    Attributes:
+        latitude, longitude: axes of the coarse grid [degrees]; latitudes fall.
+        rlat, rlon: axes of the reference grid [degrees], both rising.
+        lat, lon: its geographic coordinates, (rlat, rlon) [degrees].
+        rotation: direction of its north, clockwise from true north, (rlat, rlon) [radians].
     """
 
     def __init__(

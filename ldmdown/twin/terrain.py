@@ -127,23 +127,18 @@ def _distance(x: NDArray, y: NDArray, axis: Sequence[tuple[float, float]]) -> ND
 class TerrainFeatures:
     """What the fine fields know about the terrain, (rlat, rlon) float32, by name.
 
-    Attributes
-    ----------
-    z, land
-        height [m] and land mask.
-    scalars
-        `z` [km]; `dz`, height above the coarse terrain [500 m], and its bands `b0` to `b3` (below 2.5, 5, 10 and
-        20 km); `land`; `shore3` and `shore20`, land fraction around minus land; `rugged`, `exposed`, `depth` (below the
-        surrounding crests [700 m]) and `slope`.
-    vectors
-        uphill gradients `up0`, `up5`, `up10` of the height and landwards ones `inland3`, `inland8`, (2, rlat, rlon).
-    tensors
-        (xx, xy) of symmetric tensors without trace, (2, rlat, rlon): of linear theory for the bands (`b0` to `b3`), and
-        `valley`, the direction across which the ground falls and rises, times the depth.
-    directional
-        by direction towards which the wind blows, (rlat, rlon, SECTORS) float16: `shelter`, crests upwind within 40 km
-        [km]; `rise`, mean height upwind within 15 km above the cell [500 m]; `wake`, obstacles upwind within 120 km
-        [km]; `near_land`, `far_land`, land fraction upwind within 8 and from 10 to 40 km, minus land.
+    Attributes:
+        z, land: height [m] and land mask.
+        scalars: `z` [km]; `dz`, height above the coarse terrain [500 m], and its bands `b0` to `b3` (below 2.5, 5, 10
+            and 20 km); `land`; `shore3` and `shore20`, land fraction around minus land; `rugged`, `exposed`, `depth`
+            (below the surrounding crests [700 m]) and `slope`.
+        vectors: uphill gradients `up0`, `up5`, `up10` of the height and landwards ones `inland3`, `inland8`, (2, rlat,
+            rlon).
+        tensors: (xx, xy) of symmetric tensors without trace, (2, rlat, rlon): of linear theory for the bands (`b0` to
+            `b3`), and `valley`, the direction across which the ground falls and rises, times the depth.
+        directional: by direction towards which the wind blows, (rlat, rlon, SECTORS) float16: `shelter`, crests upwind
+            within 40 km [km]; `rise`, mean height upwind within 15 km above the cell [500 m]; `wake`, obstacles upwind
+            within 120 km [km]; `near_land`, `far_land`, land fraction upwind within 8 and from 10 to 40 km, minus land.
     """
 
     def __init__(self, z: FloatArray) -> None:

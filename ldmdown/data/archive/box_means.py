@@ -29,16 +29,11 @@ COMPLETE = 1 - 1e-4  # share of a box, or of a cell's weights, from which nothin
 class BoxMeans:
     """Means of a reference over boxes, on a coarse grid, hour by hour.
 
-    Parameters
-    ----------
-    fields
-        of the reference.
-    names
-        the variables in the order of the channels; those of the sun are computed.
-    grid
-        the coarse grid.
-    root
-        the folder that the paths of the settings start from.
+    Args:
+        fields: of the reference.
+        names: the variables in the order of the channels; those of the sun are computed.
+        grid: the coarse grid.
+        root: the folder that the paths of the settings start from.
 
     Raises LdmdownError if a terrain cannot be read.
     """

@@ -65,25 +65,16 @@ class ArchiveSource:
 class Archive:
     """A finished archive, for reading.
 
-    Attributes
-    ----------
-    hours, source, realization
-        of each sample: its hour since 1970-01-01T00, the index of its source, and of the realization there. Samples
-        are sorted by source, realization and hour.
-    sources
-        the pairs of coarse and fine data.
-    grid, predictors, targets
-        the fine grid and the names of the variables.
-    normalization
-        mean and std over the training samples, of "predictors" and of "target".
-    scale_factor, add_offset
-        (T, 1, 1) of the numbers that `read_packed` returns.
-    statics
-        names of the static fields, if it holds any.
-    statics_normalization
-        by these names the mean and std that were taken out, and the units.
-    fingerprint
-        what of the configuration decided the content.
+    Attributes:
+        hours, source, realization: of each sample: its hour since 1970-01-01T00, the index of its source, and of the
+            realization there. Samples are sorted by source, realization and hour.
+        sources: the pairs of coarse and fine data.
+        grid, predictors, targets: the fine grid and the names of the variables.
+        normalization: mean and std over the training samples, of "predictors" and of "target".
+        scale_factor, add_offset: (T, 1, 1) of the numbers that `read_packed` returns.
+        statics: names of the static fields, if it holds any.
+        statics_normalization: by these names the mean and std that were taken out, and the units.
+        fingerprint: what of the configuration decided the content.
 
     Raises LdmdownError if there is no archive, or an unfinished or another version's.
     """

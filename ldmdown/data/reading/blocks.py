@@ -41,10 +41,8 @@ class Axes:
     def of(cls, grid: SourceGrid, label: str) -> Axes:
         """The axes of a grid in the order of the file; longitudes begin after the widest gap, at -180 without one.
 
-        Raises
-        ------
-        LdmdownError
-            if it is a single row or column, or its axes are not finite, monotonic, evenly spaced and on the earth.
+        Raises LdmdownError if it is a single row or column, or its axes are not finite, monotonic, evenly spaced and on
+        the earth.
         """
         for name, axis, limit in (("rows", grid.y, 90.0), ("columns", grid.x, 540.0)):
             _check_positions(label, name, axis, limit if grid.crs.is_geographic else np.inf)
@@ -95,10 +93,7 @@ class FieldBlock:
     def read(self, hours: slice, rows: IntArray, cols: IntArray) -> FloatArray:
         """(hours, rows, cols) at places along its time and along its ordered axes.
 
-        Raises
-        ------
-        UnreadableError
-            if what is stored cannot be decoded.
+        Raises UnreadableError if what is stored cannot be decoded.
         """
         downs, rights = (_slices(order[some]) for order, some in ((self.axes.rows, rows), (self.axes.cols, cols)))
         try:
@@ -123,10 +118,7 @@ def version_rank(version: Any) -> int:
 def whole_hours(label: str, minutes: Any) -> IntArray:
     """Hours since 1970-01-01T00 of times in minutes.
 
-    Raises
-    ------
-    LdmdownError
-        if a time lies between full hours.
+    Raises LdmdownError if a time lies between full hours.
     """
     hours = minutes.astype("datetime64[h]")
     odd: BoolArray = ~np.isnat(minutes) & (hours != minutes)

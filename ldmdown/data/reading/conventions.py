@@ -25,10 +25,7 @@ WRF = {"XLAT", "XLONG"}
 def with_usual_names(label: str, dataset: xr.Dataset) -> xr.Dataset:
     """Rename what is told by units or standard names, and decode times that xarray does not.
 
-    Raises
-    ------
-    LdmdownError
-        if it is output of WRF, whose winds and grid take more than other names.
+    Raises LdmdownError if it is output of WRF, whose winds and grid take more than other names.
     """
     if set(dataset.variables) >= WRF and "Times" in dataset.variables:
         raise LdmdownError(

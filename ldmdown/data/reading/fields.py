@@ -33,20 +33,13 @@ HOURS_AT_ONCE, BYTES_AT_ONCE = 24, 2**25  # that are read together, since files 
 class Fields:
     """Variables on one grid, hour by hour, until they are closed.
 
-    Attributes
-    ----------
-    names
-        of the variables, in the order of the channels.
-    grid
-        the grid of the files, its first row in the north and its first column in the west.
-    hours
-        since 1970-01-01T00, rising.
-    members
-        the numbers of the members that an hour has; (0,) where the files name none.
-    notes
-        what was decided about the files that a user should know.
-    files, label
-        what messages call each of the files, and all of them.
+    Attributes:
+        names: of the variables, in the order of the channels.
+        grid: the grid of the files, its first row in the north and its first column in the west.
+        hours: since 1970-01-01T00, rising.
+        members: the numbers of the members that an hour has; (0,) where the files name none.
+        notes: what was decided about the files that a user should know.
+        files, label: what messages call each of the files, and all of them.
     """
 
     def __init__(
@@ -100,10 +93,7 @@ class Fields:
     def between(self, start: str | None, end: str | None) -> Self:
         """The hours from one time to another, both included; a day or month as the end includes all of it.
 
-        Raises
-        ------
-        ValueError
-            if one is not a time.
+        Raises ValueError if one is not a time.
         """
         return self.at(pd.DatetimeIndex(self.times).slice_indexer(start, end))
 
@@ -120,10 +110,7 @@ class Fields:
 
         Hours near it are read with it, and kept until others are asked for.
 
-        Raises
-        ------
-        LdmdownError
-            if a value is outside its physical bounds, cannot be decoded, or is given twice.
+        Raises LdmdownError if a value is outside its physical bounds, cannot be decoded, or is given twice.
         """
         start = index - index % self._hours_at_once
         with self._lock:
@@ -180,19 +167,13 @@ def open_fields(
 ) -> Fields:
     """The variables `names` from all files together; derived ones that no file holds are left out.
 
-    Parameters
-    ----------
-    paths, unpack_to
-        as in `GriddedFiles`.
-    names
-        of data/variables.
-    request
-        the command that gets files which lack a variable, less its dates, such as `ldmdown request`.
+    Args:
+        paths, unpack_to: as in `GriddedFiles`.
+        names: of data/variables.
+        request: the command that gets files which lack a variable, less its dates, such as `ldmdown request`.
 
-    Raises
-    ------
-    LdmdownError
-        if a file is missing or unreadable, a variable is in none of them, or their grids or hours do not meet.
+    Raises LdmdownError if a file is missing or unreadable, a variable is in none of them, or their grids or hours do
+    not meet.
     """
     files = GriddedFiles(paths, unpack_to)
     try:
@@ -205,10 +186,7 @@ def open_fields(
 def fields_of(files: GriddedFiles | xr.Dataset, names: Sequence[str], *, request: str | None = None) -> Fields:
     """As `open_fields`, of files that are open, or of one dataset.
 
-    Raises
-    ------
-    LdmdownError
-        as `open_fields` does.
+    Raises LdmdownError as `open_fields` does.
     """
     if isinstance(files, xr.Dataset):
         files = GriddedFiles.of({"the dataset": files})

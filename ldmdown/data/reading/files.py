@@ -66,18 +66,13 @@ def few_open() -> Iterator[None]:
 class GriddedFiles:
     """Everything that paths, globs, folders and addresses hold, open but not read, until it is closed.
 
-    Parameters
-    ----------
-    paths
-        NetCDF of the old or the new CDS and others, GRIB, zips, folders, globs, and Zarr, also behind an address.
-    unpack_to
-        a folder that keeps what zips hold, for those who open them again, and that the caller removes; None: a
-        temporary one, until this is closed.
+    Args:
+        paths: NetCDF of the old or the new CDS and others, GRIB, zips, folders, globs, and Zarr, also behind an
+            address.
+        unpack_to: a folder that keeps what zips hold, for those who open them again, and that the caller removes; None:
+            a temporary one, until this is closed.
 
-    Raises
-    ------
-    LdmdownError
-        naming the file (of a zip also the member) that is missing or cannot be read.
+    Raises LdmdownError naming the file (of a zip also the member) that is missing or cannot be read.
     """
 
     def __init__(self, paths: Sequence[str | Path], unpack_to: Path | None = None) -> None:
@@ -178,10 +173,7 @@ def list_files(paths: Iterable[str | Path]) -> list[Path | str]:
 
     Of a folder, and those below it, what is neither named nor made like data is passed over.
 
-    Raises
-    ------
-    LdmdownError
-        if a path does not exist, is a pipe or a device, or a folder holds no data.
+    Raises LdmdownError if a path does not exist, is a pipe or a device, or a folder holds no data.
     """
     found: list[Path | str] = []
     for one in paths:

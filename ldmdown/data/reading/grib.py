@@ -60,10 +60,7 @@ class _Field:
 class GribFile:
     """One file, as a `Source`.
 
-    Raises
-    ------
-    ValueError
-        if it is damaged.
+    Raises ValueError if it is damaged.
     """
 
     def __init__(self, path: Path, label: str) -> None:
@@ -110,10 +107,7 @@ class GribFile:
     def blocks(self, name: str, level: int | None, *, static: bool = False) -> Iterator[FieldBlock]:
         """Where a field lies on this level, member by member.
 
-        Raises
-        ------
-        LdmdownError
-            if it is on no regular grid, or its times are no full hours.
+        Raises LdmdownError if it is on no regular grid, or its times are no full hours.
         """
         for field, messages in self._fields.items():
             if (field.name, field.level) == (name, level):

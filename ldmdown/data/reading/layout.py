@@ -69,10 +69,7 @@ class Layout:
     def blocks(self, name: str, level: int | None, *, static: bool = False) -> Iterator[FieldBlock]:
         """Where a variable lies: run by run, version by version, member by member.
 
-        Raises
-        ------
-        LdmdownError
-            if its grid, its time or its dimensions are not understood.
+        Raises LdmdownError if its grid, its time or its dimensions are not understood.
         """
         if name not in self.dataset.data_vars:
             return
@@ -126,10 +123,7 @@ class Layout:
     def _wind_axes(self, field: xr.DataArray, crs: pyproj.CRS) -> pyproj.CRS | None:
         """The projection along whose axes a wind component runs; None: it points to east and north.
 
-        Raises
-        ------
-        LdmdownError
-            if the file contradicts itself, or the projection is no longer in it.
+        Raises LdmdownError if the file contradicts itself, or the projection is no longer in it.
         """
         standard, attributes = field.attrs.get("standard_name"), self.dataset.attrs
         along = bool(

@@ -18,10 +18,7 @@ SHORE = 0.5  # [m] above which ground is land
 def check_complete(path: str | Path, heights: FloatArray) -> None:
     """Refuse missing values among the heights (rows, cols) that are used of a file.
 
-    Raises
-    ------
-    LdmdownError
-        with how many there are.
+    Raises LdmdownError with how many there are.
     """
     missing = np.count_nonzero(np.isnan(heights))
     if missing:
@@ -39,10 +36,7 @@ def read_heights(path: str | Path) -> tuple[SourceGrid, Float32Array]:
 
     Heights without units are taken for metres.
 
-    Raises
-    ------
-    LdmdownError
-        if the file cannot be read, holds more than one field, or its units are not understood.
+    Raises LdmdownError if the file cannot be read, holds more than one field, or its units are not understood.
     """
     grid, values, units = read_static(path)
     convert = require_conversion(path, "the height", units or "m", "m", expected="m, or m2 s-2 of geopotential")
@@ -52,10 +46,7 @@ def read_heights(path: str | Path) -> tuple[SourceGrid, Float32Array]:
 def read_static(path: str | Path) -> tuple[SourceGrid, Float32Array, str]:
     """The grid of the one field of a file, its values (rows, cols) at its first time, and their units, if any.
 
-    Raises
-    ------
-    LdmdownError
-        if the file cannot be read, or holds more than one field.
+    Raises LdmdownError if the file cannot be read, or holds more than one field.
     """
     with GriddedFiles([path]) as files:
         names = [(source, name) for source in files.sources for name in source.gridded]

@@ -71,10 +71,7 @@ class Tensor:
     def array(self) -> NDArray[Any]:
         """Its values, a contiguous copy of shape `shape`.
 
-        Raises
-        ------
-        ValueError
-            if the tensor reaches beyond its storage.
+        Raises ValueError if the tensor reaches beyond its storage.
         """
         storage = self.read_storage()
         last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
@@ -111,10 +108,8 @@ def read_torch(file: str | Path | BinaryIO, name: str | Path | None = None) -> A
 
     `name` is what errors call a stream.
 
-    Raises
-    ------
-    LdmdownError
-        if the file is not a zip archive of torch.save, or its pickle names something that is not allowed.
+    Raises LdmdownError if the file is not a zip archive of torch.save, or its pickle names something that is not
+    allowed.
     """
     name = name or str(file)
     try:
@@ -150,10 +145,7 @@ def _member(archive: zipfile.ZipFile, entry: str, name: str | Path) -> bytes:
 def read_pickle(path: Path) -> Any:
     """The plain values of a pickle: dicts, lists, numbers, strings, NumPy arrays and scalars.
 
-    Raises
-    ------
-    LdmdownError
-        if it holds anything else, such as pandas objects, with the line that converts it to JSON.
+    Raises LdmdownError if it holds anything else, such as pandas objects, with the line that converts it to JSON.
     """
     return _plain(_load(path.read_bytes(), path, None))
 
@@ -161,10 +153,7 @@ def read_pickle(path: Path) -> Any:
 def read_statistics(path: Path) -> Any:
     """The numbers of a pickle, or of a JSON file that was made from it.
 
-    Raises
-    ------
-    LdmdownError
-        as `read_pickle`, or if there is no such file.
+    Raises LdmdownError as `read_pickle`, or if there is no such file.
     """
     if not path.is_file():
         raise LdmdownError(path, "no such file")

@@ -40,10 +40,7 @@ def source_grid(dataset: xr.Dataset, name: str, axes: tuple[str, str], file: str
 
     The pole of a rotated grid is CF's north pole, or the south pole of GRIB, as the file has it.
 
-    Raises
-    ------
-    LdmdownError
-        if it does not say which projection it is in, or its points lie on no regular grid.
+    Raises LdmdownError if it does not say which projection it is in, or its points lie on no regular grid.
     """
     field = dataset[name]
     if not _mapping(dataset, field) and not set(axes) <= set(field.coords):

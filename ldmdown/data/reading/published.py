@@ -35,10 +35,7 @@ FILL_VALUE = -10 + 1e-3  # normalised values below mark a missing sea surface te
 def read_statistics(path: Path, source: StatisticsOf, names: Sequence[str]) -> Normalization:
     """Mean and std by our names, of normalization_data.pkl or of the same numbers as JSON.
 
-    Raises
-    ------
-    LdmdownError
-        if the file cannot be read safely, or lacks a variable.
+    Raises LdmdownError if the file cannot be read safely, or lacks a variable.
     """
     content = pickles.read_statistics(path)
     parts: dict[str, dict[str, float]] = {"mean": {}, "std": {}}
@@ -61,16 +58,11 @@ def read_statistics(path: Path, source: StatisticsOf, names: Sequence[str]) -> N
 class PublishedDay:
     """Predictors, or the targets of one group, of a day's file, hour by hour in physical units.
 
-    Parameters
-    ----------
-    folder
-        of the archive.
-    files
-        of which there is one a day.
-    names
-        the variables in the order of the channels; targets must be one group, t2m or u10 and v10.
-    shape
-        (rows, cols) that a field must have.
+    Args:
+        folder: of the archive.
+        files: of which there is one a day.
+        names: the variables in the order of the channels; targets must be one group, t2m or u10 and v10.
+        shape: (rows, cols) that a field must have.
     """
 
     def __init__(
@@ -88,10 +80,7 @@ class PublishedDay:
     def read(self, index: int) -> Float32Array:
         """(variable, rows, cols) of one hour; NaN where a variable may be missing and is.
 
-        Raises
-        ------
-        LdmdownError
-            if the file is not of this kind, or a value is missing that must not be or is not physical.
+        Raises LdmdownError if the file is not of this kind, or a value is missing that must not be or is not physical.
         """
         file, hour = self._places[index]
         day = _read_day(file)
@@ -131,10 +120,7 @@ def catalogue(folder: Path, targets: Sequence[str]) -> dict[str, dict[str, IntAr
 
     Hours that metadata.csv does not list, where there is one, are left out.
 
-    Raises
-    ------
-    LdmdownError
-        if there are no files, or no such group of targets.
+    Raises LdmdownError if there are no files, or no such group of targets.
     """
     group = GROUPS.get(tuple(targets))
     if group is None:

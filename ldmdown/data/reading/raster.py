@@ -36,10 +36,7 @@ def cell_means(files: Sequence[Path], grid: Grid, measures: Measures) -> tuple[M
 
     Returns with it the size of the largest pixel [m]. Values that the files mark as missing do not count.
 
-    Raises
-    ------
-    LdmdownError
-        if a file cannot be read, or pixels too large for GDAL's average come in several files.
+    Raises LdmdownError if a file cannot be read, or pixels too large for GDAL's average come in several files.
     """
     with _opened(files, grid) as rasters:
         size = {file: _pixel(source, grid) for file, source, _ in rasters}

@@ -25,26 +25,16 @@ Method = Literal["bilinear", "nearest", "conservative"]
 class Regridded:
     """Fields on a grid, with the sun's height computed where it is asked for.
 
-    Parameters
-    ----------
-    fields
-        of files.
-    grid
-        whose cells are wanted; for predictors `grid.coarse.window(window)`.
-    names
-        the variables in the order of the channels, those of the sun included; None: those of the fields.
-    nearest
-        take the nearest value instead of interpolating.
-    beyond
-        what cells take that lie beyond the fields: nothing, they are refused; the value at the nearest edge, for a
-        margin of the networks; or NaN, and then values may be missing inside too.
-    member
-        the place of the member that is read; None: the fields must not be an ensemble.
+    Args:
+        fields: of files.
+        grid: whose cells are wanted; for predictors `grid.coarse.window(window)`.
+        names: the variables in the order of the channels, those of the sun included; None: those of the fields.
+        nearest: take the nearest value instead of interpolating.
+        beyond: what cells take that lie beyond the fields: nothing, they are refused; the value at the nearest edge,
+            for a margin of the networks; or NaN, and then values may be missing inside too.
+        member: the place of the member that is read; None: the fields must not be an ensemble.
 
-    Raises
-    ------
-    LdmdownError
-        if the fields are an ensemble of which no member is chosen, or do not enclose the grid.
+    Raises LdmdownError if the fields are an ensemble of which no member is chosen, or do not enclose the grid.
     """
 
     def __init__(
@@ -97,10 +87,7 @@ class Regridded:
     def read(self, index: int) -> Float32Array:
         """(variable, rows, cols) of one hour; NaN where a variable may be missing and is.
 
-        Raises
-        ------
-        LdmdownError
-            if a value is missing that must not be, or outside its physical bounds.
+        Raises LdmdownError if a value is missing that must not be, or outside its physical bounds.
         """
         held = dict(zip(self.fields.names, self.fields.read(index, self.member), strict=True))
         result = np.empty((len(self.variables), *self.grid.shape), np.float32)
@@ -167,10 +154,7 @@ def covered_margin(fields: Fields, grid: Grid, window: Window, margin: int) -> W
 def check_coverage(fields: Fields, grid: Grid, window: Window) -> None:
     """Refuse fields that do not enclose every coarse cell of a window.
 
-    Raises
-    ------
-    LdmdownError
-        naming the two boxes and the fixes.
+    Raises LdmdownError naming the two boxes and the fixes.
     """
     wanted = grid.coarse.window(window)
     if fields.grid.covers(wanted.lat, wanted.lon).all():

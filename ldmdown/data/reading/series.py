@@ -38,14 +38,10 @@ Table = NDArray[np.void]
 class TimeSeries:
     """One variable (hours, rows, cols) in its units, from blocks on the same axes.
 
-    Attributes
-    ----------
-    hours
-        since 1970-01-01T00, rising.
-    overlapping
-        whether several runs of a forecast hold the same hour.
-    longest_sum
-        hours over which a sum is spread.
+    Attributes:
+        hours: since 1970-01-01T00, rising.
+        overlapping: whether several runs of a forecast hold the same hour.
+        longest_sum: hours over which a sum is spread.
     """
 
     def __init__(self, known: Variable, blocks: Sequence[FieldBlock], conversions: Sequence[Conversion]) -> None:
@@ -65,10 +61,7 @@ class TimeSeries:
     def read(self, hours: IntArray, rows: slice, cols: slice) -> Float32Array:
         """(hours, rows, cols) at places along the hours and along the ordered axes; NaN where nothing has a value.
 
-        Raises
-        ------
-        LdmdownError
-            if two blocks hold different values, or packed ones have wrapped.
+        Raises LdmdownError if two blocks hold different values, or packed ones have wrapped.
         """
         grid = self.blocks[0].axes.grid
         down, right = np.arange(len(grid.y))[rows], np.arange(len(grid.x))[cols]

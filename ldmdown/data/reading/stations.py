@@ -52,12 +52,10 @@ COLDEST = 150.0  # temperatures above it, without units, are taken for kelvins
 class Stations:
     """Measurements by hour.
 
-    Attributes
-    ----------
-    names, lat, lon, height
-        of the stations; heights [m] may be missing.
-    values
-        by hour since 1970-01-01T00 and variable (t2m [K], ws10, u10, v10 [m s-1]): (stations,), NaN where missing.
+    Attributes:
+        names, lat, lon, height: of the stations; heights [m] may be missing.
+        values: by hour since 1970-01-01T00 and variable (t2m [K], ws10, u10, v10 [m s-1]): (stations,), NaN where
+            missing.
     """
 
     file: Path
@@ -77,10 +75,7 @@ class Stations:
 def read_stations(file: Path) -> Stations:
     """All stations and hours of a file.
 
-    Raises
-    ------
-    LdmdownError
-        if it cannot be read, a column is missing, or units are not understood.
+    Raises LdmdownError if it cannot be read, a column is missing, or units are not understood.
     """
     table = _read(file, ("time", "name", "lat", "lon"), ("t2m", "ws10"))
     return _by_hour(file, table)
@@ -89,10 +84,7 @@ def read_stations(file: Path) -> Stations:
 def read_sites(file: Path) -> Sites:
     """The places of a table, whose columns are those of stations; heights may be missing.
 
-    Raises
-    ------
-    LdmdownError
-        if it cannot be read, a column is missing, a place has no position, or two have one name.
+    Raises LdmdownError if it cannot be read, a column is missing, a place has no position, or two have one name.
     """
     table = _read(file, ("name", "lat", "lon"))
     wrong = table[table["name"].duplicated() | table[["name", "lat", "lon"]].isna().any(axis=1)]
@@ -199,12 +191,7 @@ def _check_bounds(file: Path, table: pd.DataFrame, key: str, right: pd.Series, b
 def _times(file: Path, text: pd.Series) -> pd.Series:
     """Times of text in UTC, whose day and month can be told apart.
 
-    Raises
-    ------
-    ValueError
-        if one is not a time.
-    LdmdownError
-        if the days could be months.
+    Raises ValueError if one is not a time, LdmdownError if the days could be months.
     """
     if text.str.fullmatch(r"\d+").all() and text.str.len().nunique() == 1:
         return pd.to_datetime(text, format=COMPACT.get(len(text.iloc[0])), utc=True)

@@ -69,10 +69,7 @@ class TimeAxes:
     def split(self, field: xr.DataArray) -> Iterator[TimedField]:
         """A field run by run.
 
-        Raises
-        ------
-        LdmdownError
-            if there is no coordinate of time, or its values are no full hours.
+        Raises LdmdownError if there is no coordinate of time, or its values are no full hours.
         """
         for timed in self._runs(field):
             real = timed.valid_time != NEVER
@@ -168,10 +165,7 @@ def decode_times(label: str, dataset: xr.Dataset) -> xr.Dataset:
 
     Times in single precision, which holds no minutes, are rounded to the hour that they stand for.
 
-    Raises
-    ------
-    LdmdownError
-        if units can be read in several ways, or a number is not finite.
+    Raises LdmdownError if units can be read in several ways, or a number is not finite.
     """
     for name, one in dataset.variables.items():
         units = str(one.attrs.get("units", ""))

@@ -49,10 +49,7 @@ def open_zarr(address: str, label: str) -> xr.Dataset:
 def check_codecs(label: str | Path, group: Any) -> None:
     """Refuse a store whose chunks would be decoded by anything but the known codecs, before any is read.
 
-    Raises
-    ------
-    LdmdownError
-        naming the array and its codecs.
+    Raises LdmdownError naming the array and its codecs.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of files beside the arrays
