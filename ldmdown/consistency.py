@@ -46,7 +46,7 @@ class BoxConsistency:
     def __init__(
         self, grid: Grid, targets: Sequence[str], era5: Fields, known: Sequence[Mapping[str, Any]], *, exact: bool
     ) -> None:
-        self.boxes = Boxes(SourceGrid(grid.y, grid.x, grid.projection), ERA5_SPACING)
+        self.boxes = Boxes(grid.cells, ERA5_SPACING)
         self._names = [name for name in targets if name in era5.names]
         self._channels = [targets.index(name) for name in self._names]
         lat, lon = self.boxes.latlon()

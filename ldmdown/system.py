@@ -19,7 +19,7 @@ from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.config import LAPSE_RATE
 from ldmdown.consistency import MEANING, BoxConsistency
 from ldmdown.console import say
-from ldmdown.data.grid import Grid, SourceGrid, Window, regrid
+from ldmdown.data.grid import Grid, Window, regrid
 from ldmdown.data.reading.blocks import moment
 from ldmdown.data.reading.fields import Fields, fields_of
 from ldmdown.data.reading.files import GriddedFiles
@@ -162,8 +162,7 @@ class System:
         parts = []
         for window, served in windows_of(sites, self.grid, MARGIN):
             part = self._part(era5, window, options)
-            cells = SourceGrid(part.grid.y, part.grid.x, part.grid.projection)
-            weights = cells.weights(sites.lat[served], sites.lon[served])
+            weights = part.grid.cells.weights(sites.lat[served], sites.lon[served])
             warmer = np.zeros(np.count_nonzero(served), np.float32)
             for ground in (one.heights(window) for one in known[:1]):
                 above = regrid(weights, ground, warmer.shape) - sites.height[served]

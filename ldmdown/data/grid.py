@@ -68,9 +68,14 @@ class Grid:
         """The projection as pyproj knows it."""
         return pyproj.CRS.from_user_input(self.crs)
 
+    @property
+    def cells(self) -> SourceGrid:
+        """Its cells, to regrid from."""
+        return SourceGrid(self.y, self.x, self.projection)
+
     @cached_property
     def _lonlat(self) -> tuple[FloatArray, FloatArray]:
-        return SourceGrid(self.y, self.x, self.projection).lonlat()
+        return self.cells.lonlat()
 
     @property
     def lon(self) -> FloatArray:
@@ -85,7 +90,7 @@ class Grid:
     @property
     def box(self) -> str:
         """The extent of its centres, for messages."""
-        return SourceGrid(self.y, self.x, self.projection).box
+        return self.cells.box
 
     @property
     def coarse(self) -> Grid:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldmdown.data.grid import Grid, SourceGrid, Window, box_of
+from ldmdown.data.grid import Grid, Window, box_of
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, FloatArray
 
@@ -39,7 +39,7 @@ def windows_of(sites: Sites, grid: Grid, margin: int) -> list[tuple[Window, Bool
 
     Raises LdmdownError if a site lies outside the domain.
     """
-    rows, cols = SourceGrid(grid.y, grid.x, grid.projection).positions(sites.lat, sites.lon)
+    rows, cols = grid.cells.positions(sites.lat, sites.lon)
     outside = ~(np.isfinite(rows) & np.isfinite(cols))
     if outside.any():
         place = int(np.flatnonzero(outside)[0])

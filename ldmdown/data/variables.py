@@ -44,11 +44,7 @@ class Variable:
 WINDS = ("u10", "v10")
 
 
-def _table(*variables: Variable) -> dict[str, Variable]:
-    return {variable.name: variable for variable in variables}
-
-
-VARIABLES = _table(
+_TABLE = (
     Variable(
         "t2m",
         "2 metre temperature",
@@ -227,6 +223,7 @@ VARIABLES = _table(
     Variable("cossza", "Cosine of the solar zenith angle", "1", (-1, 1), derived=True),
     Variable("cossza_2h", "Cosine of the solar zenith angle two hours before", "1", (-1, 1), derived=True),
 )
+VARIABLES = {variable.name: variable for variable in _TABLE}
 
 
 def variable(name: str) -> Variable:

@@ -25,7 +25,7 @@ def terrain_features(height: Float32Array, land: Float32Array) -> Float32Array:
     `height` and `land` (rows, cols) may be in any units: 0 to 1 is land's usual range, half of it the coast.
     """
     fields = [*_relief(height), *_shelter(height), *_coast(land)]
-    return np.stack([_standardised(field) for field in fields]).astype(np.float32)
+    return np.stack([(field - field.mean()) / (field.std() or 1) for field in fields]).astype(np.float32)
 
 
 def _relief(height: FloatArray) -> list[FloatArray]:
@@ -60,7 +60,3 @@ def _coast(land: FloatArray) -> list[FloatArray]:
         return [np.zeros_like(land)] * len(COASTS)
     distance = distance_transform_edt(is_land) - distance_transform_edt(~is_land)
     return [np.tanh(distance / scale) for scale in COASTS]
-
-
-def _standardised(field: FloatArray) -> FloatArray:
-    return (field - field.mean()) / (field.std() or 1)

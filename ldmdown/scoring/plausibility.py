@@ -106,7 +106,7 @@ class KnownTraining:
         if field is None:
             return None
         lon, lat = grid.lonlat()
-        source = SourceGrid(self.grid.y, self.grid.x, self.grid.projection)
+        source = self.grid.cells
         found = regrid(source.weights(lat, lon, nearest=True), field, grid.shape)
         return np.where(source.covers(lat, lon), found, np.nan)
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.data.archive.store import Archive
-from ldmdown.data.grid import SourceGrid
 from ldmdown.errors import LdmdownError
 from ldmdown.runtime import choose_device
 from ldmdown.scoring.baselines import Baselines, interpolate
@@ -90,8 +89,7 @@ class Systems:
                 wrong = f"makes other variables than {self._groups[0].label}"
                 raise LdmdownError(one.label, wrong, found=found, expected=expected)
         self._channels = [self._archive.targets.index(name) for name in self.names]
-        grid = self._archive.grid.window(self._window)
-        self.grid = SourceGrid(grid.y, grid.x, grid.projection)
+        self.grid = self._archive.grid.window(self._window).cells
         part = f"{archive.name}, {options.source}" if options.source else archive.name
         self.reference = ReferenceFiles(name=f"{part}, {options.period} period", files=[str(archive)])
         self.notes = [note for one in chain(*loaded) for note in _assumed(one)]
@@ -164,8 +162,7 @@ class Systems:
             rows, cols = fine.shape
             coarse = fine.reshape(rows // factor, factor, cols // factor, factor).mean(axis=(1, 3))
             if era5 is not None:
-                grid = self._archive.grid.coarse.window(self._window)
-                coarse = heights_on(SourceGrid(grid.y, grid.x, grid.projection), era5)
+                coarse = heights_on(self._archive.grid.coarse.window(self._window).cells, era5)
             self.notes.append(f"the coarse terrain is {'the mean of the fine one' if era5 is None else era5.name}")
         elif self._twin is not None:
             fine, coarse = self._twin.heights()

@@ -13,7 +13,7 @@ from scipy.sparse.linalg import splu
 from ldmdown.config import FROM_REFERENCE
 from ldmdown.data.archive.box_means import Boxes
 from ldmdown.data.archive.store import READ_ERRORS, Archive
-from ldmdown.data.grid import Grid, SourceGrid
+from ldmdown.data.grid import Grid
 from ldmdown.data.predictor_law import predictor_law
 from ldmdown.data.reading.orography import SHORE
 from ldmdown.scoring.measures import FieldMeasures
@@ -46,11 +46,8 @@ def _measures(archive: Archive) -> Iterator[tuple[str, FieldMeasures]]:
     for index, source in enumerate(archive.sources):
         window = archive.window(index)
         grid, cells = archive.grid.window(window), archive.grid.fine(window)
-        measures = FieldMeasures(
-            SourceGrid(grid.y, grid.x, grid.projection),
-            None if land is None else land[cells],
-            None if height is None else height[cells],
-        )
+        here = (None if field is None else field[cells] for field in (land, height))
+        measures = FieldMeasures(grid.cells, *here)
         boxes = BoxRecovery(measures.boxes, grid.coarse)
         from_era5 = archive.fingerprint["sources"][index]["era5"] != [FROM_REFERENCE]
         for pair in _successive(archive, index):

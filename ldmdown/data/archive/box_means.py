@@ -108,7 +108,7 @@ class Boxes:
         """The share of each box (boxes, cells) that is in each cell of a source, by area on the sphere."""
         on_plane = source.overlaps(grid)
         shrunk = np.cos(np.radians(source.lonlat()[1])).ravel()
-        centre = np.cos(np.radians(SourceGrid(grid.y, grid.x, grid.projection).lonlat()[1])).ravel()
+        centre = np.cos(np.radians(grid.lat)).ravel()
         return (scipy.sparse.diags_array(1 / centre) @ on_plane @ scipy.sparse.diags_array(shrunk)).tocsr()
 
     def means(self, weights: scipy.sparse.csr_array, field: FloatArray) -> FloatArray:

@@ -111,15 +111,12 @@ def list_files(root: Path, patterns: Sequence[str], kind: str) -> list[str]:
     Raises LdmdownError if there are none.
     """
     try:
-        return sorted({str(one) for one in reading.list_files(_below(root, pattern) for pattern in patterns)})
+        wanted = (pattern if "://" in pattern else root / pattern for pattern in patterns)
+        return sorted({str(one) for one in reading.list_files(wanted)})
     except LdmdownError as error:
         fix = f"put the files there, or correct data.{kind}; its paths start from the configuration's folder"
         where, _, wrong = str(error).splitlines()[0].rpartition(": ")
         raise LdmdownError(where, wrong, fix=fix) from None
-
-
-def _below(root: Path, pattern: str) -> str:
-    return pattern if "://" in pattern else str(root / pattern)
 
 
 def days_of(config: Config, held: Sequence[Catalogue]) -> tuple[list[Day], dict[str, list[int]]]:

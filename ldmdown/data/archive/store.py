@@ -163,12 +163,10 @@ class Archive:
 
         Both are NaN in cells that its source does not cover.
         """
-        row, col, rows, cols = window or self.grid.whole
-        factor = self.grid.factor
-        fine = tuple(slice(factor * start, factor * (start + size)) for start, size in ((row, rows), (col, cols)))
+        row, col, rows, cols = window = window or self.grid.whole
         return {
             "predictors": self._predictors[self._slots[index], :, row : row + rows, col : col + cols],
-            "target": self._packing.unpack(self.read_packed(index, *fine)),
+            "target": self._packing.unpack(self.read_packed(index, *self.grid.fine(window))),
         }
 
     def read_packed(self, index: int, rows: slice, cols: slice) -> Int16Array:
