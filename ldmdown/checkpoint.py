@@ -8,7 +8,6 @@ weights of others are all stored in float32, so that they give what they gave th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 
@@ -27,7 +25,7 @@ from ldmdown.config import ConditionerConfig, Config
 from ldmdown.data.grid import Grid, Window
 from ldmdown.data.normalization import Normalization
 from ldmdown.errors import LdmdownError
-from ldmdown.header import AGAIN, FORMAT, HASH, KEY, find, read_header
+from ldmdown.header import AGAIN, FORMAT, HASH, KEY, content_hash, find, read_header
 from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
@@ -156,7 +154,7 @@ def save(path: Path, model: Downscaler, header: Mapping[str, Any], *, half: bool
         for name, tensor in model.state_dict().items()
     }
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    card = dict(header) | {HASH: _hash(header, serialize(tensors))}
+    card = dict(header) | {HASH: content_hash(header, serialize(tensors))}
     with replacing(path, lock=True) as beside:
         beside.write_bytes(
             serialize(tensors, {KEY: json.dumps(card)})
@@ -166,20 +164,21 @@ def save(path: Path, model: Downscaler, header: Mapping[str, Any], *, half: bool
 def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     """A checkpoint by path or name, its model in evaluation mode, in float32.
 
-    Raises LdmdownError as `find` and `read_header`, or if tensors are missing, unexpected, misshapen or damaged.
+    Raises LdmdownError as `find` and `read_header`, or if tensors are missing, unexpected or misshapen.
     """
     path = find(name)
     header = read_header(path)
-    try:
-        config = Config.model_validate(header["config"])
-    except ValidationError as error:
-        raise LdmdownError(path, "its configuration is not understood", found=str(error)) from None
+    config = Config.model_validate(header["config"])
     normalization: Normalizations = {kind: Normalization(**values) for kind, values in header["normalization"].items()}
-    tensors = _tensors(path, header)
+    tensors = _tensors(path)
     _check_tensors(path, tensors, config, normalization, header["stage"])
     model = build(config, normalization, header["stage"])
     model.load_state_dict(tensors)
-    if "latent_gain" in header:
+    for key in ("latent_gain", "temporal_correlation"):
+        if model.autoencoder and isinstance(header.get(key), list) and len(header[key]) != len(model.latent_gain):
+            found, expected = f"{len(header[key])} numbers", f"{len(model.latent_gain)}, one for each latent channel"
+            raise LdmdownError(path, f"has a damaged {key}", found=found, expected=expected, fix=AGAIN)
+    if model.autoencoder and header.get("latent_gain"):
         model.latent_gain.copy_(torch.tensor(header["latent_gain"])[:, None, None])
     model = model.to(device).eval().requires_grad_(False)
     return Checkpoint(path, header, config, Grid.of(config.grid), normalization, model)
@@ -190,7 +189,8 @@ def take_fitting(path: Path, model: Downscaler) -> int:
 
     Raises LdmdownError as `read_header`.
     """
-    own, held = model.state_dict(), _tensors(path, read_header(path))
+    read_header(path)
+    own, held = model.state_dict(), _tensors(path)
     fitting = {name: tensor for name, tensor in held.items() if name in own and own[name].shape == tensor.shape}
     model.load_state_dict(own | fitting)
     return len(fitting)
@@ -223,19 +223,10 @@ def _check_tensors(
         raise LdmdownError(path, "its weights do not fit its configuration", found=found)
 
 
-def _tensors(path: Path, header: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
     """The weights of a file by name; format 1 called one of them otherwise."""
-    content = path.read_bytes()
-    if HASH in header and header[HASH] != _hash(header, content):
-        raise LdmdownError(path, "is damaged", found="another hash than its header names", fix=AGAIN)
-    return {name.replace("log_deviation", "log_std"): tensor for name, tensor in deserialize(content).items()}
-
-
-def _hash(header: Mapping[str, Any], content: bytes) -> str:
-    """The hash of a header, and of the weights in a file of safetensors, which follow its own header."""
-    said = json.dumps({key: value for key, value in header.items() if key != HASH}, sort_keys=True)
-    weights = memoryview(content)[8 + int.from_bytes(content[:8], "little") :]
-    return hashlib.sha256(said.encode() + weights).hexdigest()
+    held = deserialize(path.read_bytes())
+    return {name.replace("log_deviation", "log_std"): tensor for name, tensor in held.items()}
 
 
 def misfits(given: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping, Sized
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
-from ldmdown.config import upgrade
+from ldmdown.config import Config, upgrade
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array
 
 FORMAT = 2
 KEY = "ldmdown"
 HASH = "content_sha256"  # in the header: a hash of all else in it and of the weights
+DIFFERENT = "its parts have different sizes"
 AGAIN = "copy or download the file again"
 Correlation = Annotated[float, Field(ge=-1, lt=1)]  # as measured; what is used is not negative
 SUFFIX = ".safetensors"
@@ -48,9 +51,9 @@ def find(name: str | Path) -> Path:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of a checkpoint; no weight is read.
+    """The header of a checkpoint, with every key of its configuration; weights are read for their hash alone.
 
-    Raises LdmdownError if the file is no checkpoint of ldmdown, has an incomplete header, or is of a later format.
+    Raises LdmdownError if the file is no checkpoint of ldmdown, is damaged, incomplete, or of a later format.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -79,14 +82,23 @@ def read_header(path: Path) -> dict[str, Any]:
             fix="upgrade ldmdown",
         )
     try:
-        header = _upgraded(header) if header["format"] == 1 else header
-        _Header.model_validate(header)
+        upgraded = _upgraded(header) if header["format"] == 1 else header
+        config = _Header.model_validate(upgraded).config
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise LdmdownError(path, "has a damaged header", found=wrong, fix=AGAIN) from None
     except (LookupError, TypeError, AttributeError) as error:
         raise LdmdownError(path, "has a damaged header", found=f"{type(error).__name__}: {error}", fix=AGAIN) from None
-    return header
+    if HASH in header and header[HASH] != content_hash(header, path.read_bytes()):
+        raise LdmdownError(path, "is damaged", found="another hash than its header names", fix=AGAIN)
+    return upgraded | {"config": config.model_dump(mode="json")}
+
+
+def content_hash(header: Mapping[str, Any], content: bytes) -> str:
+    """The hash of a header, and of the weights in a file of safetensors, which follow its own header."""
+    said = json.dumps({key: value for key, value in header.items() if key != HASH}, sort_keys=True)
+    weights = memoryview(content)[8 + int.from_bytes(content[:8], "little") :]
+    return hashlib.sha256(said.encode() + weights).hexdigest()
 
 
 def read_statics(path: Path, header: dict[str, Any]) -> dict[str, Float32Array]:
@@ -112,6 +124,39 @@ class _BoxDifferences(BaseModel):
     mean: dict[str, list[list[float | None]]]
     std: dict[str, list[list[float | None]]]
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        fields = [*self.mean.values(), *self.std.values()]
+        sizes = {(len(field), len(row)) for field in fields for row in field}
+        if not sizes <= {(len(self.lat), len(self.lon))} or self.mean.keys() != self.std.keys():
+            raise ValueError(DIFFERENT)
+        return self
+
+
+class _StaticField(BaseModel):
+    """How a static field was normalised; one of which only a part is known has neither."""
+
+    mean: float | None = None
+    std: PositiveFloat | None = None
+
+
+class _PredictorLaw(BaseModel):
+    """The law of predictors of data/predictor_law."""
+
+    tiles: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    mean: list[float]
+    std: list[PositiveFloat]
+    seasonal: list[list[float]]
+    correlation: list[list[float]]
+    limits: list[PositiveFloat]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        parts: list[Sized] = [self.mean, self.std, self.correlation, *self.seasonal, *self.correlation]
+        if len({len(one) for one in parts}) > 1 or len(self.limits) != len(self.tiles):
+            raise ValueError(DIFFERENT)
+        return self
+
 
 class _Header(BaseModel):
     """What every header holds, beside the card."""
@@ -121,16 +166,16 @@ class _Header(BaseModel):
     format: int
     name: str
     stage: Literal["unet", "gan", "ldm"]
-    config: dict[str, Any]
+    config: Config
     normalization: dict[Literal["predictors", "target"], _Statistics] = Field(min_length=2)
     wind: str = Field(pattern=r"^(earth|unknown|rotated-?\d+(\.\d+)?)$")
     regridding: Literal["bilinear", "nearest"]
     temporal_correlation: Correlation | list[Correlation] = 0.0
     latent_gain: list[PositiveFloat] | None = None
-    statics_normalization: dict[str, dict[str, Any]] = {}
+    statics_normalization: dict[str, _StaticField] = {}
     training_truth: dict[str, dict[str, Any]] = {}
     box_differences: _BoxDifferences | None = None
-    predictor_law: dict[str, Any] = {}
+    predictor_law: Annotated[_PredictorLaw | None, BeforeValidator(lambda held: held or None)] = None
 
 
 def _upgraded(header: dict[str, Any]) -> dict[str, Any]:

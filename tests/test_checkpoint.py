@@ -4,16 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import CONFIG, NORMALIZATION, untrained
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ldmdown import atomic, checkpoint, header
 from ldmdown.commands.info import card
+from ldmdown.commands.request import request
 from ldmdown.config import Config
 from ldmdown.errors import LdmdownError
 from ldmdown.models.terrain import FEATURES, terrain_features
@@ -215,7 +219,15 @@ def test_format_1_estimated_no_fields_beside_those_that_were_given(tiny: dict[st
             {"normalization": {kind: {"mean": {}, "std": {}} for kind in NORMALIZATION}},
             "has no normalisation of",
         ),
-        ({"config": {}}, "its configuration is not understood"),
+        ({"config": {}}, "config.name: Field required"),
+        ({"latent_gain": [1.0]}, "has a damaged latent_gain\n  found: 1 numbers\n  expected: 192, one for each"),
+        ({"temporal_correlation": [0.5, 0.5]}, "has a damaged temporal_correlation\n  found: 2 numbers"),
+        ({"statics_normalization": {"z": {"mean": "high"}}}, "statics_normalization.z.mean: Input should be a valid"),
+        (
+            {"box_differences": {"lat": [40], "lon": [9, 10], "mean": {"t2m": [[1]]}, "std": {"t2m": [[1]]}}},
+            "different",
+        ),
+        ({"predictor_law": {"tiles": [0]}}, "predictor_law.mean: Field required"),
         ({"config": CONFIG.model_dump(mode="json") | {"grid": {"rows": 1_000_000}}}, "grid.rows"),
         ({"config": CONFIG.model_dump(mode="json") | {"grid": {"rows": 16_000, "cols": 16_000}}}, "do not fit"),
     ],
@@ -226,6 +238,37 @@ def test_damaged_headers(tiny: dict[str, Path], tmp_path: Path, changes: dict, f
     with pytest.raises(LdmdownError) as caught:
         checkpoint.load(file)
     assert found in str(caught.value)
+
+
+def with_header(source: Path, target: Path, change: Callable[[dict], object]) -> Path:
+    """The weights of a checkpoint under a header in which something was changed, its hash left as it was."""
+    with safe_open(source, framework="np") as file:
+        content = json.loads(file.metadata()[header.KEY])
+    change(content)
+    save_file(load_file(source), target, {header.KEY: json.dumps(content)})
+    return target
+
+
+@pytest.mark.parametrize("key", ["predictors", "targets", "grid", "sampler"])
+def test_every_verb_refuses_a_header_that_lacks_what_it_held(key: str, tiny: dict[str, Path], tmp_path: Path) -> None:
+    file = with_header(tiny["ldm"], tmp_path / "x.safetensors", lambda content: content["config"].pop(key))
+    verbs: list[Callable[[], object]] = [
+        lambda: checkpoint.load(file),
+        lambda: card(str(file)),
+        lambda: request(str(file), date(2021, 3, 1), date(2021, 3, 1)),
+    ]
+    for verb in verbs:
+        with pytest.raises(LdmdownError, match="is damaged\n  found: another hash"):
+            verb()
+
+
+def test_a_configuration_of_before_a_key_was_known_has_its_default(tiny: dict[str, Path], tmp_path: Path) -> None:
+    def older(content: dict) -> None:
+        del content["config"]["student"], content["config"]["predictors"], content[header.HASH]
+
+    file = with_header(tiny["ldm"], tmp_path / "x.safetensors", older)
+    assert header.read_header(file)["config"] == CONFIG.model_dump(mode="json")
+    assert "2m_temperature" in request(str(file), date(2021, 3, 1), date(2021, 3, 1))
 
 
 def test_a_flipped_bit_in_the_weights_is_found(tiny: dict[str, Path], tmp_path: Path) -> None:

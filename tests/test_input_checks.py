@@ -241,6 +241,31 @@ def test_packing_that_fits_is_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(read(opened(tmp_path, weather(), t2m=packing)), EXPECTED, atol=1e-3)
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 3e38])
+def test_values_that_are_not_physical_are_refused_wherever_they_meet(value: float, tmp_path: Path) -> None:
+    """Infinite ones beside each other, in two files, in both components of wind that is turned, and in hPa."""
+    dataset, again = weather(), weather()
+    dataset["t2m"][2, 1, 1:3] = again["t2m"][2, 1, 1:3] = value
+    with pytest.raises(LdmdownError, match=r"t2m is not physical\n  found: .*e\+\d\d K at 47.75 N, 5.25 E"):
+        read(opened(tmp_path, dataset, again))
+    wind = rotated_reference(3, -4)
+    wind["U_10M"][1, 2, 3] = wind["V_10M"][1, 2, 3] = value
+    with pytest.raises(LdmdownError, match="u10 is not physical"):
+        read(opened(tmp_path, wind))
+    pressure = weather().rename(t2m="msl")
+    pressure["msl"][2, 1, 1:3] = value
+    pressure["msl"].attrs["units"] = "hPa"
+    with pytest.raises(LdmdownError, match="msl is not physical"):
+        opened(tmp_path, pressure, names=("msl",)).read(2)
+
+
+def test_missing_values_of_any_bytes_are_missing(tmp_path: Path) -> None:
+    """A signalling NaN, with which the processor does no sums."""
+    dataset = weather()
+    dataset["t2m"][2, 1, 1:3].values.view(np.uint32)[:] = 0x7FA00001
+    assert np.isnan(opened(tmp_path, dataset, dataset).read(2)[0]).sum() == 2
+
+
 # Axes
 
 

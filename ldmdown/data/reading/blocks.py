@@ -18,6 +18,7 @@ from ldmdown.errors import LdmdownError, UnreadableError
 from ldmdown.typing import BoolArray, FloatArray, IntArray
 
 UNEVEN = 0.2  # of the spacing, by which neighbouring distances may differ: rounded positions, Gaussian latitudes
+HUGE = 1e30  # of whatever unit: what no bounds allow, and can be subtracted and converted before it is refused
 SKIP = "download these hours again, or leave them out with `downscale --skip-bad-hours`"
 DAMAGED = "download the file again; positions that a tool has changed must be restored"
 
@@ -91,13 +92,13 @@ class FieldBlock:
     packing: float | None = None
 
     def read(self, hours: slice, rows: IntArray, cols: IntArray) -> FloatArray:
-        """(hours, rows, cols) at places along its time and along its ordered axes.
+        """(hours, rows, cols) at places along its time and along its ordered axes; infinite ones become HUGE.
 
         Raises UnreadableError if what is stored cannot be decoded.
         """
         downs, rights = (_slices(order[some]) for order, some in ((self.axes.rows, rows), (self.axes.cols, cols)))
         try:
-            return np.concatenate(
+            values = np.concatenate(
                 [
                     np.concatenate([np.asarray(self.values[hours, down, right]) for right in rights], axis=2)
                     for down in downs
@@ -107,6 +108,7 @@ class FieldBlock:
         except (OSError, RuntimeError, ValueError) as error:  # of netCDF4, eccodes and the codecs of Zarr
             unknown = _unknown_filters(self.label) if "filter" in str(error) and Path(self.label).is_file() else ""
             raise UnreadableError(self.label, f"{error}{unknown}, at {span(self.valid_time[hours])}") from None
+        return np.where(np.isnan(values), np.nan, np.clip(values, -HUGE, HUGE))
 
 
 def version_rank(version: Any) -> int:
