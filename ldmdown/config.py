@@ -432,7 +432,10 @@ def preset(name: str) -> Config:
 
 
 def parse_config(path: Path) -> Config:
-    """Read and check one YAML file; see `load_config`."""
+    """Read and check one YAML file; see `load_config`.
+
+    Raises LdmdownError as that.
+    """
     content = _read(path)
     try:
         return Config.model_validate(content)

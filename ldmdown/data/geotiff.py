@@ -26,7 +26,10 @@ OPTIMISED = {"compress": "deflate", "predictor": "yes", "interleave": "band", "o
 
 
 class GeotiffWriter(FieldWriter):
-    """The hourly fields of a GeoTIFF, whose bands say what they are; NaN stands for no data."""
+    """The hourly fields of a GeoTIFF, whose bands say what they are; NaN stands for no data.
+
+    Raises LdmdownError as `FieldWriter`, or if it would have more bands than a TIFF can have.
+    """
 
     compressed = 0.8
 

@@ -60,7 +60,10 @@ def stream(
     threads: int = 1,
     advance: Callable[[], None] = lambda: None,
 ) -> Iterator[Any]:
-    """Give the results of `run` on this machine one by one, so that none is kept after its use."""
+    """Give the results of `run` on this machine one by one, so that none is kept after its use.
+
+    Raises LdmdownError if a process was ended from outside, and what the function raises.
+    """
     count = min(processes or workers(), len(items))
     with _threads_each(threads):
         if count <= 1:

@@ -45,7 +45,10 @@ class Ideal:
 
 
 def above(archive: Path, name: str | None) -> Path | None:
-    """A file named from the folder of a configuration, which is the archive's or one above."""
+    """A file named from the folder of a configuration, which is the archive's or one above.
+
+    Raises FileNotFoundError if it is in none of them.
+    """
     if name is None:
         return None
     for folder in archive.resolve().parents:

@@ -134,7 +134,10 @@ class HourSet:
         return predictors[:, *nearest]
 
     def leave_out(self, place: int, error: object) -> None:
-        """Name an hour that cannot be read, once."""
+        """Name an hour that cannot be read, once.
+
+        Raises LdmdownError if too many are unreadable.
+        """
         with self._lock:
             if place in self.unreadable:
                 return

@@ -86,7 +86,10 @@ def fit(
 
 
 def begin(stage: Stage, sources: Mapping[str, CropSource], run: Run, progress: Progress, *, resume: bool) -> State:
-    """The state of a stage that was stopped, if it is to go on; else a fresh one, on the disk with its tensors."""
+    """The state of a stage that was stopped, if it is to go on; else a fresh one, on the disk with its tensors.
+
+    Raises LdmdownError as `fit`.
+    """
     settings, size = stage.settings, run.processes.size
     if settings.batch % size:
         raise LdmdownError(
@@ -133,7 +136,10 @@ def check(loss: float, state: State) -> None:
 def validate_and_save(
     learner: Learner, source: CropSource, state: State, step: int, losses: Losses, show: Callable[[int], None]
 ) -> None:
-    """Validate each average of the weights and keep all that the stage resumes from; the best one in its own file."""
+    """Validate each average of the weights and keep all that the stage resumes from; the best one in its own file.
+
+    Raises `DivergedError` if the loss is not finite.
+    """
     assert state.micro_batch is not None
     stage, run, settings = learner.stage, learner.run, learner.stage.settings
     validated = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -158,17 +159,11 @@ class UNetStage(Stage):
     trains = ("unet", "statics", "regression")
     sections = ("statics", "unet")
 
-    def __init__(
-        self, config: Config, normalization: Normalizations, model: Downscaler, before: Sequence[Stage]
-    ) -> None:
-        super().__init__(config, normalization, model, before)
-        regression = model.regression
-        self._cross_fit = CrossFit(model, regression, len(config.statics.fields)) if regression is not None else None
-
-    @property
+    @cached_property
     def cross_fit(self) -> CrossFit | None:
         """The closed forms without the days of each fold, if the mean has a regression."""
-        return self._cross_fit
+        regression, given = self.model.regression, len(self.config.statics.fields)
+        return None if regression is None else CrossFit(self.model, regression, given)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -358,11 +353,10 @@ class GanStage(Stage):
     partial_gradients = True
     to_have_it = "add `gan: {}` to it"
 
-    def __init__(
-        self, config: Config, normalization: Normalizations, model: Downscaler, before: Sequence[Stage]
-    ) -> None:
-        super().__init__(config, normalization, model, before)
-        self.discriminator = self._discriminator()
+    @cached_property
+    def discriminator(self) -> PatchDiscriminator:
+        """The network that tells made fields from true ones."""
+        return self._discriminator()
 
     @staticmethod
     def belongs_to(config: Config) -> bool:
@@ -385,7 +379,7 @@ class GanStage(Stage):
         torch.manual_seed(self.config.train.seed + 1)
         fresh = checkpoint.build(self.config, self.normalization, "gan").unet
         self.model.unet.load_state_dict(fresh.state_dict())
-        self.discriminator.load_state_dict(self._discriminator().state_dict())
+        self.discriminator = self._discriminator()
 
     def loss(self, batch: Batch) -> Tensor:
         """The absolute error, and from `gan.start` on the adversarial loss."""

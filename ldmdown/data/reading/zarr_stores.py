@@ -22,7 +22,10 @@ PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "htt
 
 
 def open_zarr(address: str, label: str) -> xr.Dataset:
-    """A store in a folder or behind an address, of version 2 or 3, with consolidated metadata or without."""
+    """A store in a folder or behind an address, of version 2 or 3, with consolidated metadata or without.
+
+    Raises LdmdownError if it cannot be opened, or as `check_codecs`.
+    """
     import zarr
 
     protocol = address.split("://", 1)[0]
