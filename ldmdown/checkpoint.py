@@ -2,8 +2,9 @@
 
 A checkpoint is a `.safetensors` file whose metadata hold the header under the key `ldmdown`: format, name,
 stage, configuration, normalisation, correlation of the noise of consecutive hours, what it was trained on, scores,
-licence. Matrices are stored in float16, vectors (biases, norms, running statistics) in float32; converted
-weights of others are all stored in float32, so that they give what they gave their authors.
+licence. Matrices are stored in float16, vectors (biases, norms, running statistics) in float32, static fields that were
+estimated in steps of int8; converted weights of others are all stored in float32, so that they give what they gave
+their authors.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ from ldmdown.models.vae import VAE
 from ldmdown.typing import Float32Array
 
 MAX_NAMES = 3  # of tensors in an error
+ESTIMATED, STEPS = (
+    "estimated_statics",
+    "estimated_steps",
+)  # the last of `statics` in a file: int8, and what 1 stands for
+SMALLEST = 1e-30  # largest value of a field of zeros
 
 Stage = Literal["unet", "gan", "ldm"]
 Normalizations = Mapping[Literal["predictors", "target"], Normalization]
@@ -153,6 +159,11 @@ def save(path: Path, model: Downscaler, header: Mapping[str, Any], *, half: bool
         name: tensor.half() if half and tensor.ndim > 1 and tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
+    estimated = header["config"]["statics"]["embedding"]
+    if half and estimated:
+        given, fields = model.statics[:-estimated].half(), model.statics[-estimated:]
+        steps = fields.abs().amax(dim=(1, 2), keepdim=True).clamp(min=SMALLEST) / torch.iinfo(torch.int8).max
+        tensors |= {"statics": given, ESTIMATED: (fields / steps).round().to(torch.int8), STEPS: steps}
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     card = dict(header) | {HASH: content_hash(header, serialize(tensors))}
     with replacing(path, lock=True) as beside:
@@ -224,9 +235,18 @@ def _check_tensors(
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a file by name; format 1 called one of them otherwise."""
-    held = deserialize(path.read_bytes())
-    return {name.replace("log_deviation", "log_std"): tensor for name, tensor in held.items()}
+    """The weights of a file by name; format 1 called one of them otherwise.
+
+    Estimated static fields are joined to the given ones if they are as `save` wrote them; otherwise they stay what no
+    configuration expects.
+    """
+    held = {name.replace("log_deviation", "log_std"): tensor for name, tensor in deserialize(path.read_bytes()).items()}
+    given, fields, steps = (held.get(name, torch.zeros(())) for name in ("statics", ESTIMATED, STEPS))
+    typed = given.is_floating_point() and (fields.dtype, steps.dtype) == (torch.int8, torch.float32)
+    if typed and (fields.ndim, fields.shape[1:]) == (3, given.shape[1:]) and steps.shape == (len(fields), 1, 1):
+        del held[ESTIMATED], held[STEPS]
+        held["statics"] = torch.cat([given.float(), fields * steps])
+    return held
 
 
 def misfits(given: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from ldmdown.data.reading.regridded import Regridded
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array, FloatArray
 
+ROUNDING = 1e-3  # of the differences in headers
 MEANING = {
     "free": "",
     "exact": "exact: means over ERA5's boxes are ERA5's; of t2m ERA5's with their mean difference in training, since "
@@ -62,7 +63,9 @@ class BoxConsistency:
             raise LdmdownError(
                 "--consistency", "no box of ERA5 lies wholly in the area", fix="choose a larger area, or leave it out"
             )
-        self._offset, self._std = (one.reshape(len(one), -1)[:, self._kept] for one in (offset, std))
+        self._offset, self._std = (
+            one.reshape(len(one), -1)[:, self._kept] for one in (offset, np.maximum(std, ROUNDING))
+        )
         self._exact = exact
         self._means = scipy.sparse.diags_array(1 / share[self._kept]) @ self.boxes.of_source[self._kept]
         to_cells = self.boxes.centres.weights(grid.lat, grid.lon, to_edge=True).astype(np.float64)

@@ -16,7 +16,7 @@ from ldmdown.config import Config, upgrade
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array
 
-FORMAT = 2
+FORMAT = 3
 KEY = "ldmdown"
 HASH = "content_sha256"  # in the header: a hash of all else in it and of the weights
 DIFFERENT = "its parts have different sizes"
@@ -105,7 +105,7 @@ def read_statics(path: Path, header: dict[str, Any]) -> dict[str, Float32Array]:
     """The static fields (rows, cols) that a checkpoint names, normalised; those that it has learned are left out."""
     names = header["config"]["statics"]["fields"]
     with safe_open(path, framework="np") as file:
-        fields = file.get_slice("statics")[: len(names)].astype(np.float32)
+        fields = file.get_tensor("statics")[: len(names)].astype(np.float32)
     return dict(zip(names, fields, strict=True))
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from ldmdown import atomic, checkpoint, header
 from ldmdown.commands.info import card
 from ldmdown.commands.request import request
-from ldmdown.config import Config
+from ldmdown.config import Config, StaticsConfig
 from ldmdown.errors import LdmdownError
 from ldmdown.models.terrain import FEATURES, terrain_features
 
@@ -55,15 +55,30 @@ def altered(source: Path, target: Path, changes: dict | None = None, **tensors: 
 
 
 def test_weights_that_do_not_fit(tiny: dict[str, Path], tmp_path: Path) -> None:
-    file = altered(
-        tiny["ldm"], tmp_path / "x.safetensors", **{"denoiser.out.2.bias": None, "statics": torch.zeros(3, 1)}
-    )
+    weights = {checkpoint.ESTIMATED: None, checkpoint.STEPS: None, "statics": torch.zeros(3, 1)}
+    file = altered(tiny["ldm"], tmp_path / "x.safetensors", **weights, **{"denoiser.out.2.bias": None})
     with pytest.raises(LdmdownError) as caught:
         checkpoint.load(file)
     assert str(caught.value) == (
         f"{file}: its weights do not fit its configuration\n"
         "  found: denoiser.out.2.bias is missing, not (192,); statics is (3, 1), not (2, 64, 64)"
     )
+
+
+def test_estimated_static_fields_are_stored_in_steps(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"statics": StaticsConfig(fields=["z"], embedding=2)})
+    model = checkpoint.build(config, NORMALIZATION, "unet")
+    model.statics.copy_(torch.randn(model.statics.shape, generator=torch.Generator().manual_seed(1)))
+    model.statics[1:, 0, 0] = torch.tensor([127 * 0.25, -127.0])
+    checkpoint.save(tmp_path / "x.safetensors", model, checkpoint.header_of(config, NORMALIZATION, "unet"))
+    held, loaded = load_file(tmp_path / "x.safetensors"), checkpoint.load(tmp_path / "x.safetensors").model.statics
+    assert {held[name].dtype for name in ("statics", checkpoint.ESTIMATED)} == {torch.float16, torch.int8}
+    torch.testing.assert_close(loaded[0], model.statics[0].half().float(), rtol=0, atol=0)
+    for field, expected, step in zip(loaded[1:], model.statics[1:], (0.25, 1.0), strict=True):
+        torch.testing.assert_close(field, (expected / step).round() * step, rtol=0, atol=0)
+    wrong = {checkpoint.ESTIMATED: held[checkpoint.ESTIMATED].view(torch.uint8)}
+    with pytest.raises(LdmdownError, match=r"found: estimated_statics is \(2, 64, 64\), not expected"):
+        checkpoint.load(altered(tmp_path / "x.safetensors", tmp_path / "y.safetensors", **wrong))
 
 
 def test_a_later_format_and_a_stranger(tiny: dict[str, Path], tmp_path: Path) -> None:

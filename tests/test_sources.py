@@ -130,6 +130,9 @@ def test_every_run_of_an_hour_is_a_sample_of_its_own(tmp_path: Path) -> None:
     assert archive.normalization["target"].mean["t2m"] == pytest.approx(values.mean(), rel=1e-6)
     assert archive.sources[0].coarse.startswith("means of the reference over boxes of 0.25 degrees; t2m at the ref")
     assert [len(archive.manifest["files"][kind]) for kind in ("era5", "reference")] == [0, 3]
+    boxes = archive.manifest["learned_from"]["box_differences"]  # of such a pair next to none
+    inner = {part: np.array(boxes[part]["u10"], float)[1:-1, 1:-1] for part in ("mean", "std")}
+    assert max(np.nanmax(np.abs(part)) for part in inner.values()) < 0.05 and np.isfinite(inner["mean"]).any()
 
 
 def test_a_reference_of_a_part_of_the_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

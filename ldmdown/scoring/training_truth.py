@@ -10,7 +10,6 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import splu
 
-from ldmdown.config import FROM_REFERENCE
 from ldmdown.data.archive.box_means import Boxes
 from ldmdown.data.archive.store import READ_ERRORS, Archive
 from ldmdown.data.grid import Grid
@@ -36,8 +35,7 @@ def learned_from(archive: Archive) -> dict[str, Any]:
 def _measures(archive: Archive) -> Iterator[tuple[str, FieldMeasures]]:
     """Measures of some training hours of each source of an archive, by the source's name.
 
-    A source without two successive hours is left out. How box means differ from their coarse partner is measured only
-    where that is an analysis, not the means themselves.
+    A source without two successive hours is left out.
 
     ERA5 on its boxes is recovered from the predictors, into which it was interpolated, by least squares.
     """
@@ -49,7 +47,6 @@ def _measures(archive: Archive) -> Iterator[tuple[str, FieldMeasures]]:
         here = (None if field is None else field[cells] for field in (land, height))
         measures = FieldMeasures(grid.cells, *here)
         boxes = BoxRecovery(measures.boxes, grid.coarse)
-        from_era5 = archive.fingerprint["sources"][index]["era5"] != [FROM_REFERENCE]
         for pair in _successive(archive, index):
             measures.forget()
             try:
@@ -59,7 +56,7 @@ def _measures(archive: Archive) -> Iterator[tuple[str, FieldMeasures]]:
             for sample, fields in zip(pair.tolist(), read, strict=True):
                 target = dict(zip(archive.targets, fields["target"], strict=True))
                 coarse = dict(zip(archive.predictors, fields["predictors"], strict=True))
-                shared = {name: boxes(coarse[name]) for name in target if name in coarse and from_era5}
+                shared = {name: boxes(coarse[name]) for name in target if name in coarse}
                 measures.add(int(archive.hours[sample]), target, shared)
         if measures.hours:
             yield source.name, measures
