@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from ldmdown.errors import LdmdownError
 NAMES = ("t2m", "u10", "v10")
 HOURS = np.datetime64("2022-01-15T09", "ns") + np.arange(4) * np.timedelta64(1, "h")
 LAT, LON = np.arange(48.0, 44.9, -0.25), np.arange(5.0, 11.1, 0.25)
-CASES = Path(os.environ.get("LDMDOWN_TEST_DATA", "")) / "cases"
 
 
 def weather(hours: np.ndarray = HOURS, **names: str) -> xr.Dataset:
@@ -63,6 +61,23 @@ def test_one_damaged_hour_is_named_and_the_others_are_read(tmp_path: Path) -> No
             np.testing.assert_array_equal(fields.read(hour), EXPECTED[:, hour])
 
 
+@pytest.mark.parametrize(("octet", "value"), [(9, 127), (19, 255), (8, 1)])
+def test_values_of_grib_that_cannot_be_decoded_are_named(octet: int, value: int, tmp_path: Path) -> None:
+    """The kind of packing, the bits of a value, or the number of values of the second hour, in its section 5."""
+    path = write_grib(tmp_path / "x.grib", weather().rename(time="valid_time"))
+    content = bytearray(path.read_bytes())
+    start = content.find(b"GRIB", 4)
+    section = start + 16
+    while content[section + 4] != 5:
+        section += int.from_bytes(content[section : section + 4])
+    content[section + octet] = value
+    path.write_bytes(content)
+    with open_fields([path], NAMES) as fields:
+        np.testing.assert_allclose(fields.read(0), EXPECTED[:, 0], atol=1e-3)
+        with pytest.raises(LdmdownError, match=r"x.grib: cannot be read\n.*, at 2022-01-15T10:00\n  fix: download"):
+            fields.read(1)
+
+
 # Means are no instants
 
 
@@ -79,6 +94,16 @@ def with_bounds(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.assign(time_bnds=(("time", "two"), edges))
 
 
+def on_half_hours(dataset: xr.Dataset) -> xr.Dataset:
+    """As CDO writes means of days, from 00 to 23 UTC."""
+    earlier = dataset.assign_coords(time=dataset["time"] - np.timedelta64(30, "m"))
+    return with_bounds(earlier)
+
+
+def days_without_bounds(_: xr.Dataset) -> xr.Dataset:
+    return weather(np.datetime64("2022-01-15T11:30", "ns") + np.arange(4) * np.timedelta64(1, "D"))
+
+
 def averaged_grib(dataset: xr.Dataset) -> xr.Dataset:
     dataset["u10"].attrs["GRIB_stepType"] = "avgua"
     return dataset
@@ -93,6 +118,8 @@ def monthly(_: xr.Dataset) -> xr.Dataset:
     [
         (daily_means, "t2m holds no instantaneous values\n  found: cell_methods area: mean time: mean"),
         (with_bounds, "t2m holds no instantaneous values\n  found: time_bnds of 24 hours"),
+        (on_half_hours, "it holds no instantaneous values\n  found: time_bnds of 24 hours"),
+        (days_without_bounds, "found: a value every 24 hours, the first of 2022-01-15T11:30"),
         (averaged_grib, "u10 holds no instantaneous values\n  found: GRIB_stepType avgua"),
         (monthly, "t2m holds no instantaneous values\n  found: one value a month, at 00 UTC of its first day, 4 times"),
     ],
@@ -422,57 +449,3 @@ def test_wrf_is_refused_with_what_to_do(tmp_path: Path) -> None:
     dataset = weather().assign(Times=("time", ["2022-01-15_09:00:00"] * 4), XLAT=(dims, points), XLONG=(dims, points))
     with pytest.raises(LdmdownError, match="is output of WRF"):
         opened(tmp_path, dataset)
-
-
-# Files that people brought
-
-
-@pytest.mark.skipif(not CASES.is_dir(), reason="needs LDMDOWN_TEST_DATA")
-@pytest.mark.parametrize(
-    ("file", "hours"),
-    [
-        ("01-expver-no-number/expver_empty.nc", 2),
-        ("01-expver-no-number/expver_exp.nc", 2),
-        ("10-zip-with-more/mac.zip", 2),
-        ("13-names-and-axes/a_Time.nc", 4),
-        ("13-names-and-axes/a_rio.nc", 4),
-        ("13-names-and-axes/n_era5pds.nc", 4),
-        ("13-names-and-axes/n_ncl.nc", 4),
-        ("13-names-and-axes/n_rda.nc", 4),
-        ("21-absolute-time/abs.nc", 2),
-    ],
-)
-def test_cases_that_are_right(file: str, hours: int) -> None:
-    """All hold the weather of one file, whatever they call it."""
-    with xr.open_dataset(CASES / "14-python-order" / "ok.nc", engine="netcdf4") as dataset:
-        expected = np.stack([dataset[name].values for name in NAMES])
-    with open_fields([CASES / file], NAMES) as fields:
-        assert len(fields) == hours
-        np.testing.assert_allclose(read(fields)[:, :2], expected, atol=2e-3)
-
-
-@pytest.mark.skipif(not CASES.is_dir(), reason="needs LDMDOWN_TEST_DATA")
-@pytest.mark.parametrize(
-    ("file", "wrong"),
-    [
-        ("03-grib-half-hours/halfhour.grib1", "times between full hours"),
-        ("04-means-as-instants/daily.nc", "no instantaneous values"),
-        ("04-means-as-instants/monthly.nc", "no instantaneous values"),
-        ("05-winds-along-a-grid-that-is-gone/vhr_lonlat.nc", "along a grid that is no longer in the file"),
-        ("09-members-in-files/dupdiff.nc", "given twice, with different values"),
-        ("19-packed-and-wrapped/overflow.nc", "does not fit into its packing"),
-        ("22-wrf-reference/wrf_like.nc", "is output of WRF"),
-    ],
-)
-def test_cases_that_are_refused(file: str, wrong: str) -> None:
-    with pytest.raises(LdmdownError, match=wrong), open_fields([CASES / file], NAMES) as fields:
-        read(fields)
-
-
-@pytest.mark.skipif(not CASES.is_dir(), reason="needs LDMDOWN_TEST_DATA")
-def test_wind_of_a_rotated_case() -> None:
-    """10 m s-1 from the west everywhere."""
-    with open_fields([CASES / "05-winds-along-a-grid-that-is-gone" / "rot.grib2"], NAMES) as fields:
-        _, u10, v10 = read(fields)
-    np.testing.assert_allclose(u10, 10, atol=0.02)
-    np.testing.assert_allclose(v10, 0, atol=0.02)

@@ -18,6 +18,7 @@ from ldmdown.errors import LdmdownError, UnreadableError
 from ldmdown.typing import BoolArray, FloatArray, IntArray
 
 UNEVEN = 0.2  # of the spacing, by which neighbouring distances may differ: rounded positions, Gaussian latitudes
+DAY = 24  # hours
 HUGE = 1e30  # of whatever unit: what no bounds allow, and can be subtracted and converted before it is refused
 SKIP = "download these hours again, or leave them out with `downscale --skip-bad-hours`"
 DAMAGED = "download the file again; positions that a tool has changed must be restored"
@@ -117,22 +118,35 @@ def version_rank(version: Any) -> int:
     return int(text) if text.isdigit() else 1
 
 
-def whole_hours(label: str, minutes: Any) -> IntArray:
-    """Hours since 1970-01-01T00 of times in minutes.
+def whole_hours(label: str, minutes: Any, average: str | None = None) -> IntArray:
+    """Hours since 1970-01-01T00 of times in minutes; `average` says in the file's words that values are no instants.
 
-    Raises LdmdownError if a time lies between full hours.
+    Raises LdmdownError if a time lies between full hours, as that of a mean over a day may.
     """
     hours = minutes.astype("datetime64[h]")
     odd: BoolArray = ~np.isnat(minutes) & (hours != minutes)
-    if odd.any():
-        raise LdmdownError(
-            label,
-            "has times between full hours",
-            found=str(minutes[odd][0]),
-            fix="select full hours, or interpolate to them; if they stand for the hour, use `cdo shifttime`; "
-            "means, such as those of a day, cannot be used",
-        )
-    return hours.astype(np.int64)
+    if not odd.any():
+        return hours.astype(np.int64)
+    step = np.diff(minutes).min(initial=np.timedelta64(1, "W")) / np.timedelta64(1, "h") if len(minutes) > 1 else 0
+    if average or step >= DAY:
+        raise no_instants(label, "it", average or f"a value every {step:g} hours, the first of {minutes[0]}")
+    raise LdmdownError(
+        label,
+        "has times between full hours",
+        found=str(minutes[odd][0]),
+        fix="select full hours, or interpolate to them; if they stand for the hour, use `cdo shifttime`",
+    )
+
+
+def no_instants(label: str, what: str, found: str) -> LdmdownError:
+    """The error of means, sums or extremes in the place of states, with what the file says of them."""
+    return LdmdownError(
+        label,
+        f"{what} holds no instantaneous values",
+        found=found,
+        expected="the state at an hour, such as 2020-01-31T12:00",
+        fix="give hourly data, of ERA5 reanalysis-era5-single-levels, not daily or monthly means",
+    )
 
 
 def span(hours: IntArray) -> str:

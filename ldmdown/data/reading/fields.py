@@ -19,7 +19,7 @@ import pyproj
 import xarray as xr
 
 from ldmdown.data.grid import SourceGrid, grid_rotation, rotate_to_earth
-from ldmdown.data.reading.blocks import SKIP, FieldBlock, moment, span
+from ldmdown.data.reading.blocks import SKIP, FieldBlock, moment, no_instants, span
 from ldmdown.data.reading.files import GriddedFiles, Source
 from ldmdown.data.reading.series import TimeSeries
 from ldmdown.data.units import likely, require_conversion
@@ -294,13 +294,7 @@ def _check_instants(found: Mapping[str, Sequence[FieldBlock]], series: Mapping[s
         if average is None and len(days) > 1 and (days == days.astype("datetime64[M]")).all():
             average = blocks[0].label, f"one value a month, at 00 UTC of its first day, {len(days)} times"
         if average is not None:
-            raise LdmdownError(
-                average[0],
-                f"{name} holds no instantaneous values",
-                found=average[1],
-                expected="the state at an hour, such as 2020-01-31T12:00",
-                fix="give hourly data, of ERA5 reanalysis-era5-single-levels, not daily or monthly means",
-            )
+            raise no_instants(average[0], name, average[1])
 
 
 def _check_members(files: GriddedFiles, series: Mapping[str, Sequence[TimeSeries]]) -> None:

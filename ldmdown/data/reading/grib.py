@@ -123,7 +123,9 @@ class GribFile:
             )
         average = field.monthly or ("" if field.step_type in ("instant", "accum") else f"stepType {field.step_type}")
         valid, init, start = (
-            whole_hours(self.label, np.array([getattr(message, time) for message in messages], "datetime64[m]"))
+            whole_hours(
+                self.label, np.array([getattr(message, time) for message in messages], "datetime64[m]"), average
+            )
             for time in ("valid_time", "init_time", "accumulation_start")
         )
         return FieldBlock(

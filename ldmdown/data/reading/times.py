@@ -157,7 +157,7 @@ class TimeAxes:
                 expected="units such as hours since 1900-01-01",
                 fix="write relative times, as with `cdo -r copy`",
             )
-        return whole_hours(self.label, minutes)
+        return whole_hours(self.label, minutes, average(self.dataset, self.dataset[name]))
 
 
 def decode_times(label: str, dataset: xr.Dataset) -> xr.Dataset:
