@@ -8,8 +8,10 @@ in per cent of the rms difference of two members, in a box of the first hour. Th
 DPM-Solver++, which is near the exact solution: DDIM itself lies that far from it.
 
 The second prints the fair CRPS and the ratio of spread to error by variable, means over random crops with 8 members,
-which start from the same noise, and seconds. The first row is the mean alone. The gain of the checkpoint's latents was
-fitted for the sampler of its configuration; it is left out here, so that all compete alike.
+which start from the same noise, and seconds; then the power of members relative to that of the fields [dB] by
+wavelength [km], and the frequency of wind above 10 and 15 m/s relative to theirs. The first row is the mean alone. The
+gain of the checkpoint's latents was fitted for the sampler of its configuration; it is left out here, so that all
+compete alike. A student, where there is one, is the last row.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ SAMPLERS = [
     Sampler("dpmpp", steps, spacing) for spacing in ("logsnr", "trailing") for steps in (2, 3, 4, 5, 6, 8, 10, 20)
 ]
 MEMBERS = 8
+WAVELENGTHS = (64, 32, 16, 8, 5)  # [km]
+SPEEDS = (10, 15)  # [m/s]
 BOX = (10.0, 44.0, 12.0, 46.0)  # west, south, east, north
 
 
@@ -52,7 +56,8 @@ def main(name: str, archive: Path, crops: int) -> None:
     batches = [sample_batch(source, "samplers", 0, settings, step, alone) for step in range(crops)]
     std = np.array([checkpoint.normalization["target"].std[target] for target in config.targets])[:, None, None]
     truth = np.concatenate([batch["target"].numpy() for batch in batches]) * std
-    fields: dict[str, list[np.ndarray]] = {"mean": []} | {_label(sampler): [] for sampler in SAMPLERS}
+    samplers = [*SAMPLERS, *([Sampler("student", 1)] if model.student is not None else [])]
+    fields: dict[str, list[np.ndarray]] = {label: [] for label in ("mean", *map(_label, samplers))}
     seconds = dict.fromkeys(fields, 0.0)
     for batch in batches:
         statics = model.statics_at(batch["corners"], *batch["predictors"].shape[-2:])
@@ -60,7 +65,7 @@ def main(name: str, archive: Path, crops: int) -> None:
         condition = model.condition(batch["predictors"], statics)
         start = noise(batch, (MEMBERS, model.autoencoder.latent_channels, *batch["predictors"].shape[-2:]))
         fields["mean"].append(mean[:, None].numpy() * std)
-        for sampler in SAMPLERS:
+        for sampler in samplers:
             began = time.perf_counter()
             drawn = model.ensemble(mean, condition, start, sampler, MEMBERS)
             seconds[_label(sampler)] += time.perf_counter() - began
@@ -72,6 +77,31 @@ def main(name: str, archive: Path, crops: int) -> None:
         scores = [_scores(ensemble[:, :, channel], truth[:, channel]) for channel in range(len(config.targets))]
         values = [part[score] for score in (0, 1) for part in scores]
         print(f"{label:20}" + "".join(f"{value:12.4f}" for value in values) + f"{seconds[label]:8.1f}")
+    names = {"t2m": ["t2m"], "wind": ["u10", "v10"]}
+    kinds = {kind: [config.targets.index(name) for name in part] for kind, part in names.items()}
+    columns = [f"{kind} {at} km" for kind in kinds for at in WAVELENGTHS] + [f"> {speed} m/s" for speed in SPEEDS]
+    print(f"\n{'':20}" + "".join(f"{column:>12}" for column in columns))
+    offset = np.array([checkpoint.normalization["target"].mean[target] for target in config.targets])[:, None, None]
+    for label, parts in fields.items():
+        ensemble = np.concatenate(parts)  # (B, M, T, H, W)
+        powers = [_power(ensemble[:, :, part]) - _power(truth[:, None, part]) for part in kinds.values()]
+        windy = [
+            [_windy(one[..., kinds["wind"], :, :] + offset[kinds["wind"]], speed) for one in (ensemble, truth)]
+            for speed in SPEEDS
+        ]
+        values = [*np.concatenate(powers), *(ours / theirs for ours, theirs in windy)]
+        print(f"{label:20}" + "".join(f"{value:12.2f}" for value in values))
+
+
+def _power(fields: np.ndarray) -> np.ndarray:
+    """In dB at the wavelengths, of fields (..., rows, cols)."""
+    wavelength, power = metrics.power_spectrum(fields, (2.0, 2.0))
+    return 10 * np.log10([power[np.abs(np.log2(wavelength / at)) < 1 / 6].sum() for at in WAVELENGTHS])
+
+
+def _windy(wind: np.ndarray, speed: float) -> float:
+    """The share of cells in which wind (..., 2, rows, cols) is above a speed."""
+    return float((np.hypot(wind[..., 0, :, :], wind[..., 1, :, :]) > speed).mean())
 
 
 @torch.inference_mode()
