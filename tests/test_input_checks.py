@@ -89,7 +89,7 @@ def daily_means(dataset: xr.Dataset) -> xr.Dataset:
 
 def with_bounds(dataset: xr.Dataset) -> xr.Dataset:
     dataset["time"].attrs["bounds"] = "time_bnds"
-    dataset["time"].encoding["units"] = "hours since 2022-01-15"
+    dataset["time"].encoding["units"] = "minutes since 2022-01-15"
     edges = np.stack([HOURS - np.timedelta64(12, "h"), HOURS + np.timedelta64(12, "h")], axis=1)
     return dataset.assign(time_bnds=(("time", "two"), edges))
 
