@@ -113,22 +113,20 @@ def test_a_whole_system(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.slow
-def test_a_gan_learns_beside_and_goes_on_after_a_kill(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_gan_learns_beside_and_goes_on_after_a_kill(mean: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its own U-Net, and a discriminator from half of the way; its checkpoint has a name of its own."""
     settings = SMALL["train"] | {"gan": STAGE | {"steps": 40, "learning_rate": 0.005}}
-    path = write_small(folder, gan=GAN, train=settings)
-    train(path, "unet")
-    other = tmp_path_factory.mktemp("gan") / "copy"
-    shutil.copytree(folder, other)
+    write_small(folder := mean, gan=GAN, train=settings)
+    other = shutil.copytree(folder, tmp_path_factory.mktemp("gan") / "copy")
     command = [sys.executable, "-m", "ldmdown", "train", "small.yaml", "--stage", "gan", "--resume"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     rows = [float(loss) for _, loss, _ in losses(folder, "gan")]
     assert max(rows[:20]) < min(rows[20:])  # the hinge loss, about 1, comes on top
     loaded = checkpoint.load(folder / "checkpoints" / "small-gan.safetensors")
     assert loaded.stage == "gan" and loaded.header["training"]["steps"]["gan"] == 40
-    mean = checkpoint.load(folder / "checkpoints" / "small.safetensors")
-    torch.testing.assert_close(loaded.model.statics, mean.model.statics)
-    assert (loaded.model.unet.outputs.weight - mean.model.unet.outputs.weight).abs().max() > 1e-3
+    unet = checkpoint.load(folder / "checkpoints" / "small.safetensors")
+    torch.testing.assert_close(loaded.model.statics, unet.model.statics)
+    assert (loaded.model.unet.outputs.weight - unet.model.unet.outputs.weight).abs().max() > 1e-3
     process = subprocess.Popen([sys.executable, "-m", "ldmdown", "train", "small.yaml", "--stage", "gan"], cwd=other)
     wait_for_row(other, "gan", 25, process)
     subprocess.run(command, cwd=other, check=True, capture_output=True)
@@ -151,8 +149,9 @@ def test_the_mean_starts_from_closed_forms(folder: Path) -> None:
     assert error < 0.5 * interpolated
 
 
-def test_latents_of_the_target_itself(folder: Path) -> None:
+def test_latents_of_the_target_itself(mean: Path) -> None:
     """The paper's LDM without the residual, by one switch: its members do not need the mean."""
+    folder = mean
     train(write_small(folder, residual=False))
     loaded = checkpoint.load(folder / "checkpoints" / "small.safetensors")
     model = loaded.model
@@ -386,9 +385,9 @@ def test_hours_that_cannot_be_read(
 
 
 @pytest.mark.slow
-def test_micro_batches_add_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_micro_batches_add_up(mean: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One crop at a time: the losses of the whole batch."""
-    other = folder / "parts"
+    folder, other = mean, mean / "parts"
     train(folder / "small.yaml")
     write_below(other, folder)
     for name in ("unet", "scale"):
@@ -440,12 +439,13 @@ class Board:
 
 
 def test_the_papers_latent_space_and_the_folder_of_a_run(
-    drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    prepared_mean: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Configuration, environment, validation by noise, pictures, best and last weights, TensorBoard and the page."""
     monkeypatch.setitem(sys.modules, "tensorboard", ModuleType("tensorboard"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Board))
     sys.modules["tensorboard"].__spec__ = ModuleSpec("tensorboard", None)
+    shutil.copytree(prepared_mean, drawn, dirs_exist_ok=True)
     path = write_small(drawn, autoencoder={"kind": "kl", "multiplier": 2, "minimum": 4}, scale=None)
     train(path)
     loaded = checkpoint.load(drawn / "checkpoints" / "small.safetensors")
@@ -497,11 +497,14 @@ def test_a_crop_that_the_networks_do_not_divide(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_three_commands_in_an_empty_folder(tmp_path: Path) -> None:
-    """The bundled twin, its training cut short."""
+    """The bundled twin, a day for each use and its training cut short."""
     settings = yaml.safe_load(BUNDLED.read_text())
+    days = dict(zip(("train", "validation", "test"), ("2021-01-11", "2021-01-18", "2021-07-23"), strict=True))
+    settings["data"]["split"] = {use: [[day, day]] for use, day in days.items()}
+    settings["twin"]["periods"] = [[day, day] for day in days.values()]
     for stage in ("unet", "scale", "ldm"):
         settings["train"][stage] |= {"steps": 20, "validate_every": 20}
-    settings["grid"] |= {"rows": 128, "cols": 128}
+    settings["grid"] |= {"rows": 64, "cols": 64}
     bundled = tmp_path / "twin.yaml"
     bundled.write_text(yaml.safe_dump(settings))
     program = (
@@ -544,14 +547,13 @@ def torchrun(folder: Path, processes: int, program: str, *options: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(folder: Path) -> None:
+def test_two_processes_learn_what_one_does(mean: Path) -> None:
     """Each takes a half of a batch, crop by crop: 50 steps of vae and ldm in float32; unet and gan at least run."""
     stages = {name: STAGE | {"steps": 50, "validate_every": 25, "learning_rate": 1e-4} for name in ("vae", "ldm")}
     latent_space = {"kind": "kl", "multiplier": 2, "minimum": 4}
     stages["gan"] = STAGE | {"steps": 10, "learning_rate": 0.001}
-    path = write_small(folder, autoencoder=latent_space, scale=None, gan=GAN, train=SMALL["train"] | stages)
-    train(path)
-    other = folder / "two"
+    folder, other = mean, mean / "two"
+    train(write_small(folder, autoencoder=latent_space, scale=None, gan=GAN, train=SMALL["train"] | stages))
     write_below(other, folder)
     for file in (folder / "run").glob("unet.*"):
         shutil.copy(file, other / "run")
