@@ -58,7 +58,7 @@ def test_the_nearest_value_instead_of_interpolation(new: xr.Dataset, tmp_path: P
     window = covered_window(fields, ITALY)
     assert window is not None
     cells = ITALY.coarse.window(window)
-    field = Regridded(fields, cells, nearest=True).read(2)[0]
+    field = Regridded(fields, cells, ["t2m"], nearest=True).read(2)[0]
     lat, lon = cells.lat, cells.lon
     for i, j in ((0, 0), (3, 2), (-1, -1)):
         assert field[i, j] == new.t2m[2].sel(latitude=lat[i, j], longitude=lon[i, j], method="nearest")

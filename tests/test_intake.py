@@ -739,7 +739,7 @@ def test_members_of_an_ensemble_are_not_mixed(tmp_path: Path) -> None:
         for member in range(3):
             np.testing.assert_allclose(found.read(5, member)[0], field("t2m")[5] + member, atol=1e-4)
         with pytest.raises(LdmdownError, match="is an ensemble\n  found: 3 members"):
-            Regridded(found, Grid(), beyond="edge")
+            Regridded(found, Grid(), found.names)
 
 
 def test_a_grid_that_is_not_regular(tmp_path: Path) -> None:

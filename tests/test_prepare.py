@@ -79,7 +79,7 @@ def test_the_archive_holds_what_the_files_hold(folder: Path, capsys: pytest.Capt
     archive = Archive(folder / "archive.zarr")
     assert len(archive) == 18 and archive.grid == Grid(**GRID)
     with open_fields(sorted((folder / "reference").glob("*.nc")), archive.targets) as fields:
-        expected = Regridded(fields, archive.grid).read(10)
+        expected = Regridded(fields, archive.grid, archive.targets).read(10)
     stored = archive.read(10)
     np.testing.assert_allclose(stored["target"], expected, atol=1 / 512 + 1e-4)
     window = archive.read(10, (2, 1, 1, 3))

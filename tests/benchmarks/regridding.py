@@ -40,7 +40,7 @@ def main() -> None:
             subprocess.run(["cdo", "-s", "remapbil,grid", "era5.nc", "out.nc"], cwd=folder, check=True)
             spent["cdo"].append(since(began, resource.RUSAGE_CHILDREN))
             began = clocks(resource.RUSAGE_SELF)
-            predictors = Regridded(open_fields([folder / "era5.nc"], NAMES), coarse, beyond="edge")
+            predictors = Regridded(open_fields([folder / "era5.nc"], NAMES), coarse, NAMES)
             for hour in range(len(predictors)):
                 field = predictors.read(hour)
             spent["ldmdown"].append(since(began, resource.RUSAGE_SELF))

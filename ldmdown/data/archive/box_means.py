@@ -52,10 +52,6 @@ class BoxMeans:
             era5 = regrid(source.weights(*self.boxes.latlon()), heights, self.boxes.grid.shape)
             self._warmer = settings.lapse_rate * (ours - era5)
 
-    def close(self) -> None:
-        """Close the files."""
-        self.fields.close()
-
     def read(self, index: int) -> Float32Array:
         """(variable, rows, cols) of one hour on the coarse grid; NaN where a box that is needed is not complete.
 

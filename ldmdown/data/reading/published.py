@@ -74,9 +74,6 @@ class PublishedDay:
         self.hours = np.array([_hour(file) + hour for file, hour in self._places], np.int64)
         self.normalization = read_statistics(folder / STATISTICS, source, names)
 
-    def close(self) -> None:
-        """Nothing stays open."""
-
     def read(self, index: int) -> Float32Array:
         """(variable, rows, cols) of one hour; NaN where a variable may be missing and is.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import scipy.sparse
@@ -18,7 +18,7 @@ from ldmdown.data.variables import Variable, variable
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import BoolArray, Float32Array
 
-Beyond = Literal["refuse", "edge", "missing"]
+Beyond = Literal["edge", "missing"]
 Method = Literal["bilinear", "nearest", "conservative"]
 
 
@@ -28,23 +28,23 @@ class Regridded:
     Args:
         fields: of files.
         grid: whose cells are wanted; for predictors `grid.coarse.window(window)`.
-        names: the variables in the order of the channels, those of the sun included; None: those of the fields.
+        names: the variables in the order of the channels, those of the sun included.
         nearest: take the nearest value instead of interpolating.
-        beyond: what cells take that lie beyond the fields: nothing, they are refused; the value at the nearest edge,
-            for a margin of the networks; or NaN, and then values may be missing inside too.
+        beyond: what cells take that lie beyond the fields: the value at the nearest edge, for a margin of the networks;
+            or NaN, and then values may be missing inside too.
         member: the place of the member that is read; None: the fields must not be an ensemble.
 
-    Raises LdmdownError if the fields are an ensemble of which no member is chosen, or do not enclose the grid.
+    Raises LdmdownError if the fields are an ensemble of which no member is chosen.
     """
 
     def __init__(
         self,
         fields: Fields,
         grid: Grid,
-        names: Sequence[str] | None = None,
+        names: Sequence[str],
         *,
         nearest: bool = False,
-        beyond: Beyond = "refuse",
+        beyond: Beyond = "edge",
         member: int | None = None,
     ) -> None:
         if member is None and len(fields.members) > 1:
@@ -55,14 +55,12 @@ class Regridded:
                 expected="one member",
                 fix="select one, as with `cdo sellevidx`, `grib_copy -w number=1` or xarray",
             )
-        self.variables = [variable(name) for name in (fields.names if names is None else names)]
+        self.variables = [variable(name) for name in names]
         self.grid, self.hours = grid, fields.hours
         self.notes: Sequence[str] = fields.notes
         self.member = member or 0
         self.number = fields.members[self.member]
         self._strict = beyond != "missing"
-        if beyond == "refuse":
-            _check_covered(fields, grid)
         self._method: dict[str, Method] = {
             known.name: "nearest" if nearest else known.regridding
             for known in self.variables
@@ -70,19 +68,6 @@ class Regridded:
         }
         self._way = _way(fields.grid, grid, tuple(sorted(set(self._method.values()))), beyond)
         self.fields = fields.crop(self._way.rows, self._way.cols)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the files."""
-        self.fields.close()
-
-    def __len__(self) -> int:
-        return len(self.hours)
 
     def read(self, index: int) -> Float32Array:
         """(variable, rows, cols) of one hour; NaN where a variable may be missing and is.
@@ -108,7 +93,7 @@ class Regridded:
         if not missing.any():
             return
         row, col = np.argwhere(missing)[0]
-        other = min(len(self) - 1, 1) if index == 0 else index - 1
+        other = min(len(self.hours) - 1, 1) if index == 0 else index - 1
         always = (
             other != index and np.isnan(self.fields.read(other)[self.fields.names.index(known.name)])[missing].all()
         )
@@ -168,23 +153,6 @@ def check_coverage(fields: Fields, grid: Grid, window: Window) -> None:
         expected=f"at least {wanted.box}",
         fix=f"{download}, or downscale what is there with --region covered" if here else download,
     )
-
-
-def _check_covered(fields: Fields, grid: Grid) -> None:
-    inside = _covered_share(fields.grid, grid)
-    if inside < 1:
-        raise LdmdownError(
-            fields.label,
-            "does not cover the grid of the configuration",
-            found=f"{inside:.0%} of its cells; {fields.grid.box}",
-            expected=grid.box,
-            fix="choose a smaller `grid` in the configuration, or files of a larger area",
-        )
-
-
-@lru_cache(maxsize=2)
-def _covered_share(source: SourceGrid, grid: Grid) -> float:
-    return float(source.covers(grid.lat, grid.lon).mean())
 
 
 @dataclass(frozen=True)
