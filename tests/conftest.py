@@ -24,6 +24,7 @@ from ldmdown.config import Config
 from ldmdown.data import parallel
 from ldmdown.data.normalization import Normalization
 from ldmdown.models.downscaler import Downscaler
+from ldmdown.training import heldout
 
 CONDITIONER = {"statics_dim": 16, "predictors_dim": 16, "out_dim": 16, "depth": 1}
 CONFIG = Config.model_validate(
@@ -80,13 +81,15 @@ def ldmdown(*arguments: str, folder: Path | None = None) -> subprocess.Completed
 def the_same_on_every_machine() -> Iterator[None]:
     """Let --precision auto be fp32 on whatever CPU, for the tolerances of tests, and compute in one thread.
 
-    Days are prepared in this process: others take longer to start than so little takes to do.
+    Days are prepared in this process: others take longer to start than so little takes to do. The gain of the spread
+    is measured on few crops.
     """
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
         patch.setattr(parallel, "workers", lambda: 1)
+        patch.setattr(heldout, "CALIBRATION_CROPS", 4)
         yield
 
 

@@ -231,6 +231,7 @@ def write_grib(path: Path, dataset: xr.Dataset) -> Path:
 
 SMALL_CONDITIONER = {"statics_dim": 16, "predictors_dim": 16, "out_dim": 16, "depth": 1}
 SMALL_STAGE = {"batch": 4, "crop": 4, "validate_every": 5, "ema": 0.5}
+SHORT = {name: SMALL_STAGE | {"steps": 5, "learning_rate": 0.001} for name in ("unet", "scale", "ldm")}
 SMALL = {
     "name": "small",
     "description": "Trained for a test.",

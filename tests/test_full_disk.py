@@ -17,7 +17,7 @@ from threading import Thread
 import pytest
 import torch
 from conftest import ldmdown, write_published
-from made_up import write_archive, write_small
+from made_up import SHORT, write_archive, write_small
 
 from ldmdown import checkpoint
 from ldmdown.commands import fetch
@@ -60,7 +60,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, era5: Callable[..., Path], 
     shutil.copy(tiny["ldm"], folder / "tiny.safetensors")
     (folder / "twin").mkdir()
     write_small(folder / "twin")
-    write_archive(folder / "archive.zarr", parse_config(write_small(folder)))
+    write_archive(folder / "archive.zarr", parse_config(write_small(folder, train=SHORT)))
     write_published(folder)
     weights = {f"net.{name}": tensor for name, tensor in UNet(32, 1, (4, 4), 8).state_dict().items()}
     torch.save({"state_dict": weights}, folder / "UNET_2mT.ckpt")

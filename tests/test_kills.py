@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
-from made_up import write_archive, write_small
+from made_up import SHORT, write_archive, write_small
 from safetensors.numpy import load_file
 
 from ldmdown.atomic import BESIDE
@@ -57,7 +57,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, era5: Callable[..., Path], 
     split = {"train": [[DAYS[0], DAYS[2]]], "validation": [[DAYS[3], DAYS[3]]]}
     config = {"name": "own", "grid": GRID, "data": {"archive": "own.zarr", "split": split}}
     (folder / "own.yaml").write_text(yaml.safe_dump(config))
-    write_archive(folder / "archive.zarr", parse_config(write_small(folder)))
+    write_archive(folder / "archive.zarr", parse_config(write_small(folder, train=SHORT)))
     shutil.copy(era5(range(12, 36)), folder / "era5.nc")
     shutil.copy(tiny["ldm"], folder / "tiny.safetensors")
     return folder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
-from made_up import SMALL, SMALL_STAGE
+from made_up import SHORT, SMALL
 
 from ldmdown.commands.prepare import prepare
 from ldmdown.config import BoxMeansConfig, Config
@@ -187,9 +187,8 @@ def test_a_system_is_trained_on_a_source_of_a_part_and_one_of_the_whole(tmp_path
     model_run(tmp_path / "runs" / "a.nc", "2026-02-01T00", 54, east=15.7)
     wide = {"name": "wide", "era5": "from_reference", "reference": "wide", "split": SPLIT}
     path = write(tmp_path, {"sources": [wide, PERFECT | {"name": "narrow", "weight": 3}]})
-    stages = {name: SMALL_STAGE | {"steps": 4, "learning_rate": 0.001} for name in ("unet", "scale", "ldm")}
     networks = {key: SMALL[key] for key in ("statics", "unet", "conditioner", "scale", "denoiser", "sampler")}
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | networks | {"train": stages}))
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | networks | {"train": SHORT}))
     prepare(path)
     train(path)
     loaded = checkpoint.load(tmp_path / "checkpoints" / "small.safetensors")

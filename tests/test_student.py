@@ -10,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 from conftest import CONFIG, NORMALIZATION, ldmdown
-from made_up import SMALL, SMALL_STAGE, write_archive, write_small
+from made_up import SHORT, write_archive, write_small
 
 from ldmdown import checkpoint, metrics
 from ldmdown.commands.train import train
@@ -60,10 +60,9 @@ def test_it_learns_how_wide_the_truth_is() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a system whose student is its sampler; `before` is its checkpoint of the stage ldm."""
     folder = tmp_path_factory.mktemp("student")
-    stage = SMALL_STAGE | {"steps": 10, "learning_rate": 0.001}
     grid = {"west": 4_700_000, "north": 2_200_000, "rows": 64, "cols": 64}
     sections = {"grid": grid, "student": STUDENT, "sampler": {"name": "student", "steps": 4}}
-    path = write_small(folder, train=SMALL["train"] | {"distill": stage}, **sections)
+    path = write_small(folder, train=SHORT | {"distill": SHORT["ldm"]}, **sections)
     write_archive(folder / "archive.zarr", parse_config(path))
     train(path, "unet")
     train(path, "ldm")

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from made_up import SMALL, write_archive, write_small
+from made_up import SHORT, SMALL, write_archive, write_small
+from made_up import SMALL_STAGE as STAGE
 
 from ldmdown import checkpoint
 from ldmdown.commands.train import train
@@ -36,7 +37,6 @@ from ldmdown.training.stages import UNetStage
 
 ALONE = Processes(0, 1, 1, torch.device("cpu"))
 GAN = {"widths": [4, 8, 8, 8], "start": 0.5}
-STAGE = {"batch": 4, "crop": 4, "validate_every": 5, "ema": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_latents_of_the_target_itself(mean: Path) -> None:
 def test_a_source_that_covers_a_part_of_the_grid(tmp_path: Path, undrawn: None) -> None:
     """Crops, latents and measurements are of the cells with values; whatever lies outside has no effect."""
     both = [{"name": name, "split": SMALL["data"]["split"]} for name in ("whole", "part")]
-    path = write_small(tmp_path, data={"sources": both})
+    path = write_small(tmp_path, data={"sources": both}, train=SHORT)
     part = np.zeros((8, 8), bool)
     part[:7, 1:8] = True
     part[0, 1] = False
@@ -294,14 +294,14 @@ def test_killed_and_gone_on_with_it_learns_the_same(folder: Path, tmp_path_facto
     """In mid-stage, of the mean and of the denoiser: the same losses and the same weights."""
     other = tmp_path_factory.mktemp("killed")
     train_settings = SMALL["train"] | {
-        "unet": STAGE | {"steps": 60, "learning_rate": 0.002},
-        "ldm": STAGE | {"steps": 60, "learning_rate": 0.001},
+        "unet": STAGE | {"steps": 40, "learning_rate": 0.002},
+        "ldm": STAGE | {"steps": 40, "learning_rate": 0.001},
     }
     for place in (folder, other):
         write_small(place, train=train_settings)
     shutil.copytree(folder / "archive.zarr", other / "archive.zarr")
     kill_when(other, "unet", 10)
-    with pytest.raises(LdmdownError, match=r"the unet stage was stopped after \d+ of 60 steps\n  fix: resume with"):
+    with pytest.raises(LdmdownError, match=r"the unet stage was stopped after \d+ of 40 steps\n  fix: resume with"):
         train(other / "small.yaml")
     kill_when(other, "ldm", 10)
     for place in (folder, other):
@@ -370,7 +370,7 @@ def test_hours_that_cannot_be_read(
 
     monkeypatch.setattr(Archive, "read_packed", read_packed)
     monkeypatch.setattr(Archive, "read", read)
-    train(folder / "small.yaml")
+    train(write_small(folder, train=SHORT))
     said = capsys.readouterr().err
     name = f"{folder / 'archive.zarr'}: 2021-01-01T07 cannot be read (error during blosc decompression: -1): left out"
     assert said.count(name) == 1
