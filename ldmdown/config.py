@@ -424,18 +424,12 @@ def load_config(path: Path | None) -> tuple[Config, Path]:
 
 
 def preset(name: str) -> Config:
-    """A configuration that comes with ldmdown.
-
-    Raises LdmdownError if there is none of this name.
-    """
+    """A configuration that comes with ldmdown. Raises LdmdownError if there is none of this name."""
     return Config.model_validate(_read(_preset(name, Path(name))))
 
 
 def parse_config(path: Path) -> Config:
-    """Read and check one YAML file; see `load_config`.
-
-    Raises LdmdownError as that.
-    """
+    """Read and check one YAML file; see `load_config`. Raises LdmdownError as that."""
     content = _read(path)
     try:
         return Config.model_validate(content)

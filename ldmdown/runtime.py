@@ -24,10 +24,7 @@ PATIENCE = timedelta(days=1)  # of processes that wait for the first one's work
 
 
 def choose_device(name: str) -> torch.device:
-    """auto: CUDA where there is one, else the CPU.
-
-    Raises LdmdownError if the device is unknown or absent.
-    """
+    """auto: CUDA where there is one, else the CPU. Raises LdmdownError if the device is unknown or absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -233,10 +233,7 @@ def _period(era5: Fields, options: DownscaleOptions) -> Fields:
 
 
 def choose_window(era5: Fields, grid: Grid, options: DownscaleOptions) -> Window:
-    """The coarse cells to downscale: (row, col, rows, cols).
-
-    Raises LdmdownError if there are none.
-    """
+    """The coarse cells to downscale: (row, col, rows, cols). Raises LdmdownError if there are none."""
     window = grid.whole
     if options.bbox is not None:
         inside = grid.containing(*options.bbox)

@@ -60,11 +60,13 @@ def test_errors_of_reading_stay_what_they_are(tmp_path: Path) -> None:
 
 def test_a_lock_names_who_holds_it(tmp_path: Path) -> None:
     message = f"another process\n  found: process {os.getpid()} on"
-    with locked(tmp_path / "out.nc"), pytest.raises(LdmdownError, match=message), locked(tmp_path / "out.nc"):
-        pass
-    with locked(tmp_path / "out.nc"):
-        pass
-    assert not list(tmp_path.iterdir())
+    path = tmp_path / "out.nc"
+    for writing in (locked(path), replacing(path, lock=True)):
+        with locked(path), pytest.raises(LdmdownError, match=message), writing:
+            pass
+    with replacing(path, lock=True) as beside:
+        beside.touch()
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_the_lock_of_a_killed_process_is_no_lock(tmp_path: Path) -> None:

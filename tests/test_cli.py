@@ -78,6 +78,7 @@ def test_the_bundled_card() -> None:
         "t2m, u10, v10",
         "ICON-2I",
         "CC-BY-4.0",
+        "training_truth          twin, icon2i (their numbers: --json)",
     ):
         assert part in done.stdout
 

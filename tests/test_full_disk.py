@@ -59,7 +59,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, era5: Callable[..., Path], 
     shutil.copy(era5(range(12)), folder / "era5.nc")
     shutil.copy(tiny["ldm"], folder / "tiny.safetensors")
     (folder / "twin").mkdir()
-    write_small(folder / "twin")
+    write_small(folder / "twin", twin={"periods": [[f"{day}T00", f"{day}T03"] for day in ("2021-01-01", "2021-01-05")]})
     write_archive(folder / "archive.zarr", parse_config(write_small(folder, train=SHORT)))
     write_published(folder)
     weights = {f"net.{name}": tensor for name, tensor in UNet(32, 1, (4, 4), 8).state_dict().items()}

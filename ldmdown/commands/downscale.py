@@ -78,10 +78,7 @@ class Request:
         return system.job(era5, self.options)
 
     def hours(self, job: Job) -> dict[Path, list[int]]:
-        """The files to be, each with its hours of the job.
-
-        Raises LdmdownError if one is an input file.
-        """
+        """The files to be, each with its hours of the job. Raises LdmdownError if one is an input file."""
         hours: dict[Path, list[int]] = defaultdict(list)
         for index, moment in enumerate(job.era5.times.tolist()):
             hours[Path(str(self.output).format(time=moment))].append(index)

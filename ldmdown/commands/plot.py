@@ -158,10 +158,7 @@ class MapHour:
         return (self.lon >= west) & (self.lon <= east) & (self.lat >= south) & (self.lat <= north)
 
     def within(self, field: FloatArray, extent: Extent) -> FloatArray:
-        """The known values of a field in the extent.
-
-        Raises LdmdownError if there are none.
-        """
+        """The known values of a field in the extent. Raises LdmdownError if there are none."""
         values = field[self.inside(extent) & np.isfinite(field)]
         if not values.size:
             found, expected = (

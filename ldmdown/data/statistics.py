@@ -17,10 +17,7 @@ EXPECTED = "mean, std, min, max, and percentiles from p1 to p99"
 
 
 def check_statistics(names: Sequence[str]) -> None:
-    """Refuse names of no statistic, and those given twice.
-
-    Raises LdmdownError if there is one.
-    """
+    """Refuse names of no statistic, and those given twice. Raises LdmdownError if there is one."""
     for name in names:
         if name not in METHODS and not PERCENTILE.fullmatch(name):
             raise LdmdownError("--statistics", "asks for what is not a statistic", found=name, expected=EXPECTED)

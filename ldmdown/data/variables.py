@@ -227,10 +227,7 @@ VARIABLES = {variable.name: variable for variable in _TABLE}
 
 
 def variable(name: str) -> Variable:
-    """Look up a variable by its short name.
-
-    Raises LdmdownError if there is none, with the nearest name.
-    """
+    """Look up a variable by its short name. Raises LdmdownError if there is none, with the nearest name."""
     if name in VARIABLES:
         return VARIABLES[name]
     near = difflib.get_close_matches(name, VARIABLES, n=1)

@@ -71,10 +71,7 @@ class FieldWriter(ABC):
             taken.unlink()
 
     def write(self, index: int, fields: Mapping[str, Float32Array]) -> None:
-        """Keep one hour: by name ([member,] rows, cols).
-
-        Raises LdmdownError if a value is not finite.
-        """
+        """Keep one hour: by name ([member,] rows, cols). Raises LdmdownError if a value is not finite."""
         if not all(np.isfinite(field).all() for field in fields.values()):
             hour = np.datetime64(int(self.hours[index]), "h")
             raise LdmdownError(

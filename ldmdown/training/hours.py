@@ -134,10 +134,7 @@ class HourSet:
         return predictors[:, *nearest]
 
     def leave_out(self, place: int, error: object) -> None:
-        """Name an hour that cannot be read, once.
-
-        Raises LdmdownError if too many are unreadable.
-        """
+        """Name an hour that cannot be read, once. Raises LdmdownError if too many are unreadable."""
         with self._lock:
             if place in self.unreadable:
                 return

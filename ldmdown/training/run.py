@@ -123,10 +123,7 @@ class Run:
 
 @contextlib.contextmanager
 def on_disk(folder: Path) -> Iterator[None]:
-    """Turn the failure of any write to a full disk into a message.
-
-    Raises LdmdownError if the disk is full.
-    """
+    """Turn the failure of any write to a full disk into a message. Raises LdmdownError if the disk is full."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -141,10 +138,7 @@ def on_disk(folder: Path) -> Iterator[None]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A file of `Run.write`; tensors stay on the disk until they are used.
-
-    Raises LdmdownError if it is damaged.
-    """
+    """A file of `Run.write`; tensors stay on the disk until they are used. Raises LdmdownError if it is damaged."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:

@@ -415,10 +415,7 @@ def stages_of(config: Config, normalization: Normalizations, model: Downscaler) 
 
 
 def trained_by(stages: Sequence[Stage], command: Command) -> list[Stage]:
-    """The stages that a --stage asks for.
-
-    Raises LdmdownError if there is none.
-    """
+    """The stages that a --stage asks for. Raises LdmdownError if there is none."""
     wanted = [stage for stage in stages if command in ("all", stage.command)]
     if not wanted:
         fix = next(kind.to_have_it for kind in STAGES if kind.command == command)

@@ -58,10 +58,7 @@ class _Field:
 
 
 class GribFile:
-    """One file, as a `Source`.
-
-    Raises ValueError if it is damaged.
-    """
+    """One file, as a `Source`. Raises ValueError if it is damaged."""
 
     def __init__(self, path: Path, label: str) -> None:
         import eccodes
