@@ -180,9 +180,12 @@ def downscale(
         typer.Option(help="Compression; quantized rounds to 0.01 K and 0.01 m/s, for smaller files."),
     ] = "lossless",
     consistency: Annotated[
-        Literal["free", "learned", "exact"],
-        typer.Option(help="How closely means over ERA5's boxes keep to ERA5; learned: as those of training fields do."),
-    ] = "free",
+        Literal["free", "learned", "exact"] | None,
+        typer.Option(
+            help="How closely means over ERA5's boxes keep to ERA5; learned: as those of training fields do.",
+            show_default="the checkpoint's",
+        ),
+    ] = None,
     start: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="First hour, such as 2020-01-31T06.", show_default="that of the files"),

@@ -42,6 +42,7 @@ RENAMED = {  # keys of version 0.1, as patterns, and their names now
     "train.*.clip": "grad_clip",
 }
 Precision = Literal["auto", "fp32", "bf16"]
+Consistency = Literal["free", "learned", "exact"]
 SamplerName = Literal["dpmpp", "ddim", "student"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(gt=0, lt=1)]
@@ -390,6 +391,7 @@ class Config(Section):
     student: StudentConfig | None = None
     diffusion: DiffusionConfig = DiffusionConfig()
     sampler: SamplerConfig = SamplerConfig()
+    consistency: Consistency = "free"  # how closely box means keep to ERA5 unless the command line says otherwise
     train: TrainConfig = TrainConfig()
     checkpoint: str | None = None  # what `downscale` uses in this folder
 

@@ -11,7 +11,7 @@ import scipy.sparse
 
 from ldmdown.consistency import BoxConsistency
 from ldmdown.console import say
-from ldmdown.data.grid import Grid, regrid
+from ldmdown.data.grid import Grid, Window, regrid
 from ldmdown.data.reading.blocks import moment
 from ldmdown.data.reading.fields import Fields
 from ldmdown.data.template import OutputTemplate
@@ -27,17 +27,25 @@ JUST_OUTSIDE, FEW_CELLS = 0.05, 1e-3  # of physical bounds, and of the cells of 
 class Part:
     """A window of the domain that is computed at once, by a predictor for each checkpoint.
 
-    `consistency` corrects its fields, if they are to keep to ERA5.
+    `consistency` corrects the fields of the predictors' window, which is larger than `window`, if they are to keep to
+    ERA5.
     Where an output holds sites, `served` are those (sites,) that lie in it, `weights` those of its cells, and `warmer`
     what is added to temperatures [K], since the site lies below the ground of the model.
     """
 
     predictors: Sequence[Predictor]
+    window: Window
     grid: Grid
     consistency: BoxConsistency | None = None
     served: BoolArray | None = None
     weights: scipy.sparse.csr_array | None = None
     warmer: Float32Array | None = None
+
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Where the window lies in that of the predictors, in fine cells."""
+        (row, col, rows, cols), first = self.window, self.predictors[0]
+        return first.checkpoint.grid.fine((row - first.window[0], col - first.window[1], rows, cols))
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Job:
             index, targets = made[0][0], np.concatenate([fields for _, fields in made], axis=1)
             if part.consistency is not None:
                 part.consistency.agree(targets, next(era5))
+                targets = targets[..., *part.inner]
             fields = np.stack([self._field(targets, name) for name in self.template.variables], axis=1)
             self._check_physical(fields, index, part.grid)
             yield index, fields

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ldmdown.config import Precision, SamplerName
+from ldmdown.config import Consistency, Precision, SamplerName
 from ldmdown.data.statistics import check_statistics
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import MAX_CORRELATION
 
-Consistency = Literal["free", "learned", "exact"]
 MAX_OPTIONS = {"members": 10_000, "steps": 1000, "batch_size": 1024, "seed": 2**63 - 1}
 
 
@@ -31,7 +30,7 @@ class DownscaleOptions:
         region: "covered": the part of the domain that the data cover; None: the whole domain.
         points: table of sites (name, lat, lon, height) at which values are wanted, instead of fields.
         consistency: how closely means over ERA5's boxes keep to ERA5: free, as they come out; learned, as closely as
-            those of the training fields; exact.
+            those of the training fields; exact; None: as the checkpoint's configuration says.
         variables: names of the variables; None: those that the checkpoints make.
         statistics: names of statistics of the members, such as mean and p90, which the output holds instead of the
             members.
@@ -56,7 +55,7 @@ class DownscaleOptions:
     bbox: tuple[float, float, float, float] | None = None
     region: Literal["covered"] | None = None
     points: Path | None = None
-    consistency: Consistency = "free"
+    consistency: Consistency | None = None
     variables: Sequence[str] | None = None
     statistics: Sequence[str] = ()
     keep_members: bool = False
@@ -71,9 +70,6 @@ class DownscaleOptions:
         if len(areas) > 1:
             fix = f"leave out {' or '.join(areas)}"
             raise LdmdownError(" and ".join(areas), "exclude each other", fix=fix)
-        if self.points is not None and self.consistency != "free":
-            fix = "downscale fields, and take the values at the sites from them"
-            raise LdmdownError("--consistency", "does not go with --points", found=self.consistency, fix=fix)
         if self.temporal_correlation is not None and not 0 <= self.temporal_correlation <= MAX_CORRELATION:
             raise LdmdownError(
                 "--temporal-correlation",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ldmdown.atomic import sha256
+from ldmdown.data.grid import Window
 from ldmdown.inference import SINGLE_FIELD, Predictor
 from ldmdown.options import DownscaleOptions
 
@@ -26,7 +27,11 @@ MAX_LISTED_FILES = 16  # whose sizes and times an output records one by one
 
 
 def decisive(
-    predictors: Sequence[Predictor], options: DownscaleOptions, names: Sequence[str], files: Sequence[str]
+    predictors: Sequence[Predictor],
+    window: Window,
+    options: DownscaleOptions,
+    names: Sequence[str],
+    files: Sequence[str],
 ) -> dict[str, Any]:
     """What decides the numbers and their layout: a run that is resumed must agree with it."""
     sampling = [one.options for one in predictors]
@@ -41,7 +46,7 @@ def decisive(
         "sampler": ",".join(f"{one.sampler.name} {one.sampler.steps} {one.sampler.spacing}" for one in sampling),
         "temporal correlation": [one.correlation for one in sampling],
         "precision": predictors[0].precision,
-        "window": predictors[0].window,
+        "window": window,
         "variables": names,
         **_input_files(files),
     }

@@ -16,7 +16,7 @@ import xarray as xr
 
 from ldmdown import provenance
 from ldmdown.checkpoint import Checkpoint, load
-from ldmdown.config import LAPSE_RATE
+from ldmdown.config import LAPSE_RATE, Consistency
 from ldmdown.consistency import MEANING, BoxConsistency
 from ldmdown.console import say
 from ldmdown.data.grid import Grid, Window, regrid
@@ -100,11 +100,12 @@ class System:
         members = (options.members or 1) * len(era5.members)
         if options.statistics and members == 1:
             raise LdmdownError("--statistics", "needs several members", fix="give their number, such as --members 20")
+        way = self._consistency(options)
         sites = None if options.points is None else read_sites(options.points)
         if sites is None:
-            parts = [self._part(era5, choose_window(era5, self.grid, options), options)]
+            parts = [self._part(era5, choose_window(era5, self.grid, options), options, way)]
         else:
-            parts = self._at_sites(era5, sites, options)
+            parts = self._at_sites(era5, sites, options, way)
         predictors, every = parts[0].predictors, [one for part in parts for one in part.predictors]
         names = self._variables(options)
         bad: dict[int, LdmdownError] = bad_hours(era5, every) if options.skip_bad_hours else {}
@@ -126,14 +127,14 @@ class System:
         remarks = {
             "warnings": "; ".join(warnings),
             "skipped_hours": skipped,
-            "consistency": MEANING[options.consistency],
+            "consistency": MEANING[way] if all(part.consistency for part in parts) else "",
         }
         template = OutputTemplate(
             grid=parts[0].grid,
             variables=names,
             members=members if members > 1 else options.members,
             attributes=attributes | {name: text for name, text in remarks.items() if text},
-            run=provenance.decisive(predictors, options, names, era5.files),
+            run=provenance.decisive(predictors, parts[0].window, replace(options, consistency=way), names, era5.files),
             earth_relative=self.earth_relative,
             statistics=tuple(options.statistics),
             keep_members=options.keep_members or not options.statistics,
@@ -144,24 +145,34 @@ class System:
         )
         return Job(parts, era5, self.targets, template)
 
-    def _part(self, era5: Fields, window: Window, options: DownscaleOptions) -> Part:
-        check_coverage(era5, self.grid, window)
-        around = covered_margin(era5, self.grid, window, MARGIN)
-        predictors = [self._predictor(one, window, around, options) for one in self.checkpoints]
-        grid, consistency = self.grid.window(window), None
-        if options.consistency != "free":
-            known = [one.header.get("box_differences", {}) for one in self.checkpoints]
-            consistency = BoxConsistency(grid, self.targets, era5, known, exact=options.consistency == "exact")
-        return Part(predictors, grid, consistency)
+    def _consistency(self, options: DownscaleOptions) -> Consistency:
+        """What the options ask for, or what the checkpoints do, if they agree."""
+        usual = {one.config.consistency for one in self.checkpoints}
+        return options.consistency or (usual.pop() if len(usual) == 1 else "free")
 
-    def _at_sites(self, era5: Fields, sites: Sites, options: DownscaleOptions) -> list[Part]:
+    def _part(self, era5: Fields, window: Window, options: DownscaleOptions, way: Consistency) -> Part:
+        check_coverage(era5, self.grid, window)
+        around, consistency = covered_margin(era5, self.grid, window, MARGIN), None
+        if way != "free":
+            known = [one.header.get("box_differences", {}) for one in self.checkpoints]
+            try:
+                consistency = BoxConsistency(self.grid.window(around), self.targets, era5, known, exact=way == "exact")
+            except LdmdownError as error:
+                if options.consistency:
+                    raise
+                say(f"note: box means do not keep to ERA5: {error.args[0].splitlines()[0]}")
+        computed = window if consistency is None else around
+        predictors = [self._predictor(one, computed, around, options) for one in self.checkpoints]
+        return Part(predictors, window, self.grid.window(window), consistency)
+
+    def _at_sites(self, era5: Fields, sites: Sites, options: DownscaleOptions, way: Consistency) -> list[Part]:
         """Parts that hold the sites, and what brings temperature to the heights of those that have one."""
         known = [one for one in self.checkpoints if "z" in one.header.get("statics_normalization", {})]
         if np.isfinite(sites.height).any() and not known:
             say("note: no checkpoint says how high its ground is: t2m is not moved to the heights of the sites")
         parts = []
         for window, served in windows_of(sites, self.grid, MARGIN):
-            part = self._part(era5, window, options)
+            part = self._part(era5, window, options, way)
             weights = part.grid.cells.weights(sites.lat[served], sites.lon[served])
             warmer = np.zeros(np.count_nonzero(served), np.float32)
             for ground in (one.heights(window) for one in known[:1]):

@@ -17,7 +17,7 @@ import ldmdown
 from ldmdown import checkpoint, metrics
 from ldmdown.consistency import BoxConsistency
 from ldmdown.data.archive.box_means import Boxes
-from ldmdown.data.grid import Grid, SourceGrid
+from ldmdown.data.grid import Grid, SourceGrid, regrid
 from ldmdown.data.reading.fields import Fields, open_fields
 from ldmdown.errors import LdmdownError
 
@@ -133,5 +133,26 @@ def test_what_is_not_known_is_said(era5: Write, tiny: dict[str, Path]) -> None:
         for way in ("learned", "exact"):
             with pytest.raises(LdmdownError, match="does not tell how box means of t2m differ from ERA5"):
                 system.downscale(dataset, consistency=way)
-        with pytest.raises(LdmdownError, match="does not go with --points"):
-            system.downscale(dataset, consistency="exact", points=Path("sites.csv"))
+
+
+def test_a_checkpoint_says_what_is_usual(era5: Write, tmp_path: Path) -> None:
+    """Exact here, unless another way is asked for; in a box and at sites the same as in the whole domain."""
+    config = CONFIG.model_copy(update={"consistency": "exact"})
+    checkpoint.save(
+        tmp_path / "usual.safetensors",
+        untrained("ldm"),
+        checkpoint.header_of(config, NORMALIZATION, "ldm", box_differences=KNOWN),
+    )
+    (tmp_path / "sites.csv").write_text("name,lat,lon\na,42.1,15.3\n")
+    system = ldmdown.load(str(tmp_path / "usual.safetensors"))
+    with xr.open_dataset(era5(range(1)), engine="netcdf4") as dataset:
+        usual, exact, free = (system.downscale(dataset, consistency=way) for way in (None, "exact", "free"))
+        box = system.downscale(dataset, bbox=(15.1, 41.9, 15.7, 42.4))
+        site = system.downscale(dataset, points=tmp_path / "sites.csv")
+    np.testing.assert_array_equal(usual.t2m, exact.t2m)
+    assert usual.attrs["consistency"] == exact.attrs["consistency"] and "consistency" not in free.attrs
+    assert np.abs(usual.t2m - free.t2m).max() > 0.1
+    np.testing.assert_allclose(box.t2m, usual.t2m.sel(y=box.y, x=box.x), atol=1e-3)
+    cells = SourceGrid(GRID.y, GRID.x, GRID.projection)
+    expected = regrid(cells.weights(np.array([42.1]), np.array([15.3])), usual.u10.values[0], (1,))
+    np.testing.assert_allclose(site.u10.squeeze(), expected.squeeze(), atol=1e-3)

@@ -25,7 +25,7 @@ MAY_IMPORT = {  # folders and top-level modules, and what each may import beside
     "inference": {"data", "models", "checkpoint", "runtime"},
     "options": {"data", "inference"},
     "screening": {"data", "inference", "console"},
-    "provenance": {"inference", "options"},
+    "provenance": {"data", "inference", "options"},
     "consistency": {"data"},
     "job": {"data", "inference", "console", "consistency"},
     "system": {
