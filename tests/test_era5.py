@@ -113,7 +113,7 @@ def test_a_value_that_is_not_physical(new: xr.Dataset, tmp_path: Path) -> None:
         f"{path}: t2m is not physical\n"
         "  found: 27.5 K at 42.5 N, 15 E, 2021-03-01T02:00\n"
         "  expected: 180 to 340 K\n"
-        f"  fix: check the units attribute of the file, or {SKIP}"
+        f"  fix: check the attributes units and _FillValue of the file, or {SKIP}"
     )
 
 

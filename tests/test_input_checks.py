@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
@@ -293,6 +294,45 @@ def test_missing_values_of_any_bytes_are_missing(tmp_path: Path) -> None:
     assert np.isnan(opened(tmp_path, dataset, dataset).read(2)[0]).sum() == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "attributes", "wrong"),
+    [
+        ("t2m", {"scale_factor": "one"}, "t2m cannot be unpacked\n  found: scale_factor one"),
+        ("u10", {"scale_factor": 0.0}, "u10 cannot be unpacked\n  found: scale_factor 0"),
+        ("u10", {"add_offset": np.nan}, "u10 cannot be unpacked"),
+        ("t2m", {"units": "days"}, "t2m holds no numbers\n  found: timedelta64"),
+        ("u10", {"units": "hours since 2022-01-01"}, "u10 holds no numbers\n  found: datetime64"),
+        ("u10", {"units": "0.1 m/s"}, "u10 has units that are not understood\n  found: 0.1 m/s"),
+    ],
+)
+def test_attributes_are_not_believed(name: str, attributes: dict[str, Any], wrong: str, tmp_path: Path) -> None:
+    weather().to_netcdf(tmp_path / "x.nc", engine="netcdf4")
+    with netCDF4.Dataset(tmp_path / "x.nc", "a") as file:
+        file[name].setncatts(attributes)
+    with pytest.raises(LdmdownError, match=wrong):
+        open_fields([tmp_path / "x.nc"], NAMES)
+
+
+def test_text_is_no_temperature(tmp_path: Path) -> None:
+    with pytest.raises(LdmdownError, match="t2m holds no numbers"):
+        opened(tmp_path, weather().assign(t2m=weather().t2m.astype(str)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers"), [(["r1i1p1f1", "r2i1p1f1"], (0, 1)), ([3.0, np.nan], (0, 1)), (["7", "4"], (4, 7))]
+)
+def test_members_by_labels(labels: list[Any], numbers: tuple[int, ...], tmp_path: Path) -> None:
+    warmer = weather().assign(t2m=(weather().t2m + 1).assign_attrs(units="K"))
+    both = xr.concat([weather(), warmer], "member_id").assign_coords(member_id=labels)
+    fields = opened(tmp_path, both)
+    assert fields.members == numbers
+    place = numbers.index(7) if 7 in numbers else 0
+    np.testing.assert_allclose(fields.read(1, place), EXPECTED[:, 1], atol=1e-4)
+    fields.close()
+    single = opened(tmp_path, weather().assign_coords(member_id=labels[0]))
+    assert len(single.members) == 1
+
+
 # Axes
 
 
@@ -367,6 +407,22 @@ def test_times_are_not_believed(values: list[float], units: str, wrong: str, tmp
         opened(tmp_path, dataset)
 
 
+def test_calendars_are_not_believed(tmp_path: Path) -> None:
+    dataset = weather().assign_coords(
+        time=("time", range(4), {"units": "hours since 2022-01-15", "calendar": "perpetual"})
+    )
+    with pytest.raises(LdmdownError, match="time is in a calendar that is not known\n  found: perpetual"):
+        opened(tmp_path, dataset)
+
+
+@pytest.mark.parametrize("minutes", [30, 59])
+def test_steps_between_full_hours_are_refused(minutes: int, tmp_path: Path) -> None:
+    steps = np.arange(4) * np.timedelta64(minutes, "m").astype("timedelta64[ns]")
+    dataset = weather().rename(time="step").assign_coords(step=steps, time=HOURS[0])
+    with pytest.raises(LdmdownError, match="has steps of a forecast that are no full hours"):
+        opened(tmp_path, dataset)
+
+
 @pytest.mark.parametrize(
     ("units", "kind"),
     [
@@ -423,12 +479,25 @@ def by_standard_name(dataset: xr.Dataset) -> xr.Dataset:
         lambda dataset: dataset.rename(t2m="VAR_2T", u10="VAR_10U", v10="VAR_10V"),
         lambda dataset: dataset.rename(t2m="2T_GDS0_SFC", u10="10U_GDS0_SFC", v10="10V_GDS0_SFC"),
         lambda dataset: dataset.rename(t2m="var167", u10="var165", v10="var166"),
+        lambda dataset: dataset.rename(
+            t2m="temperature_2m", u10="u_component_of_wind_10m", v10="v_component_of_wind_10m"
+        ),
+        lambda dataset: dataset.rename(latitude="Latitude", longitude="LON"),
     ],
 )
 def test_names_of_other_mirrors_and_tools(change: Callable[[xr.Dataset], xr.Dataset], tmp_path: Path) -> None:
     fields = opened(tmp_path, change(weather()))
     np.testing.assert_array_equal(read(fields), EXPECTED)
     assert fields.times.astype("datetime64[ns]").tolist() == HOURS.tolist()
+
+
+def test_axes_in_radians(tmp_path: Path) -> None:
+    dataset = weather().assign_coords(latitude=np.radians(LAT), longitude=np.radians(LON))
+    for name in ("latitude", "longitude"):
+        dataset[name].attrs["units"] = "radians"
+    grid = opened(tmp_path, dataset).grid
+    np.testing.assert_allclose(grid.y, LAT, atol=1e-4)
+    np.testing.assert_allclose(grid.x, LON, atol=1e-4)
 
 
 @pytest.mark.parametrize("key", ["units", "standard_name"])

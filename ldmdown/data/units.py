@@ -14,7 +14,7 @@ SPELLINGS = {
     **dict.fromkeys(
         ("c", "celsius", "degc", "deg_c", "°c", "degreec", "degree_c", "degree_celsius", "degrees_celsius"), "degC"
     ),
-    **dict.fromkeys(("degf", "fahrenheit", "degree_fahrenheit", "degrees_fahrenheit"), "degF"),
+    **dict.fromkeys(("degf", "f", "°f", "deg_f", "fahrenheit", "degree_fahrenheit", "degrees_fahrenheit"), "degF"),
     **dict.fromkeys(("pascal", "pascals"), "Pa"),
     **dict.fromkeys(("mbar", "mb", "millibar", "millibars", "hpa"), "hPa"),
     **dict.fromkeys(("meter", "meters", "metre", "metres", "gpm"), "m"),
@@ -38,6 +38,8 @@ CONVERSIONS: dict[tuple[str, str], tuple[float, float]] = {  # (found, wanted): 
     ("hPa s-1", "Pa s-1"): (100, 0),
     ("knot", "m s-1"): (1852 / HOUR, 0),
     ("km h-1", "m s-1"): (1 / 3.6, 0),
+    ("cm s-1", "m s-1"): (1e-2, 0),
+    ("mph", "m s-1"): (0.44704, 0),
     ("mm", "m"): (1e-3, 0),
     ("cm", "m"): (1e-2, 0),
     ("kg m-2", "m"): (1e-3, 0),
@@ -64,12 +66,17 @@ RATES: dict[tuple[str, str], float] = {  # (found, wanted): factor to the sum of
 
 
 def canonical(text: str) -> str:
-    """Units in the form of data/variables, such as m s-1 for m/s, m s**-1 or metres second^-1."""
+    """Units in the form of data/variables, such as m s-1 for m/s, m s**-1 or metres second^-1.
+
+    Those with a number in front, such as 0.1 m/s, stay as they are.
+    """
     text = text.strip().removesuffix(" of water equivalent")
     if text.lower() in DIMENSIONLESS:
         return "1"
     if text.lower().replace(" ", "_") in SPELLINGS:
         return SPELLINGS[text.lower().replace(" ", "_")]
+    if re.match(r"[-+.]?\d", text):
+        return text
     powers: list[tuple[str, int]] = []
     sign = 1
     for token in re.findall(r"/|[^\W\d]+|%|[-+]?\d+", text.replace("_", " ")):

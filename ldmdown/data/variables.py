@@ -38,7 +38,9 @@ class Variable:
     def names(self) -> tuple[str, ...]:
         """What files may call it."""
         by_param = [f"var{self.param}"] if self.param else []  # CDO's, where it does not know the name
-        return (self.name, *self.aliases, *([self.cds] if self.cds else []), *by_param)
+        height, _, what = (self.cds or "").partition("_")
+        by_height = [f"{what}_{height}"] if height in ("2m", "10m") else []  # Earth Engine's
+        return (self.name, *self.aliases, *([self.cds] if self.cds else []), *by_param, *by_height)
 
 
 WINDS = ("u10", "v10")

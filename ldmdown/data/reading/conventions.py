@@ -54,7 +54,10 @@ def _axes(dataset: xr.Dataset) -> Iterator[tuple[Hashable, str]]:
             for name, one in dataset.coords.items()
             if one.dims == (name,)
             and name not in USUAL_AXES
-            and any(pattern.fullmatch(str(one.attrs.get(key))) for key in ("standard_name", "units"))
+            and (
+                str(name).lower() in (axis, axis[:3])
+                or any(pattern.fullmatch(str(one.attrs.get(key))) for key in ("standard_name", "units"))
+            )
         ]
         if len(found) == 1 and axis not in dataset.variables:
             yield found[0], axis

@@ -158,7 +158,7 @@ class Fields:
             expected=f"{low:g} to {high:g} {known.units}",
             fix=f"these look like {units}: correct the units attribute of the file"
             if units
-            else f"check the units attribute of the file, or {SKIP}",
+            else f"check the attributes units and _FillValue of the file, or {SKIP}",
         )
 
 
@@ -356,7 +356,7 @@ def _missing(files: GriddedFiles, missing: Sequence[Variable], request: str | No
     return LdmdownError(
         files.label,
         f"{names} {'is' if len(missing) == 1 else 'are'} missing",
-        found=", ".join(sorted(held)) or "no variables",
+        found=", ".join(sorted(held)) or "no variables outside of groups",
         expected=f"under names such as {'; '.join(_looked_for(known) for known in missing)}",
         fix=fix,
     )

@@ -138,7 +138,7 @@ class GriddedFiles:
                         self._open(inside, str(Path(label, inside.relative_to(folder))))
                 case _:
                     raise _not_data(path, label)
-        except (OSError, ValueError, ArithmeticError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, ArithmeticError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
             text = str(error).replace(str(path), Path(path).name)
             raise UnreadableError(label, text) from None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from ldmdown.errors import LdmdownError
 from ldmdown.typing import IntArray
 
 LEVELS = ("level", "pressure_level", "isobaricInhPa", "isobaric", "plev", "lev", "pressure")
-MEMBERS = ("realization", "number", "member", "ensemble")
+MEMBERS = ("realization", "realisation", "number", "member", "member_id", "ensemble", "ensemble_member", "ens", "eps")
 EARTH_RELATIVE = ("eastward_wind", "northward_wind")
 GRID_RELATIVE = ("grid_eastward_wind", "grid_northward_wind")
 ALONG_AXES = ("x_wind", "y_wind")  # of whatever grid
@@ -74,6 +76,9 @@ class Layout:
         if name not in self.dataset.data_vars:
             return
         field = self.dataset[name]
+        if field.dtype.kind not in "fiu":
+            units = field.encoding.get("units", "none, or of a time")
+            raise LdmdownError(self.label, f"{name} holds no numbers", found=f"{field.dtype}, units {units}")
         held = next(((dim, values) for dim, values in self._levels.items() if dim in field.coords), None)
         if level is None:
             if held is not None and held[0] in field.dims:
@@ -85,9 +90,10 @@ class Layout:
         for version, versioned in _along(field, "expver"):
             rank = None if version is None else version_rank(version)
             dim = next((name for name in MEMBERS if name in (*field.dims, *field.coords)), "")
-            for member, one in _along(versioned, dim):
+            members = list(_along(versioned, dim))
+            for number, (_, one) in zip(_numbers([member for member, _ in members]), members, strict=True):
                 for timed in [self.times.still(one)] if static else self.times.split(one):
-                    yield self._block(timed, rank, None if member is None else int(member))
+                    yield self._block(timed, rank, number)
 
     def _block(self, timed: TimedField, rank: int | None, member: int | None) -> FieldBlock:
         field, size = timed.field, len(timed.valid_time)
@@ -117,7 +123,7 @@ class Layout:
             units=field.attrs.get("units"),
             wind_axes=self._wind_axes(field, axes.grid.crs) if variable_called(str(field.name)) in WINDS else None,
             average=average(self.dataset, field),
-            packing=_packing(field),
+            packing=self._packing(field),
         )
 
     def _wind_axes(self, field: xr.DataArray, crs: pyproj.CRS) -> pyproj.CRS | None:
@@ -156,6 +162,24 @@ class Layout:
                 fix=f"turn the wind before regridding, as with `cdo {ROTUVB},{','.join(ALONG_GRID)}`",
             )
         return None
+
+    def _packing(self, field: xr.DataArray) -> float | None:
+        """The difference that is lost where a packed value wraps, in the units of the file; None if it is not packed.
+
+        Raises LdmdownError if it is packed in a way that leaves no values.
+        """
+        scale, offset = (field.encoding.get(key, usual) for key, usual in (("scale_factor", 1.0), ("add_offset", 0.0)))
+        if (
+            not isinstance(scale, Real)
+            or not isinstance(offset, Real)
+            or not isfinite(float(scale) + float(offset))
+            or not scale
+        ):
+            found, expected = f"scale_factor {scale}, add_offset {offset}", "finite numbers, and a factor other than 0"
+            raise LdmdownError(self.label, f"{field.name} cannot be unpacked", found=found, expected=expected)
+        kind = np.dtype(field.encoding.get("dtype", float))
+        packed = kind.kind in "iu" and "scale_factor" in field.encoding
+        return abs(float(scale)) * 256.0**kind.itemsize if packed else None
 
     def _axes_of(self, name: str) -> tuple[tuple[str, str], Axes]:
         """The two dimensions of a field that run over the ground, and the grid that they span."""
@@ -198,7 +222,10 @@ def _along(field: xr.DataArray, dim: str) -> Iterator[tuple[Any, xr.DataArray]]:
         yield None, field
 
 
-def _packing(field: xr.DataArray) -> float | None:
-    """The difference that is lost where a packed value wraps, in the units of the file; None if it is not packed."""
-    kind, scale = np.dtype(field.encoding.get("dtype", float)), field.encoding.get("scale_factor")
-    return None if scale is None or kind.kind not in "iu" else abs(float(scale)) * 256.0**kind.itemsize
+def _numbers(members: Sequence[Any]) -> Sequence[int | None]:
+    """The numbers of members: as the file says, or their places if it says no whole numbers; None of a single one."""
+    try:
+        found = [int(member) for member in members]
+    except (TypeError, ValueError):
+        return range(len(members)) if len(members) > 1 else [None]
+    return found

@@ -106,8 +106,11 @@ def _crs(dataset: xr.Dataset, field: xr.DataArray, file: str | Path) -> pyproj.C
 
 
 def _scale(axis: xr.DataArray, crs: pyproj.CRS) -> float:
-    """Metres, where lengths are meant."""
-    return 1.0 if crs.is_geographic else LENGTHS.get(str(axis.attrs.get("units", "m")), 1.0)
+    """To metres, where lengths are meant, or else to degrees."""
+    units = str(axis.attrs.get("units", "m"))
+    if crs.is_geographic:
+        return float(np.degrees(1)) if units.startswith("rad") else 1.0
+    return LENGTHS.get(units, 1.0)
 
 
 def _from_points(dataset: xr.Dataset, crs: pyproj.CRS, axes: tuple[str, str]) -> tuple[FloatArray, FloatArray] | None:

@@ -24,6 +24,17 @@ ABSOLUTE = "day as %Y%m%d.%f"  # CDO's units of dates that are written as number
 SINCE = re.compile(
     r"(\w+?)s? since ((?:0*1|\d{4})-\d+-\d+([T ]\d+:\d+(:[\d.]+)?)?)( ?(Z|UTC|GMT|[+-]?0+(:?0+)?))?", re.I
 )
+CALENDARS = (
+    "standard",
+    "gregorian",
+    "proleptic_gregorian",
+    "julian",
+    "noleap",
+    "365_day",
+    "all_leap",
+    "366_day",
+    "360_day",
+)
 HOUR = 3600  # [s]
 SECONDS = {
     "second": 1,
@@ -38,6 +49,7 @@ SECONDS = {
 }
 RAW_TIMES: dict[str, Any] = {"cache": False, "decode_times": False, "decode_timedelta": False}  # until they are checked
 DECODING: dict[str, Any] = {"decode_times": xr.coders.CFDatetimeCoder(time_unit="s"), "decode_timedelta": True}
+ROUNDED = 30  # by which a time may miss its minute [s]
 COARSEST = 900  # single precision of times that are rounded to the hour [s]
 YEARS = np.array(["1800", "2300"], "datetime64[Y]")  # that are believed
 AVERAGES = re.compile(r"\b\w*time\w*: (?:\w+: )*(?!point)([a-z_]+)")
@@ -126,9 +138,12 @@ class TimeAxes:
     def _leads(self, name: str) -> IntArray:
         """Steps of a forecast [h]."""
         values = np.atleast_1d(self.dataset[name].values)
-        if np.issubdtype(values.dtype, np.timedelta64):
-            return np.rint(values / np.timedelta64(1, "h")).astype(np.int64)
-        return np.rint(values).astype(np.int64)
+        hours = values / np.timedelta64(1, "h") if np.issubdtype(values.dtype, np.timedelta64) else values.astype(float)
+        odd = ~(np.abs(hours - np.rint(hours)) * HOUR <= ROUNDED)
+        if odd.any():
+            found, fix = f"{name} {hours[odd][0]:g}", "select the steps of full hours"
+            raise LdmdownError(self.label, "has steps of a forecast that are no full hours", found=found, fix=fix)
+        return np.rint(hours).astype(np.int64)
 
     def _hours(self, name: str) -> IntArray:
         if name not in self.dataset.variables:
@@ -148,7 +163,7 @@ class TimeAxes:
             wrong = np.isnat(values) | (years < YEARS[0]) | (years > YEARS[1])
             if wrong.any():
                 raise _no_time(self.label, name, values, wrong)
-            minutes = (values + np.timedelta64(30, "s")).astype("datetime64[m]")
+            minutes = (values + np.timedelta64(ROUNDED, "s")).astype("datetime64[m]")
         else:
             raise LdmdownError(
                 self.label,
@@ -180,6 +195,14 @@ def decode_times(label: str, dataset: xr.Dataset) -> xr.Dataset:
                 found=units,
                 expected="such as hours since 2022-01-15 09:00:00, in UTC",
                 fix="correct the units of its time",
+            )
+        if (calendar := str(one.attrs.get("calendar", "standard"))).lower() not in CALENDARS:
+            raise LdmdownError(
+                label,
+                f"{name} is in a calendar that is not known",
+                found=calendar or "an empty name",
+                expected=", ".join(CALENDARS),
+                fix="correct the attribute calendar of its time",
             )
         if one.dtype.kind != "f":
             continue
