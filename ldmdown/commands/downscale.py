@@ -11,9 +11,9 @@ import math
 import shutil
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -120,7 +120,6 @@ def downscale(
     Args:
         files: NetCDF, GRIB, zips, Zarr, folders, globs.
         output: the file or store to be; a name that holds {time:%Y%m} stands for a file a month.
-        options: what is computed, and how.
         checkpoint: file or name, several joined by a comma; None: that of ./ldmdown.yaml, or else the bundled one.
 
     Raises LdmdownError if a file, an option or the checkpoint does not serve.
@@ -131,8 +130,7 @@ def downscale(
             run = replace(run, device=str(together.device))
         request = Request(tuple(files), output, options, checkpoint or _default_checkpoint(), run)
         job = request.job(opened)
-        paths = request.hours(job) if together.first and not run.dry_run else ()
-        opened.enter_context(locked(*paths))
+        opened.enter_context(locked(*(request.hours(job) if together.first and not run.dry_run else ())))
         together.wait()
         outputs = request.outputs(job)
         left = [(number, place) for number, one in enumerate(outputs) for place in one.writer.left]
@@ -154,19 +152,8 @@ def downscale(
             one.writer.begin()
         together.wait()
         mine = left[together.share(len(left))]
-        finished: list[float] = []  # when an hour or a block of hours was
-        together_finished = run.processes if run.processes > 1 else _hours_at_once(job)
-        with progress_bar("hours") as progress:
-            done = len(job.era5) - len(left)
-            task = progress.add_task("downscaling", total=len(job.era5), completed=done)
-
-            def advance(hours: float) -> None:
-                finished.append(time.perf_counter())
-                if len(finished) == together_finished + 1:
-                    seconds = (finished[-1] - finished[0]) / together_finished / hours / together.size
-                    say(_pace(seconds, len(left), job))
-                progress.advance(task, hours * len(left) / len(mine))
-
+        at_once = run.processes if run.processes > 1 else _hours_at_once(job)
+        with _progress(job, len(left), len(mine), at_once, together.size) as advance:
             if run.processes > 1 and mine:
                 _compute_in_processes(request, mine, advance)
             else:
@@ -174,9 +161,9 @@ def downscale(
         together.wait()
         for one in unfinished if together.first else ():
             one.writer.close()  # those that a stopped run had left to be closed
-        first, last = unfinished[0], unfinished[-1]
+        first, last = (unfinished[place].writer.path for place in (0, -1))
         say(
-            f"wrote {first.writer.path}{f' to {last.writer.path}' if len(unfinished) > 1 else ''}: "
+            f"wrote {first}{f' to {last}' if len(unfinished) > 1 else ''}: "
             f"{_count(sum(len(one.hours) for one in unfinished), 'hour')} of {', '.join(job.template.names)}; "
             f"look at it with {'pandas or xarray' if job.template.sites else VIEWERS[output.suffix]}"
         )
@@ -225,6 +212,25 @@ def _kind(output: Path, *, sites: bool) -> type[FieldWriter]:
     from ldmdown.data.netcdf import NetcdfWriter
 
     return NetcdfWriter
+
+
+@contextmanager
+def _progress(job: Job, left: int, mine: int, at_once: int, processes: int) -> Iterator[Callable[[float], None]]:
+    """A bar that is told of finished hours, of the `mine` of this process and `left` in all; it says the pace once.
+
+    `at_once` hours, or blocks of them, are finished together.
+    """
+    finished: list[float] = []  # when an hour or a block of hours was
+    with progress_bar("hours") as progress:
+        task = progress.add_task("downscaling", total=len(job.era5), completed=len(job.era5) - left)
+
+        def advance(hours: float) -> None:
+            finished.append(time.perf_counter())
+            if len(finished) == at_once + 1:
+                say(_pace((finished[-1] - finished[0]) / at_once / hours / processes, left, job))
+            progress.advance(task, hours * left / mine)
+
+        yield advance
 
 
 def _compute(job: Job, hours: Sequence[tuple[Output, int]], advance: Callable[[float], None]) -> None:

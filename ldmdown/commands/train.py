@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +154,8 @@ class Training:
         """Train a stage."""
         sources = self.sources(stage)
         self.processes.wait()  # what is on the disk decided what each has done
-        loop.fit(
-            stage,
-            sources,
-            self.run,
-            self.progress,
-            show=lambda step: self._show(stage, step),
-            resume=resume,
-            micro_batch=micro_batch,
-        )
+        show = partial(self._show, stage)
+        loop.fit(stage, sources, self.run, self.progress, show=show, resume=resume, micro_batch=micro_batch)
 
     def sources(self, stage: Stage) -> dict[str, CropSource]:
         """Crops that a stage learns from and is validated on; latents are made first."""
@@ -182,13 +175,7 @@ class Training:
                     old.unlink()
             total = -(-sum(map(len, self.hours.values())) // self.processes.size)
             task = self.progress.add_task("latents", total=total)
-            latents.write(
-                path,
-                self.hours,
-                stage,
-                self.processes,
-                lambda: self.progress.advance(task),
-            )
+            latents.write(path, self.hours, stage, self.processes, lambda: self.progress.advance(task))
         return latents.load(path, self.hours)
 
     def measure(self, stage: Stage) -> None:
