@@ -86,13 +86,7 @@ def build(config: Config, normalization: Normalizations, stage: Stage) -> Downsc
     statics = torch.zeros(len(fields) + config.statics.embedding, grid.rows, grid.cols)
     terrain = (fields.index("z"), fields.index("land_sea_mask")) if config.statics.terrain_features else None
     static_inputs = len(statics) + (FEATURES if terrain else 0)
-    unet = UNet(
-        predictors + static_inputs,
-        targets,
-        config.unet.features,
-        config.unet.bottleneck,
-        config.unet.stem,
-    )
+    unet = UNet(predictors + static_inputs, targets, config.unet.features, config.unet.bottleneck, config.unet.stem)
     interpolated = _interpolated_input(config, normalization) if config.unet.skip != "zero" else None
     regression = None
     if config.unet.skip == "regression":

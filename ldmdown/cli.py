@@ -28,8 +28,7 @@ app = typer.Typer(
 )
 
 Config = Annotated[
-    Path | None,
-    typer.Argument(help="YAML configuration; without it ./ldmdown.yaml, or else the small bundled twin."),
+    Path | None, typer.Argument(help="YAML configuration; without it ./ldmdown.yaml, or else the small bundled twin.")
 ]
 Device = Annotated[str, typer.Option(help="Device that computes: auto, cpu, cuda or cuda:1.")]
 Box = tuple[float, float, float, float]
@@ -158,8 +157,7 @@ def downscale(
         typer.Option(min=1, help="Number of ensemble members; without it one field and no realization dimension."),
     ] = None,
     statistics: Annotated[
-        str | None,
-        typer.Option(help="Statistics of the members, instead of them: mean, std, min, max, p1 to p99."),
+        str | None, typer.Option(help="Statistics of the members, instead of them: mean, std, min, max, p1 to p99.")
     ] = None,
     keep_members: Annotated[
         bool, typer.Option("--keep-members", help="Write the members beside their statistics.")
@@ -172,8 +170,7 @@ def downscale(
         Literal["dpmpp", "ddim", "student"] | None, typer.Option(help="Sampler.", show_default="the checkpoint's")
     ] = None,
     temporal_correlation: Annotated[
-        str,
-        typer.Option(help="Correlation of the noise of successive hours: auto (as in training) or 0 to 0.95."),
+        str, typer.Option(help="Correlation of the noise of successive hours: auto (as in training) or 0 to 0.95.")
     ] = "auto",
     compression: Annotated[
         Literal["lossless", "quantized"],
@@ -537,8 +534,7 @@ def plot(
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture (.png, .pdf, .svg) or film (.gif, .mp4).")],
     variables: Annotated[str, typer.Option(help="Variables, one in each row of the picture.")] = "t2m,ws10",
     time: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Hour to draw, or first of a film.", show_default="the first"),
+        str | None, typer.Option(metavar="TIME", help="Hour to draw, or first of a film.", show_default="the first")
     ] = None,
     member: Annotated[int, typer.Option(min=0, help="Number of the ensemble member to draw, from 0.")] = 0,
     arrows: Annotated[bool, typer.Option("--arrows", help="Draw arrows of wind.")] = False,

@@ -25,13 +25,7 @@ def progress_bar(unit: str) -> Progress:
 
     A task may have the field `note`, a short text behind its rate.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(unit),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn())
     quiet = not _first()
     return Progress(*columns, console=Console(stderr=True, quiet=quiet), disable=quiet)
 

@@ -64,9 +64,7 @@ def read_header(path: Path) -> dict[str, Any]:
         ) from None
     if content is None:
         raise LdmdownError(
-            path,
-            "holds weights, but no ldmdown header",
-            expected="a checkpoint that `ldmdown train` wrote",
+            path, "holds weights, but no ldmdown header", expected="a checkpoint that `ldmdown train` wrote"
         )
     try:
         header = json.loads(content)

@@ -186,11 +186,7 @@ def rotated_reference(east: float, north: float) -> xr.Dataset:
     u = (forward[0] - back[0]) / (2 * step) * np.cos(np.radians(rlat))[:, None]
     v = (forward[1] - back[1]) / (2 * step)
     dims = ("time", "rlat", "rlon")
-    fields = {
-        "T_2M": (lat + 240, "K"),
-        "U_10M": (u, "m s-1"),
-        "V_10M": (v, "m s-1"),
-    }
+    fields = {"T_2M": (lat + 240, "K"), "U_10M": (u, "m s-1"), "V_10M": (v, "m s-1")}
     return xr.Dataset(
         {
             name: (dims, np.stack([field] * 3).astype(np.float32), {"units": units, "grid_mapping": "crs"})
@@ -236,12 +232,7 @@ SMALL = {
     "name": "small",
     "description": "Trained for a test.",
     "grid": {"west": 4_300_000, "north": 2_500_000, "rows": 64, "cols": 64},
-    "data": {
-        "split": {
-            "train": [["2021-01-01", "2021-01-02"]],
-            "validation": [["2021-01-05", "2021-01-05"]],
-        }
-    },
+    "data": {"split": {"train": [["2021-01-01", "2021-01-02"]], "validation": [["2021-01-05", "2021-01-05"]]}},
     "twin": {"periods": [["2021-01-01", "2021-01-02"], ["2021-01-05", "2021-01-05"]]},
     "statics": {"embedding": 4},
     "unet": {"features": [8], "bottleneck": 8},

@@ -226,14 +226,8 @@ def test_format_1_estimated_no_fields_beside_those_that_were_given(tiny: dict[st
             {"normalization": {"predictors": {"mean": {}, "std": {}}}},
             "normalization: Dictionary should have at least 2",
         ),
-        (
-            {"normalization": {kind: {"mean": {}, "std": {"t2m": -1}} for kind in NORMALIZATION}},
-            "greater than 0",
-        ),
-        (
-            {"normalization": {kind: {"mean": {}, "std": {}} for kind in NORMALIZATION}},
-            "has no normalisation of",
-        ),
+        ({"normalization": {kind: {"mean": {}, "std": {"t2m": -1}} for kind in NORMALIZATION}}, "greater than 0"),
+        ({"normalization": {kind: {"mean": {}, "std": {}} for kind in NORMALIZATION}}, "has no normalisation of"),
         ({"config": {}}, "config.name: Field required"),
         ({"latent_gain": [1.0]}, "has a damaged latent_gain\n  found: 1 numbers\n  expected: 192, one for each"),
         ({"temporal_correlation": [0.5, 0.5]}, "has a damaged temporal_correlation\n  found: 2 numbers"),

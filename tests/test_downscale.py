@@ -118,13 +118,7 @@ def test_a_dry_run_says_what_it_will_take_and_writes_nothing(
     tiny: dict[str, Path], era5: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, options = tmp_path / "{time:%m%d}.nc", DownscaleOptions(members=2)
-    downscale(
-        [str(era5(range(48)))],
-        output,
-        options,
-        checkpoint=str(tiny["ldm"]),
-        run=RunOptions(dry_run=True),
-    )
+    downscale([str(era5(range(48)))], output, options, checkpoint=str(tiny["ldm"]), run=RunOptions(dry_run=True))
     said = capsys.readouterr().err
     assert "48 hours from 2021-03-01T00:00 to 2021-03-02T23:00, in 2 files, 2 members" in said
     assert "about 3.3 MB on the disk, of " in said  # 48 x 2 x 3 fields of 64 x 64, 0.7 of 4 bytes

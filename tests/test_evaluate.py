@@ -133,10 +133,7 @@ def test_what_a_file_does_not_cover_is_missing(tmp_path: Path, era5: Callable[..
 
 
 def test_coarse_fields_are_scored_on_the_grid_of_a_fine_reference(tmp_path: Path, era5: Callable[..., Path]) -> None:
-    truth, smooth = (
-        write_output(tmp_path / "truth.nc", FIELDS[:, :1], np.arange(448_488, 448_491)),
-        era5(range(3)),
-    )
+    truth, smooth = (write_output(tmp_path / "truth.nc", FIELDS[:, :1], np.arange(448_488, 448_491)), era5(range(3)))
     data = Predictions([smooth], [truth])
     assert data.grid.shape == GRID.shape and data.systems[0].regridded
     assert f"{smooth.name} was regridded bilinearly to the grid of truth.nc" in data.notes
@@ -145,10 +142,7 @@ def test_coarse_fields_are_scored_on_the_grid_of_a_fine_reference(tmp_path: Path
 def test_a_rotated_reference_comes_to_the_grid_of_the_prediction(tmp_path: Path) -> None:
     """A wind that is the same everywhere on earth stays so, and temperature that is the latitude too."""
     hours = REFERENCE_TIMES.astype("datetime64[h]").astype(int)
-    field = np.broadcast_to(
-        np.stack([GRID.lat + 240, 0 * GRID.lat + 3, 0 * GRID.lat - 4]),
-        (3, 1, 3, *GRID.shape),
-    )
+    field = np.broadcast_to(np.stack([GRID.lat + 240, 0 * GRID.lat + 3, 0 * GRID.lat - 4]), (3, 1, 3, *GRID.shape))
     prediction = write_output(tmp_path / "out.nc", field.astype(np.float32), hours)
     rotated_reference(3, -4).to_netcdf(tmp_path / "reference.nc", engine="netcdf4")
     content, _ = scored(Predictions([prediction], [tmp_path / "reference.nc"]))

@@ -55,8 +55,7 @@ def system(target: str, average: bool = True) -> Downscaler:
     unet.load_state_dict(below("autoencoder.unet_regr.net.", target))
     vae = VAE(channels, 3, 4, 16)
     vae.load_state_dict(
-        {n: t for n, t in below("autoencoder.", target).items() if not n.startswith("unet_regr.")},
-        strict=True,
+        {n: t for n, t in below("autoencoder.", target).items() if not n.startswith("unet_regr.")}, strict=True
     )
     conditioner = Conditioner(
         14,

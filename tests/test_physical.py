@@ -43,8 +43,7 @@ def lawful(era5: Write, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("constant", "told"),
-    [({"t2m": 325.0}, "mean t2m is +4"), ({"u10": 60.0}, "mean u10 is +6"), ({}, "")],
+    ("constant", "told"), [({"t2m": 325.0}, "mean t2m is +4"), ({"u10": 60.0}, "mean u10 is +6"), ({}, "")]
 )
 def test_input_unlike_training(
     era5: Write, lawful: Path, constant: dict[str, float], told: str, capsys: pytest.CaptureFixture[str]
@@ -136,11 +135,7 @@ def test_a_broken_checkpoint_writes_nothing(era5: Write, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("cells", [1, 3])
 def test_a_cell_just_outside_is_told(
-    era5: Write,
-    tiny: dict[str, Path],
-    cells: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    era5: Write, tiny: dict[str, Path], cells: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One of 4096 cells at 341 K, where 340 K is the bound; nine are too many."""
     physical = Normalization.denormalize

@@ -97,17 +97,9 @@ def test_boxes_are_recovered_from_their_interpolation(measures: FieldMeasures) -
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
-        (
-            "detail wind sea",
-            2.0,
-            "Wind over sea varies within ERA5's boxes twice as much as in training (2 m s-1;",
-        ),
+        ("detail wind sea", 2.0, "Wind over sea varies within ERA5's boxes twice as much as in training (2 m s-1;"),
         ("detail wind sea", 1.1, "Wind over sea varies within ERA5's boxes as much as in training (1.1 m s-1;"),
-        (
-            "box_bias t2m land",
-            1.5,
-            "Box means of temperature over land less ERA5 are on average 1.5 K, not as in",
-        ),
+        ("box_bias t2m land", 1.5, "Box means of temperature over land less ERA5 are on average 1.5 K, not as in"),
     ],
 )
 def test_a_verdict_is_a_plain_sentence(key: str, value: float, text: str) -> None:

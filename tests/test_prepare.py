@@ -32,9 +32,7 @@ DAYS = ("2021-01-01", "2021-01-02", "2021-01-05")
 SETTINGS: dict[str, Any] = {
     "name": "small",
     "grid": GRID,
-    "data": {
-        "split": {"train": [DAYS[:2]], "validation": [[DAYS[2], DAYS[2]]]},
-    },
+    "data": {"split": {"train": [DAYS[:2]], "validation": [[DAYS[2], DAYS[2]]]}},
 }
 
 

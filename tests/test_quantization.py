@@ -24,13 +24,7 @@ def test_values_are_those_of_the_netcdf_library(tmp_path: Path, digits: int) -> 
     with netCDF4.Dataset(tmp_path / "theirs.nc", "w") as dataset:
         dataset.createDimension("n", VALUES.size)
         field = dataset.createVariable(
-            "x",
-            "f4",
-            ("n",),
-            fill_value=False,
-            zlib=True,
-            significant_digits=digits,
-            quantize_mode="GranularBitRound",
+            "x", "f4", ("n",), fill_value=False, zlib=True, significant_digits=digits, quantize_mode="GranularBitRound"
         )
         field[:] = VALUES
     with netCDF4.Dataset(tmp_path / "theirs.nc") as dataset:

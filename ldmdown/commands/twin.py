@@ -26,6 +26,5 @@ def twin(
     with progress_bar("days") as progress:
         task = progress.add_task("writing")
         TwinFiles(output, Grid(), seed, orography, coarse_orography, members).write(
-            [(start, end)],
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            [(start, end)], progress=lambda done, total: progress.update(task, completed=done, total=total)
         )

@@ -86,11 +86,7 @@ FIGURES = {
         "How often an event happens when so many of the members say so; below, how often they do.",
         "Reliability diagrams of the ensembles.",
     ),
-    "diurnal": (
-        "Time",
-        "The mean of each hour of the day.",
-        "Diurnal cycles of the reference and of {systems}.",
-    ),
+    "diurnal": ("Time", "The mean of each hour of the day.", "Diurnal cycles of the reference and of {systems}."),
     "hour_to_hour": (
         "Time",
         "How often a cell changes by so much within an hour, on a logarithmic axis.",

@@ -85,10 +85,7 @@ class Conditioner(nn.Module):
             encoder = Unshuffle(statics, static_levels)
         self.autoencoder = nn.ModuleList([encoder, nn.Identity()])
         self.proj = nn.ModuleList(
-            [
-                nn.Conv2d(encoder.out_channels, statics_dim, 1),
-                nn.Conv2d(predictors, predictors_dim, 1),
-            ]
+            [nn.Conv2d(encoder.out_channels, statics_dim, 1), nn.Conv2d(predictors, predictors_dim, 1)]
         )
         self.analysis = nn.ModuleList(
             nn.Sequential(*(MixingBlock(dim, mixer) for _ in range(depth))) for dim in (statics_dim, predictors_dim)

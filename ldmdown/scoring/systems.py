@@ -60,11 +60,7 @@ class Systems:
     """
 
     def __init__(
-        self,
-        checkpoints: Sequence[str],
-        archive: Path,
-        options: CheckpointOptions,
-        terrain: Path | None = None,
+        self, checkpoints: Sequence[str], archive: Path, options: CheckpointOptions, terrain: Path | None = None
     ) -> None:
         self._arguments = tuple(checkpoints), archive, options, terrain
         self._archive = Archive(archive)

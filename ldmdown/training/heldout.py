@@ -18,15 +18,7 @@ from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import largest_rectangle
 from ldmdown.models.downscaler import Downscaler
 from ldmdown.runtime import Processes
-from ldmdown.training.batches import (
-    Batch,
-    CropSource,
-    field_source,
-    latent_source,
-    micro_batches,
-    noise,
-    sample_batch,
-)
+from ldmdown.training.batches import Batch, CropSource, field_source, latent_source, micro_batches, noise, sample_batch
 from ldmdown.training.hours import HourSet, load_hour
 from ldmdown.training.stages import Stage
 from ldmdown.typing import Float32Array

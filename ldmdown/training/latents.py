@@ -28,11 +28,7 @@ def load(path: Path, hours: Mapping[str, HourSet]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def write(
-    path: Path,
-    hours: Mapping[str, HourSet],
-    stage: Stage,
-    processes: Processes,
-    advance: Callable[[], object],
+    path: Path, hours: Mapping[str, HourSet], stage: Stage, processes: Processes, advance: Callable[[], object]
 ) -> None:
     """Write the latents of all hours, one set after the other, whole domain, float16, as a NumPy file.
 

@@ -92,18 +92,8 @@ VARIANCE_TEMPERATURE_LAND = {
     "shore day": 0.013,
     "exposed2": 0.16,
 }
-VARIANCE_TEMPERATURE_SEA = {
-    "shelter": 0.91,
-    "1": 0.0078,
-    "shore": 0.1,
-    "shore day": 0.35,
-}
-VARIANCE_WIND_LAND = {
-    "shelter": 8.2,
-    "shore": 0.22,
-    "rough speed": 2.2,
-    "exposed2": 1,
-}
+VARIANCE_TEMPERATURE_SEA = {"shelter": 0.91, "1": 0.0078, "shore": 0.1, "shore day": 0.35}
+VARIANCE_WIND_LAND = {"shelter": 8.2, "shore": 0.22, "rough speed": 2.2, "exposed2": 1}
 VARIANCE_WIND_SEA = {
     "shelter": 2.4,
     "behind shelter": 1.3,

@@ -27,15 +27,7 @@ from ldmdown.data.reading.orography import SHORE
 from ldmdown.data.solar import cos_zenith
 from ldmdown.twin.noise import Eddies, SmoothNoise, Streaks
 from ldmdown.twin.response import State, Terms, land_sea_contrast, remainder_variance, response
-from ldmdown.twin.terrain import (
-    CELL,
-    FINE_STEP,
-    Raster,
-    TerrainFeatures,
-    analytic_orography,
-    blur,
-    read_raster,
-)
+from ldmdown.twin.terrain import CELL, FINE_STEP, Raster, TerrainFeatures, analytic_orography, blur, read_raster
 from ldmdown.twin.weather import Place, Weather, coarse_state
 from ldmdown.typing import FloatArray
 
