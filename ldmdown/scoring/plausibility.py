@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -111,7 +111,7 @@ class KnownTraining:
         return np.where(source.covers(lat, lon), found, np.nan)
 
 
-class UnreferencedOutput:
+class UnreferencedOutput(AbstractContextManager["UnreferencedOutput"]):
     """An output of `downscale` and the ERA5 that it was made from, open until it is closed.
 
     Args:
@@ -155,9 +155,6 @@ class UnreferencedOutput:
         lat, lon = self.measures.boxes.latlon()
         self._to_boxes = self.era5.grid.weights(lat, lon)
         self._covered = self.era5.grid.covers(lat, lon)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._files.close()

@@ -7,11 +7,11 @@ prediction's before the reference's. What lies on another one is interpolated bi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ SCORED = ("t2m", "u10", "v10")
 NEARLY_AS_FINE = 1.25  # times the finest spacing
 
 
-class Predictions:
+class Predictions(AbstractContextManager["Predictions"]):
     """Systems that are files, until they are closed.
 
     Args:
@@ -86,9 +86,6 @@ class Predictions:
         if terrain is None:
             return None
         return Terrain(heights_on(self.grid, terrain))
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._files.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from pathlib import Path
 from typing import Self
@@ -30,7 +31,7 @@ from ldmdown.typing import Float32Array, FloatArray, IntArray
 HOURS_AT_ONCE, BYTES_AT_ONCE = 24, 2**25  # that are read together, since files may keep many hours in a chunk
 
 
-class Fields:
+class Fields(AbstractContextManager["Fields"]):
     """Variables on one grid, hour by hour, until they are closed.
 
     Attributes:
@@ -64,9 +65,6 @@ class Fields:
         self._lock = threading.Lock()
         self._held: tuple[tuple[int, int], Float32Array]
         self._forget()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -184,10 +182,7 @@ def open_fields(
 
 
 def fields_of(files: GriddedFiles | xr.Dataset, names: Sequence[str], *, request: str | None = None) -> Fields:
-    """As `open_fields`, of files that are open, or of one dataset.
-
-    Raises LdmdownError as `open_fields` does.
-    """
+    """As `open_fields`, of files that are open, or of one dataset. Raises LdmdownError as `open_fields` does."""
     if isinstance(files, xr.Dataset):
         files = GriddedFiles.of({"the dataset": files})
     found = {name: _find(files.sources, variable(name)) for name in names}

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -63,7 +63,7 @@ def few_open() -> Iterator[None]:
         netCDF4.set_chunk_cache(*usual)
 
 
-class GriddedFiles:
+class GriddedFiles(AbstractContextManager["GriddedFiles"]):
     """Everything that paths, globs, folders and addresses hold, open but not read, until it is closed.
 
     Args:
@@ -92,9 +92,6 @@ class GriddedFiles:
         files = cls(())
         files.sources = [Layout(label, dataset) for label, dataset in datasets.items()]
         return files
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
