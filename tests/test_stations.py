@@ -85,12 +85,19 @@ def test_tables_of_other_countries(
         (PLAIN.replace("temperature", "rain").replace("wind_speed", "gust"), "has no column t2m or ws10"),
         (PLAIN.replace("11.0", "warm"), "has a value that is not a time or not a number"),
         ("time;name;lat;lon;t\n[CET];;;;\n2021-03-01;a;42;15;1\n", "its times are not UTC\n  found: CET"),
-        ("time;name;lat;lon;t\n[UTC];;;;[F]\n2021-03-01;a;42;15;1\n", "t2m has units that are not understood"),
+        ("time;name;lat;lon;t\n[UTC];;;;[R]\n2021-03-01;a;42;15;1\n", "t2m has units that are not understood"),
         ("time,name,lat,lon,t\n2021-03-01T00:30,a,42,15,1\n", "holds no measurement at a full hour"),
         ("", "cannot be read as CSV"),
         (HEAD + "01/02/2022 09:00;a;45;9;103;1;2\n", "its dates can be read in two ways\n  found: 01/02/2022 09:00"),
         (HEAD + "13/02/2022 09:00;a;45;9;103;1;2\n02/13/2022 09:00;a;45;9;103;1;2\n", "its dates can be read in two"),
         (HEAD + ROW.format("1.0", "-5"), "ws10 is not physical\n  found: -5 at Milano, 2022-01-15T09:00"),
+        (HEAD + ROW.format("1.0", "2") + ROW.format("1.5", "2"), "has two different rows of one station and hour\n"),
+        (
+            HEAD + ROW.format("1.0", "2") + ROW.format("1.0", "2").replace("45.45", "45.55").replace("09:", "10:"),
+            "has one name for two places\n  found: Milano, 2022-01-15T10:00",
+        ),
+        ("\0d\0a", "is not plain text\n  fix: save it as CSV in UTF-8"),
+        ("PK\3\4", "is not plain text"),
         (HEAD + ROW.format("1.0", "2").replace("45.45", "145.45"), "lat is not physical\n  found: 145.45 at Milano"),
     ],
 )
@@ -173,6 +180,11 @@ def test_interpolation_and_height() -> None:
             bias[how, ground is not None] = float(scores.results().model_dump()["scores"]["a"]["t2m"]["bias"][0])
     assert bias["bilinear", False] == pytest.approx(4.5, abs=1e-3) and bias["nearest", False] in (4, 5)
     assert bias["bilinear", True] == pytest.approx(4.5 - 0.0065 * 210, abs=1e-3)
+
+
+def test_rows_that_are_repeated_count_once(tmp_path: Path) -> None:
+    (tmp_path / "again.csv").write_text(HEAD + 2 * ROW.format("1.0", "2"))
+    assert read_stations(tmp_path / "again.csv").names == ("Milano",)
 
 
 def test_no_station_inside() -> None:

@@ -45,6 +45,8 @@ BOUNDS = {name: VARIABLES[name].bounds for name in ("t2m", "ws10")} | {"height":
 POSITIONS = {"lat": 90.0, "lon": 360.0}
 NO_VALUE = re.compile(r"-9{2,}(\.[09]+)?|9{3,}(\.[09]+)?")
 COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # dates of digits alone
+SAME_PLACE = 0.01  # within which positions of one station may be rounded [degrees]
+ZIP = b"PK\3\4"  # as the files of spreadsheets begin
 COLDEST = 150.0  # temperatures above it, without units, are taken for kelvins
 
 
@@ -99,6 +101,8 @@ def _read(file: Path, needed: Sequence[str], either: Sequence[str] = ()) -> pd.D
     """The known columns of a table in the units of ldmdown: those that are needed, and one or more of others."""
     try:
         content = file.read_bytes()
+        if b"\0" in content or content.startswith(ZIP):
+            raise LdmdownError(file, "is not plain text", fix="save it as CSV in UTF-8")
         text = content.decode("utf-8-sig" if _is_utf8(content) else "cp1252")
         separator = max(";,\t", key=text.partition("\n")[0].count)
         table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, na_values=["M", "///"], skipinitialspace=True)
@@ -215,7 +219,17 @@ def _times(file: Path, text: pd.Series) -> pd.Series:
 
 
 def _by_hour(file: Path, table: pd.DataFrame) -> Stations:
-    table = table.drop_duplicates(["time", "name"])
+    table = table.drop_duplicates()
+    twice = table[table.duplicated(["time", "name"], keep=False)]
+    first = table.groupby("name")[["lat", "lon"]].transform("first")
+    moved = table[((table[["lat", "lon"]] - first).abs() > SAME_PLACE).any(axis=1)]
+    for wrong, what, fix in (
+        (twice, "has two different rows of one station and hour", "leave one of them out"),
+        (moved, "has one name for two places", "give each place a name of its own"),
+    ):
+        if len(wrong):
+            found = f"{wrong.iloc[0]['name']}, {wrong.iloc[0]['time']:%Y-%m-%dT%H:%M}"
+            raise LdmdownError(file, what, found=found, fix=fix)
     places = table.drop_duplicates("name").set_index("name").sort_index()
     if places.empty:
         raise LdmdownError(file, "holds no measurement at a full hour")
