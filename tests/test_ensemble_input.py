@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from made_up import write_grib
 
 import ldmdown
 from ldmdown.commands.downscale import RunOptions, downscale
@@ -55,6 +56,31 @@ def test_members_of_the_input_are_members_of_the_output(
     assert (
         np.abs(np.corrcoef(flat)[np.triu_indices(6, 1)]).max() < 0.5
     )  # the wind of the members differs by noise alone
+
+
+def test_members_in_messages_of_one_grib_file(
+    tiny: dict[str, Path], ensemble: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    """As IFS-ENS has them: a control forecast, number 0, and perturbed ones, the messages of all in one file."""
+    import eccodes
+
+    with (tmp_path / "ens.grib2").open("wb") as target:
+        for number, file in zip((0, 3, 7), ensemble["files"], strict=True):
+            with xr.open_dataset(file, engine="netcdf4") as dataset:
+                path = write_grib(tmp_path / "one.grib2", dataset)
+            with path.open("rb") as source:
+                while (handle := eccodes.codes_grib_new_from_file(source)) is not None:
+                    keys = {"productDefinitionTemplateNumber": 1, "numberOfForecastsInEnsemble": 51}
+                    keys |= {"typeOfProcessedData": "pf" if number else "cf", "perturbationNumber": number}
+                    for key, value in keys.items():
+                        eccodes.codes_set(handle, key, value)
+                    eccodes.codes_write(handle, target)
+                    eccodes.codes_release(handle)
+    found = run([tmp_path / "ens.grib2"], tmp_path / "grib.nc", tiny["unet"])
+    expected = run(ensemble["files"], tmp_path / "files.nc", tiny["unet"])
+    assert found.input_member.values.tolist() == [0, 3, 7]
+    for name in ("t2m", "u10", "v10"):
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-3)
 
 
 def test_the_mean_of_members_and_their_statistics(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,16 @@ def test_values_of_grib_that_cannot_be_decoded_are_named(octet: int, value: int,
         np.testing.assert_allclose(fields.read(0), EXPECTED[:, 0], atol=1e-3)
         with pytest.raises(LdmdownError, match=r"x.grib: cannot be read\n.*, at 2022-01-15T10:00\n  fix: download"):
             fields.read(1)
+
+
+def test_chunks_of_no_size_in_zarr(tmp_path: Path) -> None:
+    weather().to_zarr(tmp_path / "x.zarr", zarr_format=3, consolidated=False)
+    file = tmp_path / "x.zarr" / "t2m" / "zarr.json"
+    content = json.loads(file.read_text())
+    content["chunk_grid"]["configuration"]["chunk_shape"] = [0, 0, 0]
+    file.write_text(json.dumps(content))
+    with pytest.raises(LdmdownError, match="cannot be"):
+        open_fields([tmp_path / "x.zarr"], NAMES).read(0)
 
 
 # Means are no instants

@@ -323,7 +323,7 @@ def _what(job: Job, outputs: Sequence[Output]) -> str:
 def _room(outputs: Sequence[Output]) -> tuple[float, float]:
     """The bytes that the hours that are left take while they are written, and those that are free."""
     sizes = [one.writer.size * len(one.writer.left) / len(one.hours) for one in outputs]
-    apart = 0 if outputs[0].writer.folder else max(one.writer.size for one in outputs)  # a file beside its hours
+    apart = 0 if outputs[0].writer.folder else max(one.writer.size * one.writer.copies for one in outputs)
     folder = next(path for path in outputs[0].writer.path.absolute().parents if path.exists())
     return sum(sizes) + apart, shutil.disk_usage(folder).free
 

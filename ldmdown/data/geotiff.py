@@ -32,6 +32,7 @@ class GeotiffWriter(FieldWriter):
     """
 
     compressed = 0.8
+    copies = 1 + 1 / compressed  # the plain file that the optimised one is made from, too
 
     def __init__(self, path: Path, template: OutputTemplate, hours: IntArray, **existing: bool) -> None:
         bands = len(hours) * sum(int(np.prod(template.shape(name)[:-2])) for name in template.names)

@@ -38,6 +38,7 @@ class FieldWriter(ABC):
 
     folder: ClassVar[bool] = False  # whether the output is a folder
     hour_suffix: ClassVar[str] = ".npz"
+    copies: ClassVar[float] = 1.0  # of the output's size that the last step writes beside the hours
     compressed: ClassVar[float]  # size of temperature and wind in a file, relative to their values' 4 bytes
 
     def __init__(
