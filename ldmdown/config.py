@@ -25,6 +25,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -97,6 +98,20 @@ class GridConfig(Section):
     cols: Cells = 576
     spacing: PositiveFloat = 2000  # [m]
     factor: PositiveInt = 8
+
+    @field_validator("crs")
+    @classmethod
+    def _is_projected(cls, crs: str) -> str:
+        if crs != cls.model_fields["crs"].default:
+            import pyproj  # which takes a fifth of a second
+
+            try:
+                known = pyproj.CRS(crs)
+            except pyproj.exceptions.CRSError:
+                raise ValueError("is not a coordinate system that PROJ knows") from None
+            if not known.is_projected:
+                raise ValueError("must be a projection in metres, such as EPSG:3035")
+        return crs
 
     @model_validator(mode="after")
     def _divides(self) -> GridConfig:

@@ -238,6 +238,11 @@ def test_format_1_estimated_no_fields_beside_those_that_were_given(tiny: dict[st
         ),
         ({"predictor_law": {"tiles": [0]}}, "predictor_law.mean: Field required"),
         ({"config": CONFIG.model_dump(mode="json") | {"grid": {"rows": 1_000_000}}}, "grid.rows"),
+        (
+            {"config": CONFIG.model_dump(mode="json") | {"grid": {"crs": "x"}}},
+            "not a coordinate system that PROJ knows",
+        ),
+        ({"config": CONFIG.model_dump(mode="json") | {"grid": {"crs": "EPSG:4326"}}}, "must be a projection in metres"),
         ({"config": CONFIG.model_dump(mode="json") | {"grid": {"rows": 16_000, "cols": 16_000}}}, "do not fit"),
     ],
 )
