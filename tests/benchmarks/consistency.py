@@ -33,7 +33,7 @@ def main(checkpoint: str, files: str, every: int, members: int, path: str | None
     found: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     with open_fields([files], system.inputs) as every_hour, ThreadPoolExecutor(1) as reader:
         era5 = every_hour.at(slice(None, None, every))
-        job = system.job(era5, DownscaleOptions(members=members, region="covered"))
+        job = system.job(era5, DownscaleOptions(members=members, region="covered", consistency="free"))
         part = job.parts[0]
         boxes = Boxes(SourceGrid(part.grid.y, part.grid.x, part.grid.projection), 0.25)
         ways = {
