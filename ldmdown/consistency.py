@@ -6,7 +6,9 @@ boxes, from coefficients for which the box means come out as wanted, so that no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from ldmdown.data.grid import ERA5_SPACING, Grid, SourceGrid, regrid
 from ldmdown.data.reading.fields import Fields
 from ldmdown.data.reading.regridded import Regridded
 from ldmdown.errors import LdmdownError
-from ldmdown.typing import Float32Array, FloatArray
+from ldmdown.typing import Float32Array, FloatArray, IntArray
 
 ROUNDING = 1e-3  # of the differences in headers
 MEANING = {
@@ -47,30 +49,30 @@ class BoxConsistency:
     def __init__(
         self, grid: Grid, targets: Sequence[str], era5: Fields, known: Sequence[Mapping[str, Any]], *, exact: bool
     ) -> None:
-        self.boxes = Boxes(grid.cells, ERA5_SPACING)
+        self.boxes = Boxes(SourceGrid(grid.y, grid.x, grid.projection), ERA5_SPACING)
         self._names = [name for name in targets if name in era5.names]
-        self._channels = [targets.index(name) for name in self._names]
+        self._exact = exact
         lat, lon = self.boxes.latlon()
-        needed = [name for name in self._names if not exact or name == "t2m"]
-        offset, std = (
-            np.stack([self._known(known, part, name) if name in needed else empty for name in self._names])
-            for part, empty in (("mean", np.zeros_like(lat)), ("std", np.ones_like(lat)))
-        )
         share = self.boxes.of_source.sum(axis=1)
         covered = (share > COMPLETE) & era5.grid.covers(lat, lon).ravel()
-        self._kept = np.flatnonzero(covered & np.isfinite(offset + std).all(axis=0).ravel())
-        if not self._kept.size:
+        means = scipy.sparse.diags_array(1 / np.where(covered, share, 1)) @ self.boxes.of_source
+        to_cells = self.boxes.centres.weights(grid.lat, grid.lon, to_edge=True).astype(np.float64)
+        alike: dict[bytes, _Correction] = {}
+        self._corrected = []  # (place among the names, channel, correction, offset, std)
+        for place, name in enumerate(self._names):
+            parts: Sequence[FloatArray] = (np.zeros(share.size), np.ones(share.size))
+            if not exact or name == "t2m":
+                parts = [self._known(known, part, name).ravel() for part in ("mean", "std")]
+            offset, std = parts
+            kept = np.flatnonzero(covered & np.isfinite(offset + std))
+            if kept.size:
+                correction = alike.setdefault(kept.tobytes(), _Correction(kept, means[kept], to_cells[:, kept]))
+                std = np.maximum(std[kept], ROUNDING)
+                self._corrected.append((place, targets.index(name), correction, offset[kept], std))
+        if not self._corrected:
             raise LdmdownError(
                 "--consistency", "no box of ERA5 lies wholly in the area", fix="choose a larger area, or leave it out"
             )
-        self._offset, self._std = (
-            one.reshape(len(one), -1)[:, self._kept] for one in (offset, np.maximum(std, ROUNDING))
-        )
-        self._exact = exact
-        self._means = scipy.sparse.diags_array(1 / share[self._kept]) @ self.boxes.of_source[self._kept]
-        to_cells = self.boxes.centres.weights(grid.lat, grid.lon, to_edge=True).astype(np.float64)
-        self._to_cells = to_cells[:, self._kept]
-        self._solve = splu((self._means @ self._to_cells).tocsc()).solve
 
     def _known(self, known: Sequence[Mapping[str, Any]], part: str, name: str) -> FloatArray:
         """The mean or std of a variable's differences on the boxes, NaN where they are not known."""
@@ -97,12 +99,27 @@ class BoxConsistency:
 
         Members that were drawn from the same member of the input follow each other.
         """
-        wanted = era5.reshape(*era5.shape[:2], -1)[..., self._kept] + self._offset
+        wanted = era5.reshape(*era5.shape[:2], -1)
         for member, field in enumerate(fields):
-            cells = field[self._channels].reshape(len(self._channels), -1).astype(np.float64)
-            lacking = wanted[member * len(era5) // len(fields)] - (self._means @ cells.T).T
-            if not self._exact:
-                distance = np.sqrt(np.mean((lacking / self._std) ** 2, axis=1, keepdims=True))
-                lacking *= 1 - 1 / np.maximum(distance, 1)
-            cells += (self._to_cells @ self._solve(lacking.T)).T
-            field[self._channels] = cells.reshape(-1, *field.shape[1:])
+            for place, channel, correction, offset, std in self._corrected:
+                cells = field[channel].ravel().astype(np.float64)
+                lacking = wanted[member * len(era5) // len(fields), place, correction.kept] + offset
+                lacking -= correction.means @ cells
+                if not self._exact:
+                    lacking *= 1 - 1 / max(np.sqrt(np.mean((lacking / std) ** 2)), 1)
+                cells += correction.to_cells @ correction.solve(lacking)
+                field[channel] = cells.reshape(field[channel].shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Correction:
+    """From what the means of `kept` boxes lack to a smooth field: `means` (kept, cells), `to_cells` (cells, kept)."""
+
+    kept: IntArray
+    means: scipy.sparse.csr_array
+    to_cells: scipy.sparse.csr_array
+
+    @cached_property
+    def solve(self) -> Callable[[FloatArray], FloatArray]:
+        """Coefficients at the centres of boxes, from the means that they shall have."""
+        return splu((self.means @ self.to_cells).tocsc()).solve

@@ -46,7 +46,7 @@ class Measure:
 
 MEASURES = {
     "box_bias": Measure("box means of {} less ERA5 are on average", signed=True, slack=0.1),
-    "box_rmse": Measure("box means of {} differ from ERA5"),
+    "box_rmse": Measure("box means of {} differ from ERA5", slack=0.02),
     "detail": Measure("{} varies within ERA5's boxes"),
     "change": Measure("the detail of {} changes from hour to hour"),
     "lapse_rate": Measure("temperature {} changes with height by", "K km-1", signed=True),

@@ -1,11 +1,12 @@
 """Score a checkpoint on real 2.2 km fields over Sicily beside what a careful person does by hand.
 
     LDMDOWN_TEST_DATA=... python tests/benchmarks/real_fields.py CHECKPOINT \\
-        [FIRST LAST EVERY MEMBERS HEIGHTS CONSISTENCY]
+        [FIRST LAST EVERY MEMBERS HEIGHTS CONSISTENCY SAMPLER]
 
 The fields are ICON-2I's (ItaliaMeteo-ARPAE, CC BY 4.0). Their exact means over boxes of 0.25 degrees stand for ERA5,
 and the public Python interface downscales them, as a user would. t2m is moved to the heights of ERA5's terrain, or
-with HEIGHTS `reference` stays at the heights of the model's own. CONSISTENCY is that of `ldmdown downscale`.
+with HEIGHTS `reference` stays at the heights of the model's own. CONSISTENCY and SAMPLER are those of `ldmdown
+downscale`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LAPSE_RATE = 0.0065  # [K/m]
 WAVELENGTHS = (64, 32, 16, 10, 8, 6, 5)  # [km]
 
 
-def main(checkpoint: str, first: str, last: str, every: int, members: int, at: str, consistency: str) -> None:
+def main(checkpoint: str, first: str, last: str, every: int, members: int, at: str, **options: str) -> None:
     """Print the table."""
     grid, times, fields = read(first, last, every)
     boxes = Boxes(grid, 0.25)
@@ -58,7 +59,7 @@ def main(checkpoint: str, first: str, last: str, every: int, members: int, at: s
         },
         {"valid_time": times.astype("datetime64[ns]"), "latitude": centres.y, "longitude": centres.x},
     )
-    out = ldmdown.load(checkpoint).downscale(era5, members=members, region="covered", consistency=consistency)
+    out = ldmdown.load(checkpoint).downscale(era5, members=members, region="covered", **options)
     lat, lon = out["lat"].values, out["lon"].values
     to_fine, to_cells, to_terrain = (one.weights(lat, lon, to_edge=True) for one in (centres, grid, terrain))
     height = regrid(to_terrain, heights, lat.shape)
@@ -113,6 +114,7 @@ def report(name: str, ensemble: np.ndarray, truth: np.ndarray, by_hand: np.ndarr
 
 
 if __name__ == "__main__":
-    defaults = ["italy", "2026-02-06T12", "2026-02-07T11", "3", "8", "era5", "free"]
-    name, first, last, every, members, at, consistency = [*sys.argv[1:], *defaults[len(sys.argv) - 1 :]]
-    main(name, first, last, int(every), int(members), at, consistency)
+    defaults = ["italy", "2026-02-06T12", "2026-02-07T11", "3", "8", "era5"]
+    name, first, last, every, members, at = [*sys.argv[1:7], *defaults[len(sys.argv) - 1 :]]
+    chosen = dict(zip(("consistency", "sampler"), sys.argv[7:], strict=False))
+    main(name, first, last, int(every), int(members), at, **chosen)
