@@ -127,7 +127,7 @@ def test_members_in_files_of_their_own(weather: np.ndarray) -> None:
 def test_missing_values_are_told_apart(file: str, wrong: str) -> None:
     with open_fields([CASES / "11-era5-land-sea" / file], NAMES) as fields:
         grid = Grid(rows=32, cols=32, west=3_960_000, north=2_550_000)
-        regridded = Regridded(fields, grid.coarse)
+        regridded = Regridded(fields, grid.coarse, NAMES)
         with pytest.raises(LdmdownError, match=wrong):
             [regridded.read(index) for index in range(len(fields))]
 
