@@ -236,9 +236,11 @@ def test_the_largest_rectangle_by_trying_all() -> None:
 
 
 def test_a_window_grows_to_what_the_networks_divide_and_stays_inside() -> None:
-    assert ITALY.grow((80, 3, 3, 27), 4) == (80, 3, 4, 28)
+    assert ITALY.grow((80, 3, 3, 27), 4) == (80, 0, 4, 32)
     grown = ITALY.grow((81, 45, 3, 27), 4)
     assert grown == (80, 44, 4, 28)
+    assert ITALY.grow((81, 1, 2, 7), 16) == (68, 0, 16, 16)  # 84 rows are no multiple of 16
+    assert ITALY.grow((0, 0, 84, 72), 16) == (0, 0, 84, 72)
     assert ITALY.window(grown).shape == (32, 224)
     assert ITALY.window((1, 2, 3, 4)).x[0] == ITALY.x[16]
     assert ITALY.fine((1, 2, 3, 4)) == (slice(8, 32), slice(16, 48))

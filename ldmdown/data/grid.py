@@ -137,15 +137,19 @@ class Grid:
         return int(rows[0]), int(cols[0]), int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1
 
     def grow(self, window: Window, multiple: int) -> Window:
-        """The smallest window inside the domain that holds `window` and has sides divisible by `multiple`.
+        """The smallest window that holds `window` and begins and ends at multiples of `multiple` coarse cells.
 
-        Sides stop at the domain's own.
+        Networks that halve their grid then halve it at the same places in every window. It stays inside the domain:
+        where that ends elsewhere, sides are still divisible as far as it is large enough.
         """
-        row, col, *sizes = window
-        rows, cols = (
-            min(-(-size // multiple) * multiple, limit) for size, limit in zip(sizes, self.whole[2:], strict=True)
-        )
-        return min(row, self.whole[2] - rows), min(col, self.whole[3] - cols), rows, cols
+        corner: list[int] = []
+        sides: list[int] = []
+        for start, size, limit in zip(window[:2], window[2:], self.whole[2:], strict=True):
+            first = start // multiple * multiple
+            side = min(-(-(start + size - first) // multiple) * multiple, limit)
+            corner.append(min(first, limit - side))
+            sides.append(side)
+        return corner[0], corner[1], sides[0], sides[1]
 
     def grid_mapping(self) -> dict[str, Any]:
         """Attributes of the CF grid mapping variable, with the WKT and transform that GDAL reads."""
