@@ -158,6 +158,8 @@ def save(path: Path, model: Downscaler, header: Mapping[str, Any], *, half: bool
         given, fields = model.statics[:-estimated].half(), model.statics[-estimated:]
         steps = fields.abs().amax(dim=(1, 2), keepdim=True).clamp(min=SMALLEST) / torch.iinfo(torch.int8).max
         tensors |= {"statics": given, ESTIMATED: (fields / steps).round().to(torch.int8), STEPS: steps}
+        if not len(given):  # not every version of safetensors reads an empty tensor
+            del tensors["statics"]
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     card = dict(header) | {HASH: content_hash(header, serialize(tensors))}
     with replacing(path, lock=True) as beside:
@@ -235,7 +237,8 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     configuration expects.
     """
     held = {name.replace("log_deviation", "log_std"): tensor for name, tensor in deserialize(path.read_bytes()).items()}
-    given, fields, steps = (held.get(name, torch.zeros(())) for name in ("statics", ESTIMATED, STEPS))
+    fields, steps = (held.get(name, torch.zeros(())) for name in (ESTIMATED, STEPS))
+    given = held.get("statics", torch.zeros(0, *fields.shape[1:]))
     typed = given.is_floating_point() and (fields.dtype, steps.dtype) == (torch.int8, torch.float32)
     if typed and (fields.ndim, fields.shape[1:]) == (3, given.shape[1:]) and steps.shape == (len(fields), 1, 1):
         del held[ESTIMATED], held[STEPS]

@@ -102,6 +102,8 @@ def content_hash(header: Mapping[str, Any], content: bytes) -> str:
 def read_statics(path: Path, header: dict[str, Any]) -> dict[str, Float32Array]:
     """The static fields (rows, cols) that a checkpoint names, normalised; those that it has learned are left out."""
     names = header["config"]["statics"]["fields"]
+    if not names:
+        return {}
     with safe_open(path, framework="np") as file:
         fields = file.get_tensor("statics")[: len(names)].astype(np.float32)
     return dict(zip(names, fields, strict=True))
