@@ -39,10 +39,8 @@ from ldmdown.models.vae import VAE
 from ldmdown.typing import Float32Array
 
 MAX_NAMES = 3  # of tensors in an error
-ESTIMATED, STEPS = (
-    "estimated_statics",
-    "estimated_steps",
-)  # the last of `statics` in a file: int8, and what 1 stands for
+ESTIMATED = "estimated_statics"  # in a file the last of `statics`, in int8
+STEPS = "estimated_steps"  # what 1 stands for in each of them
 SMALLEST = 1e-30  # largest value of a field of zeros
 
 Stage = Literal["unet", "gan", "ldm"]

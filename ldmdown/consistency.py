@@ -66,9 +66,11 @@ class BoxConsistency:
             offset, std = parts
             kept = np.flatnonzero(covered & np.isfinite(offset + std))
             if kept.size:
-                correction = alike.setdefault(kept.tobytes(), _Correction(kept, means[kept], to_cells[:, kept]))
+                same = kept.tobytes()
+                if same not in alike:
+                    alike[same] = _Correction(kept, means[kept], to_cells[:, kept])
                 std = np.maximum(std[kept], ROUNDING)
-                self._corrected.append((place, targets.index(name), correction, offset[kept], std))
+                self._corrected.append((place, targets.index(name), alike[same], offset[kept], std))
         if not self._corrected:
             raise LdmdownError(
                 "--consistency", "no box of ERA5 lies wholly in the area", fix="choose a larger area, or leave it out"

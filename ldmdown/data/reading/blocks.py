@@ -106,13 +106,8 @@ class FieldBlock:
                 ],
                 axis=1,
             )
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-            TypeError,
-            ArithmeticError,
-        ) as error:  # of netCDF4, eccodes and the codecs of Zarr
+        # of netCDF4, eccodes and the codecs of Zarr
+        except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
             unknown = _unknown_filters(self.label) if "filter" in str(error) and Path(self.label).is_file() else ""
             raise UnreadableError(self.label, f"{error}{unknown}, at {span(self.valid_time[hours])}") from None
         return np.where(np.isnan(values), np.nan, np.clip(values, -HUGE, HUGE))
