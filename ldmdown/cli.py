@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from datetime import date, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ldmdown import __version__
 from ldmdown.errors import STOPPED, LdmdownError, printable
+from ldmdown.options import Box, Device, DownscaleOptions, Overwrite, RunOptions
 
 SIGNALLED, DEFECT = 128, 70  # exit codes of a signal to stop, to which its number is added, and of a defect of ldmdown
 DEBUG = "LDMDOWN_DEBUG"  # a variable of the environment with which defects show their traceback
@@ -30,8 +34,6 @@ app = typer.Typer(
 Config = Annotated[
     Path | None, typer.Argument(help="YAML configuration; without it ./ldmdown.yaml, or else the small bundled twin.")
 ]
-Device = Annotated[str, typer.Option(help="Device that computes: auto, cpu, cuda or cuda:1.")]
-Box = tuple[float, float, float, float]
 Wind = Annotated[
     Literal["unknown", "earth", "rotated-168", "rotated-170"],
     typer.Option(help="Wind direction: unknown, earth-relative, or along a grid with its pole at this longitude."),
@@ -40,7 +42,6 @@ Regridding = Annotated[
     Literal["bilinear", "nearest"],
     typer.Option(help="Regridding of ERA5 to the coarse grid; the authors do not describe theirs."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 
 
 def main() -> None:
@@ -135,7 +136,26 @@ def _root(
         be_quiet()
 
 
+def _with_fields(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that takes, instead of each dataclass among its parameters, that one's fields."""
+    own = inspect.signature(command, eval_str=True).parameters
+    kinds: dict[str, Any] = {name: one.annotation for name, one in own.items() if is_dataclass(one.annotation)}
+
+    @wraps(command)
+    def flat(**given: Any) -> None:
+        for name, kind in kinds.items():
+            given[name] = kind(**{one.name: given.pop(one.name) for one in fields(kind)})
+        command(**given)
+
+    taken: list[inspect.Parameter] = []
+    for name, one in own.items():
+        taken += inspect.signature(kinds[name], eval_str=True).parameters.values() if name in kinds else [one]
+    flat.__signature__ = inspect.Signature([one.replace(kind=one.KEYWORD_ONLY) for one in taken])  # type: ignore[attr-defined]
+    return flat
+
+
 @app.command()
+@_with_fields
 def downscale(
     files: Annotated[
         list[str], typer.Argument(help="ERA5 files: NetCDF, GRIB, zip, Zarr (also gs://...), folders, globs.")
@@ -146,89 +166,15 @@ def downscale(
             "-o", "--output", help="out.nc, out.zarr, out.tif, or 'out_{time:%Y%m}.nc' for one file per month."
         ),
     ],
+    *,
     checkpoint: Annotated[
         str | None,
         typer.Option(
             help="Checkpoint, by file or name; a comma joins two of different variables.", show_default="italy"
         ),
     ] = None,
-    members: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of ensemble members; without it one field and no realization dimension."),
-    ] = None,
-    statistics: Annotated[
-        str | None, typer.Option(help="Statistics of the members, instead of them: mean, std, min, max, p1 to p99.")
-    ] = None,
-    keep_members: Annotated[
-        bool, typer.Option("--keep-members", help="Write the members beside their statistics.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the initial noise.")] = 0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Number of sampler steps.", show_default="the checkpoint's")
-    ] = None,
-    sampler: Annotated[
-        Literal["dpmpp", "ddim", "student"] | None, typer.Option(help="Sampler.", show_default="the checkpoint's")
-    ] = None,
-    temporal_correlation: Annotated[
-        str, typer.Option(help="Correlation of the noise of successive hours: auto (as in training) or 0 to 0.95.")
-    ] = "auto",
-    compression: Annotated[
-        Literal["lossless", "quantized"],
-        typer.Option(help="Compression; quantized rounds to 0.01 K and 0.01 m/s, for smaller files."),
-    ] = "lossless",
-    consistency: Annotated[
-        Literal["free", "learned", "exact"] | None,
-        typer.Option(
-            help="How closely means over ERA5's boxes keep to ERA5; learned: as those of training fields do.",
-            show_default="the checkpoint's",
-        ),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="First hour, such as 2020-01-31T06.", show_default="that of the files"),
-    ] = None,
-    end: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Last hour, or last day.", show_default="that of the files")
-    ] = None,
-    bbox: Annotated[
-        Box | None, typer.Option(metavar="W S E N", help="Box in degrees, enlarged to whole cells of 16 km.")
-    ] = None,
-    region: Annotated[
-        Literal["covered"] | None, typer.Option(help="Part of the domain: the part that the files cover.")
-    ] = None,
-    points: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV of sites (name, lat, lon; height [m]) whose values are written, to .csv, .parquet or .nc."
-        ),
-    ] = None,
-    variables: Annotated[
-        str | None, typer.Option(help="Variables, such as t2m,u10,v10,ws10.", show_default="all of the checkpoint")
-    ] = None,
-    device: Device = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        typer.Option(help="Precision; auto means bf16 on CUDA and on CPUs that have it, else fp32."),
-    ] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of fields computed at once.", show_default="1 on the CPU, 16 on CUDA"),
-    ] = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Number of processes that share the hours and the cores of this machine.")
-    ] = 1,
-    overwrite: Overwrite = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Complete an interrupted run.")] = False,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Write nothing and exit with 3 if the input is far outside the training data."),
-    ] = False,
-    skip_bad_hours: Annotated[
-        bool, typer.Option("--skip-bad-hours", help="Leave out hours with missing, unphysical or damaged input values.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print hours, size, time and memory, from the first hours; write nothing.")
-    ] = False,
+    options: DownscaleOptions,
+    run: RunOptions,
 ) -> None:
     """Downscale ERA5 files to hourly 2 km fields.
 
@@ -239,43 +185,9 @@ def downscale(
     ldmdown downscale era5.nc -o quantiles.nc --members 20 --statistics mean,std,p10,p50,p90
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: other runs need the cores too
-    from ldmdown.commands.downscale import RunOptions
-    from ldmdown.commands.downscale import downscale as run
-    from ldmdown.options import DownscaleOptions
+    from ldmdown.commands.downscale import downscale as command
 
-    options = DownscaleOptions(
-        members=members,
-        statistics=tuple(statistics.split(",")) if statistics else (),
-        keep_members=keep_members,
-        compression=compression,
-        consistency=consistency,
-        seed=seed,
-        steps=steps,
-        sampler=sampler,
-        temporal_correlation=_correlation(temporal_correlation),
-        start=start,
-        end=end,
-        bbox=bbox,
-        region=region,
-        points=points,
-        variables=tuple(variables.split(",")) if variables else None,
-        precision=precision,
-        batch_size=batch_size,
-        strict=strict,
-        skip_bad_hours=skip_bad_hours,
-    )
-    how = RunOptions(device, processes, overwrite, resume, dry_run)
-    run(files, output, options, checkpoint=checkpoint, run=how)
-
-
-def _correlation(text: str) -> float | None:
-    if text == "auto":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        expected = "auto, or 0 to 0.95"
-        raise LdmdownError("--temporal-correlation", "is not a number", found=text, expected=expected) from None
+    command(files, output, options, checkpoint=checkpoint, run=run)
 
 
 @app.command()

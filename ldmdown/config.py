@@ -29,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from ldmdown.choices import Consistency, Precision, SamplerName
 from ldmdown.errors import LdmdownError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -42,9 +43,6 @@ RENAMED = {  # keys of version 0.1, as patterns, and their names now
     "train.*.rate": "learning_rate",
     "train.*.clip": "grad_clip",
 }
-Precision = Literal["auto", "fp32", "bf16"]
-Consistency = Literal["free", "learned", "exact"]
-SamplerName = Literal["dpmpp", "ddim", "student"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ldmdown.checkpoint import Checkpoint
-from ldmdown.config import Precision
+from ldmdown.choices import MAX_CORRELATION, Precision
 from ldmdown.data.grid import LONLAT, POLE_LATITUDE, Window, grid_north, rotate_to_earth, rotated_pole
 from ldmdown.data.reading.fields import Fields
 from ldmdown.data.reading.regridded import Regridded
@@ -23,7 +23,6 @@ from ldmdown.models.sampling import CoherentNoise, Sampler
 from ldmdown.runtime import autocast
 from ldmdown.typing import Float32Array, FloatArray
 
-MAX_CORRELATION = 0.95
 SINGLE_FIELD = {"unet": "the conditional mean", "gan": "the generator's field"}  # of stages that draw no members
 INPUT_MEMBER = 2**32  # between the keys of the noise of two members of the input
 Item = TypeVar("Item")

@@ -1,81 +1,130 @@
-"""The options of a downscaling, the same on the command line and in Python."""
+"""The options of a downscaling, the same on the command line and in Python: names, types, defaults and help."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from ldmdown.config import Consistency, Precision, SamplerName
-from ldmdown.data.statistics import check_statistics
+from typer import Option
+
+from ldmdown.choices import MAX_CORRELATION, Consistency, Precision, SamplerName
 from ldmdown.errors import LdmdownError
-from ldmdown.inference import MAX_CORRELATION
 
 MAX_OPTIONS = {"members": 10_000, "steps": 1000, "batch_size": 1024, "seed": 2**63 - 1}
+CORRELATIONS = f"auto, or 0 to {MAX_CORRELATION}"
+
+Box = tuple[float, float, float, float]
+Device = Annotated[str, Option(help="Device that computes: auto, cpu, cuda or cuda:1.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output if it exists.")]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
+def _correlation(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise LdmdownError("--temporal-correlation", "is not a number", found=text, expected=CORRELATIONS) from None
 
 
 @dataclass(frozen=True)
 class DownscaleOptions:
-    """What is computed, and how.
-
-    Args:
-        members: number of ensemble members; None: one field and no dimension `realization`.
-        seed: random seed of the initial noise.
-        steps, sampler: number of sampler steps and name of the sampler; None: the checkpoint's.
-        temporal_correlation: correlation of the initial noise of successive hours, 0 to 0.95; None: as measured in
-            training.
-        start, end: first and last hour, such as 2020-01-31T12; None: those of the data.
-        bbox: west, south, east, north [degrees] of a box that is enlarged to whole cells of the coarse grid.
-        region: "covered": the part of the domain that the data cover; None: the whole domain.
-        points: table of sites (name, lat, lon, height) at which values are wanted, instead of fields.
-        consistency: how closely means over ERA5's boxes keep to ERA5: free, as they come out; learned, as closely as
-            those of the training fields; exact; None: as the checkpoint's configuration says.
-        variables: names of the variables; None: those that the checkpoints make.
-        statistics: names of statistics of the members, such as mean and p90, which the output holds instead of the
-            members.
-        keep_members: whether it holds the members too.
-        compression: lossless, or quantized: values are rounded to 0.01 K and 0.01 m s-1, and compress better.
-        precision: precision of matrix products and convolutions.
-        batch_size: number of members, of one hour or several, that are computed at once.
-        strict: refuse input that is far outside the training data.
-        skip_bad_hours: leave out hours whose input lacks values, is not physical or cannot be decoded; they are refused
-            otherwise.
+    """What is computed, and how; None stands for the default that the help shows.
 
     Raises LdmdownError if options exclude each other or are out of range.
     """
 
-    members: int | None = None
-    seed: int = 0
-    steps: int | None = None
-    sampler: SamplerName | None = None
-    temporal_correlation: float | None = None
-    start: str | None = None
-    end: str | None = None
-    bbox: tuple[float, float, float, float] | None = None
-    region: Literal["covered"] | None = None
-    points: Path | None = None
-    consistency: Consistency | None = None
-    variables: Sequence[str] | None = None
-    statistics: Sequence[str] = ()
-    keep_members: bool = False
-    compression: Literal["lossless", "quantized"] = "lossless"
-    precision: Precision = "auto"
-    batch_size: int | None = None
-    strict: bool = False
-    skip_bad_hours: bool = False
+    members: Annotated[
+        int | None,
+        Option(min=1, help="Number of ensemble members; without it one field and no realization dimension."),
+    ] = None
+    statistics: Annotated[
+        Sequence[str],
+        Option(
+            parser=_names,
+            metavar="NAMES",
+            help="Statistics of the members, instead of them: mean, std, min, max, p1 to p99.",
+        ),
+    ] = ()
+    keep_members: Annotated[bool, Option("--keep-members", help="Write the members beside their statistics.")] = False
+    seed: Annotated[int, Option(min=0, help="Random seed of the initial noise.")] = 0
+    steps: Annotated[int | None, Option(min=1, help="Number of sampler steps.", show_default="the checkpoint's")] = None
+    sampler: Annotated[SamplerName | None, Option(help="Sampler.", show_default="the checkpoint's")] = None
+    temporal_correlation: Annotated[
+        float | None,
+        Option(
+            parser=_correlation,
+            metavar="auto|R",
+            help="Correlation of the noise of successive hours: auto (as in training) or 0 to 0.95.",
+            show_default="auto",
+        ),
+    ] = None
+    compression: Annotated[
+        Literal["lossless", "quantized"],
+        Option(help="Compression; quantized rounds to 0.01 K and 0.01 m/s, for smaller files."),
+    ] = "lossless"
+    consistency: Annotated[
+        Consistency | None,
+        Option(
+            help="How closely means over ERA5's boxes keep to ERA5; learned: as those of training fields do.",
+            show_default="the checkpoint's",
+        ),
+    ] = None
+    start: Annotated[
+        str | None, Option(metavar="TIME", help="First hour, such as 2020-01-31T06.", show_default="that of the files")
+    ] = None
+    end: Annotated[
+        str | None, Option(metavar="TIME", help="Last hour, or last day.", show_default="that of the files")
+    ] = None
+    bbox: Annotated[Box | None, Option(metavar="W S E N", help="Box in degrees, enlarged to whole cells of 16 km.")] = (
+        None
+    )
+    region: Annotated[Literal["covered"] | None, Option(help="Part of the domain: the part that the files cover.")] = (
+        None
+    )
+    points: Annotated[
+        Path | None,
+        Option(help="CSV of sites (name, lat, lon; height in m) whose values are written, to .csv, .parquet or .nc."),
+    ] = None
+    variables: Annotated[
+        Sequence[str] | None,
+        Option(
+            parser=_names,
+            metavar="NAMES",
+            help="Variables, such as t2m,u10,v10,ws10.",
+            show_default="all of the checkpoint",
+        ),
+    ] = None
+    precision: Annotated[
+        Precision, Option(help="Precision; auto means bf16 on CUDA and on CPUs that have it, else fp32.")
+    ] = "auto"
+    batch_size: Annotated[
+        int | None, Option(min=1, help="Number of fields computed at once.", show_default="1 on the CPU, 16 on CUDA")
+    ] = None
+    strict: Annotated[
+        bool, Option("--strict", help="Write nothing and exit with 3 if the input is far outside the training data.")
+    ] = False
+    skip_bad_hours: Annotated[
+        bool, Option("--skip-bad-hours", help="Leave out hours with missing, unphysical or damaged input values.")
+    ] = False
 
     def __post_init__(self) -> None:
+        from ldmdown.data.statistics import check_statistics  # with NumPy, for which --help need not wait
+
         areas = [f"--{name}" for name in ("bbox", "region", "points") if getattr(self, name) is not None]
         if len(areas) > 1:
             fix = f"leave out {' or '.join(areas)}"
             raise LdmdownError(" and ".join(areas), "exclude each other", fix=fix)
-        if self.temporal_correlation is not None and not 0 <= self.temporal_correlation <= MAX_CORRELATION:
+        correlation = self.temporal_correlation
+        if correlation is not None and not 0 <= correlation <= MAX_CORRELATION:
             raise LdmdownError(
-                "--temporal-correlation",
-                "is out of range",
-                found=f"{self.temporal_correlation:g}",
-                expected=f"auto, or 0 to {MAX_CORRELATION}",
+                "--temporal-correlation", "is out of range", found=f"{correlation:g}", expected=CORRELATIONS
             )
         check_statistics(self.statistics)
         if self.keep_members and not self.statistics:
@@ -85,3 +134,18 @@ class DownscaleOptions:
             if value is not None and not (0 if name == "seed" else 1) <= value <= limit:
                 option = f"--{name.replace('_', '-')}"
                 raise LdmdownError(option, "is out of range", found=str(value), expected=f"1 to {limit}")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where it runs, and what becomes of an output that is there already."""
+
+    device: Device = "auto"
+    processes: Annotated[
+        int, Option(min=1, help="Number of processes that share the hours and the cores of this machine.")
+    ] = 1
+    overwrite: Overwrite = False
+    resume: Annotated[bool, Option("--resume", help="Complete an interrupted run.")] = False
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print hours, size, time and memory, from the first hours; write nothing.")
+    ] = False

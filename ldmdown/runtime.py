@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 
-from ldmdown.config import Precision
+from ldmdown.choices import Precision
 from ldmdown.errors import LdmdownError
 
 STARTING = timedelta(seconds=20)  # that torchrun, which started a process, takes to answer it

@@ -16,7 +16,8 @@ import xarray as xr
 
 from ldmdown import provenance
 from ldmdown.checkpoint import Checkpoint, load
-from ldmdown.config import LAPSE_RATE, Consistency
+from ldmdown.choices import Consistency
+from ldmdown.config import LAPSE_RATE
 from ldmdown.consistency import MEANING, BoxConsistency
 from ldmdown.console import say
 from ldmdown.data.grid import Grid, Window, regrid

@@ -26,12 +26,12 @@ from conftest import ldmdown as ldmdown_command
 import ldmdown
 from ldmdown import checkpoint
 from ldmdown.atomic import locked
-from ldmdown.commands.downscale import RunOptions, downscale
+from ldmdown.commands.downscale import downscale
 from ldmdown.data.grid import Grid
 from ldmdown.data.reading.regridded import covered_margin
 from ldmdown.data.writer import FieldWriter
 from ldmdown.errors import LdmdownError
-from ldmdown.options import DownscaleOptions
+from ldmdown.options import DownscaleOptions, RunOptions
 from ldmdown.runtime import resolve_precision
 
 Write = Callable[..., Path]

@@ -11,9 +11,9 @@ import xarray as xr
 from made_up import write_grib
 
 import ldmdown
-from ldmdown.commands.downscale import RunOptions, downscale
+from ldmdown.commands.downscale import downscale
 from ldmdown.errors import LdmdownError
-from ldmdown.options import DownscaleOptions
+from ldmdown.options import DownscaleOptions, RunOptions
 
 Write = Callable[..., Path]
 

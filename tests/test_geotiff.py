@@ -11,12 +11,12 @@ import rioxarray
 import xarray as xr
 from rio_cogeo.cogeo import cog_validate
 
-from ldmdown.commands.downscale import RunOptions, downscale
+from ldmdown.commands.downscale import downscale
 from ldmdown.data.geotiff import GeotiffWriter
 from ldmdown.data.grid import Grid
 from ldmdown.data.template import OutputTemplate
 from ldmdown.errors import LdmdownError
-from ldmdown.options import DownscaleOptions
+from ldmdown.options import DownscaleOptions, RunOptions
 
 GRID = Grid(west=4_310_000, north=2_498_000, rows=600, cols=640)
 HOURS = np.arange(420_000, 420_002)  # 2017-11-30T00 and on

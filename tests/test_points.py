@@ -16,12 +16,12 @@ from scipy.interpolate import RegularGridInterpolator
 
 import ldmdown
 from ldmdown import checkpoint
-from ldmdown.commands.downscale import RunOptions, downscale
+from ldmdown.commands.downscale import downscale
 from ldmdown.data.grid import Grid
 from ldmdown.data.reading.stations import read_sites
 from ldmdown.data.sites import Sites, windows_of
 from ldmdown.errors import LdmdownError
-from ldmdown.options import DownscaleOptions
+from ldmdown.options import DownscaleOptions, RunOptions
 
 Write = Callable[..., Path]
 GRID = Grid("EPSG:3035", 4_700_000, 2_200_000, 64, 64, 2000.0)

@@ -30,7 +30,7 @@ from ldmdown.data.writer import FieldWriter
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import SINGLE_FIELD
 from ldmdown.job import Job
-from ldmdown.options import DownscaleOptions
+from ldmdown.options import DownscaleOptions, RunOptions
 from ldmdown.runtime import choose_device, peak_memory, processes
 from ldmdown.system import System
 
@@ -38,24 +38,6 @@ BUNDLED = "italy"
 VIEWERS = {".nc": "ncview, QGIS or xarray", ".zarr": "xarray", ".tif": "QGIS or rioxarray"}  # of each kind of output
 HOURS_A_BLOCK = 24  # that one of several processes computes before it takes the next
 WRITING_THREADS = {"cpu": 1, "cuda": 8}  # one compresses about 15 hours a second
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Where it runs, and what becomes of an output that is there already.
-
-    Args:
-        device: auto, cpu, cuda or cuda:1.
-        processes: number of processes of this machine that take consecutive hours each.
-        overwrite, resume: replace the output, or complete what a stopped run has left.
-        dry_run: say what it will take, for which the first hours are computed, and write nothing.
-    """
-
-    device: str = "auto"
-    processes: int = 1
-    overwrite: bool = False
-    resume: bool = False
-    dry_run: bool = False
 
 
 @dataclass(frozen=True)

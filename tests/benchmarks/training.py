@@ -29,10 +29,11 @@ import yaml
 from torch import Tensor
 
 from ldmdown import runtime
+from ldmdown.choices import Precision
 from ldmdown.commands import train as verb
 from ldmdown.commands.prepare import prepare
 from ldmdown.commands.train import Training
-from ldmdown.config import BUNDLED, Config, Precision, load_config, parse_config
+from ldmdown.config import BUNDLED, Config, load_config, parse_config
 from ldmdown.console import progress_bar
 from ldmdown.data.archive.manifest import fingerprint
 from ldmdown.data.archive.store import ArchiveSource
