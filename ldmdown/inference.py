@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import pyproj
 import torch
 from torch import Tensor
 
 from ldmdown.checkpoint import Checkpoint
 from ldmdown.choices import MAX_CORRELATION, Precision
-from ldmdown.data.grid import LONLAT, POLE_LATITUDE, Window, grid_north, rotate_to_earth, rotated_pole
+from ldmdown.data.grid import LONLAT, POLE_LATITUDE, Window, grid_north, rotate_to_earth, rotated_pole, transformer
 from ldmdown.data.reading.fields import Fields
 from ldmdown.data.reading.regridded import Regridded
 from ldmdown.models.downscaler import Condition
@@ -121,9 +120,7 @@ class Predictor:
             return None
         crs = rotated_pole(POLE_LATITUDE, float(wind.removeprefix("rotated")))
         cells = self.checkpoint.grid.window(self.window)
-        return grid_north(
-            crs, *pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True).transform(cells.lon, cells.lat)
-        )
+        return grid_north(crs, *transformer(LONLAT, crs).transform(cells.lon, cells.lat))
 
     @torch.inference_mode()
     def run(

@@ -226,7 +226,7 @@ class SourceGrid:
 
     def lonlat(self) -> tuple[FloatArray, FloatArray]:
         """Longitudes and latitudes of the centres, each (rows, cols) [degrees]."""
-        back = pyproj.Transformer.from_crs(self.crs, LONLAT, always_xy=True)
+        back = transformer(self.crs, LONLAT)
         lon, lat = back.transform(*np.meshgrid(self.x, self.y))
         return lon, lat
 
@@ -244,7 +244,7 @@ class SourceGrid:
         elif self.crs == LONLAT:
             x, y = self.x[0] + (lon - self.x.min() + 1e-9) % 360 - 1e-9 + (self.x.min() - self.x[0]), lat
         else:
-            x, y = pyproj.Transformer.from_crs(LONLAT, self.crs, always_xy=True).transform(lon, lat)
+            x, y = transformer(LONLAT, self.crs).transform(lon, lat)
         axis = np.append(self.x, self.x[0] + 360) if self.is_global else self.x
         if to_edge:
             x, y = np.clip(x, axis.min(), axis.max()), np.clip(y, self.y.min(), self.y.max())
@@ -318,7 +318,7 @@ class SourceGrid:
 
         Edges, straight along the axes of the source, are bent there: a corner each width of a target's cell.
         """
-        project = pyproj.Transformer.from_crs(self.crs, grid.projection, always_xy=True)
+        project = transformer(self.crs, grid.projection)
 
         def columns_and_rows(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
             x, y = project.transform(x, y)
@@ -338,6 +338,8 @@ class SourceGrid:
         step = np.linspace(0, 1, int(np.ceil(size[near].max(initial=1))), endpoint=False)
         stay = np.zeros_like(step)
         right, down = np.concatenate([step, 1 - stay, 1 - step, stay]), np.concatenate([stay, step, 1 - stay, 1 - step])
+        if len(step) == 1:
+            return row * len(self.x) + col, *around[[0, 1, 3, 2]][:, :, row, col].transpose(1, 2, 0)
         outline = columns_and_rows(
             x[col, None] + right * (x[col + 1] - x[col])[:, None], y[row, None] + down * (y[row + 1] - y[row])[:, None]
         )
@@ -398,12 +400,18 @@ def rotated_pole(latitude: float, longitude: float) -> pyproj.CRS:
     )
 
 
+@lru_cache(maxsize=32)
+def transformer(source: pyproj.CRS | str, target: pyproj.CRS | str) -> pyproj.Transformer:
+    """From a projection to another, x before y; pyproj takes a while to choose each."""
+    return pyproj.Transformer.from_crs(source, target, always_xy=True)
+
+
 def grid_north(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
     """Direction of a projection's second axis at points of it, clockwise from true north [radians].
 
     From the bearing of a short step along the axis, on the sphere.
     """
-    back = pyproj.Transformer.from_crs(crs, LONLAT, always_xy=True)
+    back = transformer(crs, LONLAT)
     step = 1e-5 if crs.is_geographic else 1.0  # [degrees or metres]
     lon, lat = back.transform(x, y - step)
     lon_north, lat_north = back.transform(x, y + step)
@@ -419,7 +427,7 @@ def grid_rotation(grid: SourceGrid, crs: pyproj.CRS | None = None) -> FloatArray
     """
     if crs is None or crs == grid.crs:
         return grid_north(grid.crs, *np.meshgrid(grid.x, grid.y))
-    return grid_north(crs, *pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True).transform(*grid.lonlat()))
+    return grid_north(crs, *transformer(LONLAT, crs).transform(*grid.lonlat()))
 
 
 def rotate_to_earth(u: FloatArray, v: FloatArray, angle: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from ldmdown.data.archive.store import Archive
 from ldmdown.data.variables import variable
 from ldmdown.typing import BoolArray, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from ldmdown.data.archive.store import Archive  # by way of zarr, which takes its time
 
 NAMES = ("t2m", "u10", "v10")
 TILES = (("north", "middle", "south"), ("west", "east"))

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyproj
 import scipy.sparse
 from scipy.ndimage import gaussian_filter
 
 from ldmdown.config import BoxMeansConfig
-from ldmdown.data.grid import LONLAT, Grid, SourceGrid, regrid
+from ldmdown.data.grid import LONLAT, Grid, SourceGrid, regrid, transformer
 from ldmdown.data.reading.fields import Fields
 from ldmdown.data.reading.orography import read_heights
 from ldmdown.data.solar import LAGS, cos_zenith
@@ -89,7 +88,7 @@ class Boxes:
             int(np.rint(edge / spacing)) for edge in (lat.min(), lat.max(), lon.min(), lon.max())
         )
         rows, cols = north - south + 1, east - west + 1
-        metres = pyproj.Transformer.from_crs(LONLAT, PLATE_CARREE, always_xy=True).transform(1, 0)[0] * spacing
+        metres = transformer(LONLAT, PLATE_CARREE).transform(1, 0)[0] * spacing
         self.grid = Grid(PLATE_CARREE, (west - 0.5) * metres, (north + 0.5) * metres, rows, cols, metres, 1)
         self.centres = SourceGrid(spacing * np.arange(north, south - 1, -1.0), spacing * np.arange(west, east + 1.0))
         self.of_source = self.weights(source, self.grid)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyproj  # before eccodes, which may crash otherwise
 
-from ldmdown.data.grid import LONLAT, SourceGrid, rotated_pole
+from ldmdown.data.grid import LONLAT, SourceGrid, rotated_pole, transformer
 from ldmdown.data.reading.blocks import Axes, FieldBlock, version_rank, whole_hours
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import Float32Array, FloatArray, IntArray
@@ -259,7 +259,7 @@ def _grid(handle: Any) -> SourceGrid | str:
         return kind
     crs = pyproj.CRS(target)
     first = [_get(handle, f"{axis}OfFirstGridPointInDegrees") for axis in ("longitude", "latitude")]
-    x, y = pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True).transform(*first)
+    x, y = transformer(LONLAT, crs).transform(*first)
     down = 1 if _get(handle, "jScansPositively") else -1
     right = -1 if _get(handle, "iScansNegatively") else 1
     return SourceGrid(

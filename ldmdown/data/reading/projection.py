@@ -10,7 +10,7 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from ldmdown.data.grid import LONLAT, SourceGrid, rotated_pole
+from ldmdown.data.grid import LONLAT, SourceGrid, rotated_pole, transformer
 from ldmdown.errors import LdmdownError
 from ldmdown.typing import FloatArray
 
@@ -122,7 +122,7 @@ def _from_points(dataset: xr.Dataset, crs: pyproj.CRS, axes: tuple[str, str]) ->
     lon, lat = (dataset[name].transpose(*axes).values.astype(float) for name in names)
     x, y = (lon, lat)
     if crs != LONLAT:
-        x, y = pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True).transform(lon, lat)
+        x, y = transformer(LONLAT, crs).transform(lon, lat)
     columns, rows = x.mean(axis=0), y.mean(axis=1)
     wavers = (
         np.ptp(values, axis=axis).max() / np.abs(np.diff(means)).mean()

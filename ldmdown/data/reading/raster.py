@@ -17,7 +17,7 @@ import pyproj
 import xarray as xr
 from numpy.typing import NDArray
 
-from ldmdown.data.grid import LONLAT, Grid, SourceGrid, regrid
+from ldmdown.data.grid import LONLAT, Grid, SourceGrid, regrid, transformer
 from ldmdown.data.reading.orography import read_static
 from ldmdown.data.units import conversion
 from ldmdown.errors import LdmdownError
@@ -117,7 +117,7 @@ def _shared_areas(source: SourceGrid, values: FloatArray, grid: Grid, measures: 
 
 def _pixel(source: SourceGrid, grid: Grid) -> float:
     """The longer side of a pixel in the middle [m]."""
-    project = pyproj.Transformer.from_crs(source.crs, grid.projection, always_xy=True)
+    project = transformer(source.crs, grid.projection)
     y, x = source.y[len(source.y) // 2], source.x[len(source.x) // 2]
     dy, dx = source.spacing
     east, north = project.transform([x, x + dx, x], [y, y, y + dy])
@@ -129,7 +129,7 @@ Box = tuple[float, float, float, float]
 
 
 def _projection(grid: Grid, raster: xr.DataArray) -> pyproj.Transformer:
-    return pyproj.Transformer.from_crs(grid.projection, raster.rio.crs, always_xy=True)
+    return transformer(grid.projection, raster.rio.crs)
 
 
 def _bounds(grid: Grid, project: pyproj.Transformer) -> Box:
