@@ -13,6 +13,7 @@ from made_up import noise
 
 from ldmdown import checkpoint
 from ldmdown.data.grid import Grid, SourceGrid, grid_rotation, rotate_to_earth
+from ldmdown.scoring.coast import DailyCycle
 from ldmdown.scoring.measures import DERIVATIVES, WAVELENGTHS, FieldMeasures, HourlyRange
 from ldmdown.scoring.plausibility import verdict
 from ldmdown.scoring.training_truth import BoxRecovery
@@ -45,6 +46,55 @@ def test_a_lapse_rate_is_found() -> None:
     measures.add(5, {"t2m": 290 - 0.0065 * height + 0.4 * GRID.lat}, {})
     assert measures.record().numbers["lapse_rate land"].mean == pytest.approx(-6.5, abs=0.01)
     assert np.flatnonzero(np.isfinite(measures.record().numbers["lapse_rate land"].diurnal)).tolist() == [5]
+
+
+def test_lapse_rates_are_told_by_season() -> None:
+    """6.5 K/km on a day of July and 4 on one of January, by each hour of the day."""
+    height = 400 * (1.5 + noise(GRID, 2, 0))
+    measures = FieldMeasures(SOURCE, LAND, height)
+    rates = {"DJF": ("2019-01-10T00", 4.0), "JJA": ("2019-07-10T00", 6.5)}
+    for first, rate in rates.values():
+        start = np.datetime64(first, "h").astype(int)
+        for hour in (start, start + 12):
+            measures.add(int(hour), {"t2m": 290 - rate / 1000 * height}, {})
+    numbers = measures.record().numbers
+    for season, (_, rate) in rates.items():
+        found = numbers[f"lapse_rate land {season}"]
+        assert found.mean == pytest.approx(-rate, abs=0.01)
+        assert np.allclose(found.diurnal[[0, 12]], -rate, atol=0.01) and np.isfinite(found.diurnal).sum() == 2
+    assert numbers["lapse_rate land"].mean == pytest.approx(-5.25, abs=0.01)
+    assert not [key for key in numbers if key.startswith("lapse_rate") and key.endswith(("MAM", "SON"))]
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_the_breeze_of_a_straight_coast(measures: FieldMeasures, step: int) -> None:
+    """Land in the west, a wind towards it of 2 m/s cos(2 pi (h - 15) / 24) in solar time, 0.7 m/s, and one along it."""
+    start = int(np.datetime64("2019-07-10T00", "h").astype(int))
+    rotation = grid_rotation(SOURCE)
+    for hour in range(start, start + 24 * step, step):
+        solar = hour + GRID.lon / 15
+        towards = 2 * np.cos(2 * np.pi * (solar - 15) / 24)
+        wind = rotate_to_earth(-towards - 0.7, 4 * np.sin(towards), rotation)
+        measures.add(hour, dict(zip(("u10", "v10"), wind, strict=True)), {})
+    numbers = measures.record().numbers
+    for side in ("land", "sea"):
+        amplitude, hour_of = numbers[f"breeze {side} JJA"], numbers[f"breeze_hour {side} JJA"]
+        assert amplitude.mean == pytest.approx(2, abs=0.01) and hour_of.mean == pytest.approx(15, abs=0.03)
+        assert (amplitude.low, amplitude.high) == pytest.approx((2, 2), abs=0.02)
+        assert np.nanargmax(amplitude.diurnal) == 15 and amplitude.diurnal[15] == pytest.approx(2.7, abs=0.02)
+
+
+def test_days_of_their_own_breeze() -> None:
+    """Amplitudes of 1 and 3 m/s with maxima at 14 and 16 h: the fits of the days are the ends of the interval."""
+    hours = np.arange(48.0)
+    values = np.where(hours < 24, 1, 3) * np.cos(2 * np.pi * (hours - np.where(hours < 24, 14, 16)) / 24)
+    found = DailyCycle.fit(hours, values, (0.0, 1.0))
+    assert found is not None
+    mean = (np.exp(14j * np.pi / 12) + 3 * np.exp(16j * np.pi / 12)) / 2
+    hour = np.angle(mean) * 12 / np.pi % 24
+    assert found.hour == pytest.approx((hour, 14, 16))
+    assert found.amplitude == pytest.approx((abs(mean), np.cos((hour - 14) * np.pi / 12), 3))
+    assert DailyCycle.fit(np.arange(18.0), np.zeros(18), (0.0, 1.0)) is None
 
 
 def test_a_rotating_plane_has_twice_its_rate_as_vorticity(measures: FieldMeasures) -> None:
@@ -94,6 +144,15 @@ def test_boxes_are_recovered_from_their_interpolation(measures: FieldMeasures) -
     assert np.abs(BoxRecovery(boxes, coarse)(field) - values)[whole].max() < 0.02
 
 
+def test_hours_of_the_day_are_compared_across_midnight() -> None:
+    def number(mean: float, low: float, high: float) -> HourlyRange:
+        return HourlyRange(mean=mean, low=low, high=high, diurnal=np.full(24, np.nan))
+
+    said = verdict("breeze_hour sea JJA", number(23.5, 23.5, 23.5), [number(0.5, -0.8, 2), number(1, 0, 2)])
+    start = "The sea breeze over sea in JJA is strongest, in local solar time, at 23.5 h, as in training "
+    assert said.within and said.text == f"{start}(training: 23.2 to 26)."
+
+
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
@@ -121,11 +180,13 @@ def test_the_page_of_an_output(tiny: dict[str, Path], era5: Callable[..., Path],
     assert {one["within"] for one in scores["verdicts"]} == {None} and list(scores["records"]) == ["output"]
     knowing = tmp_path / "knowing.safetensors"
     truth = {"twin": scores["records"]["output"]}
+    del truth["twin"]["numbers"]["high_tail t2m"]
     checkpoint.save(
         knowing, untrained("unet"), checkpoint.header_of(CONFIG, NORMALIZATION, "unet", training_truth=truth)
     )
     said = ldmdown("evaluate", str(out), str(source), "-o", str(check), "--checkpoint", str(knowing))
-    count = len(scores["verdicts"])
+    assert "the checkpoint does not know these of its training fields: high_tail t2m" in said.stderr
+    count = len(scores["verdicts"]) - 1
     assert f"{count} of {count} numbers are as in training." in said.stdout
     page = (check / "report.html").read_text()
     assert "As in training" in page and "What differs from training" not in page and page.count("<img") == 3

@@ -126,7 +126,7 @@ def _measured(data: UnreferencedOutput) -> Plausibility:
         checkpoint=data.training.label,
         first=first,
         last=last,
-        notes=data.notes,
+        notes=[*data.notes, *data.left_out(record)],
         verdicts=data.verdicts(record),
         effective_resolution_km=data.resolutions(record),
         records={OUTPUT: record, **data.training.records},

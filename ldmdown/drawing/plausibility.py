@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,22 @@ from ldmdown.data.grid import SourceGrid
 from ldmdown.drawing import style
 from ldmdown.drawing.html import Cell, bullets, figure, number, table, write_page
 from ldmdown.drawing.plots import SPECTRA, TICKS, WIDTH
-from ldmdown.scoring.measures import DERIVATIVES, VARIABLE_WORDS, WAVELENGTHS, described
+from ldmdown.scoring.measures import DERIVATIVES, SEASONS, VARIABLE_WORDS, WAVELENGTHS, described
 from ldmdown.scoring.plausibility import OUTPUT, Plausibility
 from ldmdown.typing import FloatArray
 
 COLOURS = {OUTPUT: style.SYSTEMS[0]}
 TRAINING_COLOURS = ("#000000", "#0072B2", "#009E73", "#CC79A7")
 KEEPING = ("box_bias", "box_rmse")
-BY_HOUR = ["box_rmse t2m land", "box_rmse t2m sea", "lapse_rate land"]
-BY_HOUR += ["detail t2m land", "detail wind land", "detail wind sea"]
+BOXES_BY_HOUR = [f"box_rmse {name} {ground}" for ground in ("land", "sea") for name in ("t2m", "u10", "v10")]
+BY_HOUR = ["detail t2m land", "detail wind land", "detail wind sea", "lapse_rate land"]
+BY_HOUR += [f"{name} {season}" for name in ("lapse_rate land", "breeze land", "breeze sea") for season in SEASONS]
 CAPTIONS = {
     "bias": "Mean of the output over each cell of ERA5 less ERA5, over all hours: red is too high. Temperature differs "
     "over mountains where ERA5's smoother terrain has other heights.",
-    "by_hour": "By hour of the day (UTC): the output, and the training hours' means.",
+    "boxes_by_hour": "How much box means differ from ERA5, by hour of the day (UTC), over land and sea.",
+    "by_hour": "By hour of the day (UTC; of the breeze local solar time, and the wind towards the land within 10 km of "
+    "the shore, on its land and sea side): the output, and the training hours' means.",
     "spectra": "Power density by wavelength of the output and of the training hours, whose weather is another's: the "
     "slopes and the short waves compare, the level of the long ones does not.",
     "derivatives": "How often the wind diverges and turns by so much, on a logarithmic axis.",
@@ -43,7 +46,10 @@ def write_plausibility(path: Path, found: Plausibility, figures: Mapping[str, Fi
     shown = {"What differs from training": [bullets(outside)] if outside else []}
     shown["As in training" if found.training else "What it shows"] = [bullets(others)] if others else []
     shown |= {
-        "Does it keep to ERA5?": [_table(found, keeping=True), *(drawn[name] for name in ("bias",) if name in drawn)],
+        "Does it keep to ERA5?": [
+            _table(found, keeping=True),
+            *(drawn[name] for name in ("bias", "boxes_by_hour") if name in drawn),
+        ],
         "Does it behave as weather?": [
             _table(found, keeping=False),
             *([_resolutions(found)] if found.training else []),
@@ -63,7 +69,9 @@ def plausibility_figures(found: Plausibility, boxes: SourceGrid, bias: Mapping[s
     """Every figure for which there are numbers, by the stem of its file's name; `bias` (rows, cols) is on `boxes`."""
     output = found.records[OUTPUT]
     with matplotlib.rc_context(style.LOOK):
-        drawn = {"by_hour": _by_hour(found)} if any(key in output.numbers for key in BY_HOUR) else {}
+        kinds = {"boxes_by_hour": BOXES_BY_HOUR, "by_hour": BY_HOUR}
+        shown = {kind: [key for key in keys if key in output.numbers] for kind, keys in kinds.items()}
+        drawn = {kind: _by_hour(found, keys) for kind, keys in shown.items() if keys}
         if any(np.isfinite(field).any() for field in bias.values()):
             drawn["bias"] = _bias(boxes, bias)
         if output.spectra:
@@ -87,7 +95,7 @@ def _table(found: Plausibility, *, keeping: bool) -> Markup:
             rows.append([Cell(style.labelled(sentence, units)), *cells])
     rows.sort(key=lambda row: str(row[0]))
     return table(
-        "Means over the hours (RMS of what varies), and below them the interval of 95 % of the hours",
+        "Means over the hours (RMS of what varies), and below them the interval of 95 % of the hours (breeze: days)",
         ["", *found.records],
         rows,
     )
@@ -107,8 +115,7 @@ def _lines(found: Plausibility) -> dict[str, dict[str, Any]]:
     return {name: {"label": name, "color": colours.get(name), "linewidth": 1.5} for name in found.records}
 
 
-def _by_hour(found: Plausibility) -> Figure:
-    keys = [key for key in BY_HOUR if key in found.records[OUTPUT].numbers]
+def _by_hour(found: Plausibility, keys: Sequence[str]) -> Figure:
     rows = -(-len(keys) // 3)
     drawn = Figure(figsize=(WIDTH, 2.5 * rows + 0.4))
     axes = drawn.subplots(rows, 3, squeeze=False, sharex=True).ravel()

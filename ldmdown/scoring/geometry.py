@@ -38,6 +38,12 @@ class GridGeometry:
         self._rotation = None if grid.crs == LONLAT else grid_rotation(grid)
         self._signs = [1.0 if axis[-1] > axis[0] else -1.0 for axis in (grid.y, grid.x)]
 
+    def gradient(self, field: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The slope of a field (rows, cols) towards true east and north [m-1]."""
+        x = np.gradient(field, axis=1) * self._signs[1] / self.width
+        y = np.gradient(field, axis=0) * self._signs[0] / self.height
+        return (x, y) if self._rotation is None else rotate_to_earth(x, y, self._rotation)
+
     def divergence_and_vorticity(
         self, east: FloatArray, north: FloatArray, part: Rectangle = WHOLE
     ) -> dict[str, FloatArray]:

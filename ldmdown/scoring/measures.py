@@ -18,6 +18,7 @@ from ldmdown import metrics
 from ldmdown.data.archive.box_means import Boxes, where_complete
 from ldmdown.data.grid import ERA5_SPACING, SourceGrid
 from ldmdown.scoring.climatology import Bins, FieldsByName
+from ldmdown.scoring.coast import Coast, DailyCycle
 from ldmdown.scoring.geometry import GridGeometry
 from ldmdown.scoring.results import Number, Part, Values
 from ldmdown.scoring.scorecard import complete_part
@@ -32,16 +33,21 @@ LEVEL = (100.0, 250.0)  # wavelengths whose power says how strong the weather is
 SPECTRUM_TOLERANCE = 3.0  # [dB], of weather that is not the same
 DERIVATIVES = Bins(-0.004, 0.004, 100)  # [s-1]
 FEWEST_CELLS = 100  # of a kind of ground, from which a number means something
+SEASONS = ("DJF", "MAM", "JJA", "SON")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of an hour: a sentence that it ends, with `{}` for a variable or a kind of ground, and its units."""
+    """A number of an hour (of the breeze, of a day): a sentence that it ends, and its units.
+
+    `{}` stands for a variable, a kind of ground and a season.
+    """
 
     sentence: str
     units: str = "field"  # of the variable
     signed: bool = False  # a difference, whose ratio to another says nothing
     slack: float = 0.0  # that is no departure from training, in its units
+    period: float = 0.0  # after which it is the same; 0: it has none
 
 
 MEASURES = {
@@ -50,6 +56,8 @@ MEASURES = {
     "detail": Measure("{} varies within ERA5's boxes"),
     "change": Measure("the detail of {} changes from hour to hour"),
     "lapse_rate": Measure("temperature {} changes with height by", "K km-1", signed=True),
+    "breeze": Measure("the land-sea breeze {} swings", "m s-1", slack=0.1),
+    "breeze_hour": Measure("the sea breeze {} is strongest, in local solar time, at", "h", True, slack=1, period=24),
     "low_tail": Measure("the lowest 0.1 % of the detail of {} ends at", signed=True),
     "high_tail": Measure("the highest 0.1 % of the detail of {} begins at", signed=True),
     "divergence": Measure("the divergence of the wind varies", "h-1"),
@@ -62,21 +70,23 @@ VARIABLE_WORDS = {
     "u10": ("eastward wind", "m s-1"),
     "v10": ("northward wind", "m s-1"),
 }
+PLACES = {"land": "over land", "sea": "over sea"} | {season: f"in {season}" for season in SEASONS}
 
 
 def described(key: str) -> tuple[str, str]:
-    """What a number "measure variable ground" says, in words, and its units."""
+    """What a number "measure variable ground season" says, in words, and its units."""
     measure, *parts = key.split()
     about = MEASURES[measure]
-    words = [VARIABLE_WORDS[part][0] if part in VARIABLE_WORDS else part for part in parts]
-    if words and words[-1] in ("land", "sea"):
-        words[-1] = f"over {words[-1]}"
+    words = [VARIABLE_WORDS[part][0] if part in VARIABLE_WORDS else PLACES.get(part, part) for part in parts]
     units = VARIABLE_WORDS[parts[0]][1] if about.units == "field" else about.units
     return about.sentence.format(" ".join(words)), units
 
 
 class HourlyRange(Part):
-    """The mean of the hours' values, the interval that holds 95 % of them, and the mean of each hour of the day."""
+    """The mean of the hours' values, the interval that holds 95 % of them, and the mean of each hour of the day.
+
+    Of the breeze's numbers the interval is one of days, and `diurnal` the wind onshore by local solar hour.
+    """
 
     mean: Number
     low: Number
@@ -87,7 +97,7 @@ class HourlyRange(Part):
 class FieldRecord(Part):
     """What fields looked like.
 
-    `numbers` are by "measure variable ground"; `spectra` (WAVELENGTHS) [units2 km2] by t2m or ke; `densities` of
+    `numbers` are by "measure variable ground season"; `spectra` (WAVELENGTHS) [units2 km2] by t2m or ke; `densities` of
     divergence and vorticity [s].
     """
 
@@ -127,9 +137,11 @@ class FieldMeasures:
         self.grounds: Mapping[str, BoolArray] = {"everywhere": everywhere}
         if land is not None:
             self.grounds = {"land": land >= LAND, "sea": land < LAND}
+        self._coast = None if land is None else Coast(self.geometry, land >= LAND)
         self._box_grounds = {name: self._means(mask.astype(float)) > LAND for name, mask in self.grounds.items()}
         self._relief = None if height is None else self._detail(height, self._means(height))
         self._values: dict[str, list[float]] = defaultdict(list)
+        self._onshore: dict[str, list[tuple[float, float]]] = defaultdict(list)  # solar times [h] and values
         self._diurnal: dict[str, FloatArray] = defaultdict(lambda: np.zeros((24, 2)))
         self._spectra: dict[str, list[FloatArray]] = defaultdict(list)
         self._counts: dict[str, FloatArray] = defaultdict(lambda: np.zeros(DERIVATIVES.number))
@@ -159,6 +171,8 @@ class FieldMeasures:
                 self._note(hour, f"high_tail {name}", high)
         if self._relief is not None and "t2m" in detail:
             self._add_lapse_rate(hour, detail["t2m"], self._relief)
+        if self._coast is not None and "ws10" in fields:
+            self._add_breeze(hour, np.stack([fields["u10"], fields["v10"]]), self._coast)
         self._add_scales(hour, fields)
 
     def forget(self) -> None:
@@ -174,6 +188,13 @@ class FieldMeasures:
             mean, low, high = rounded([float(np.mean(values)), low, high])
             diurnal = rounded(total / np.where(count > 0, count, np.nan))
             numbers[key] = HourlyRange(mean=mean, low=low, high=high, diurnal=diurnal)
+        for key, found in self._onshore.items():
+            cycle = DailyCycle.fit(*np.array(found).T, INTERVAL)
+            if cycle is not None:
+                for name, (mean, low, high) in (("breeze", cycle.amplitude), ("breeze_hour", cycle.hour)):
+                    numbers[f"{name} {key}"] = HourlyRange(
+                        mean=mean, low=low, high=high, diurnal=rounded(cycle.by_hour)
+                    )
         spectra = {}
         for kind, found in self._spectra.items():
             held = np.isfinite(found).any(axis=0)
@@ -233,7 +254,17 @@ class FieldMeasures:
         held = self.grounds[ground] & np.isfinite(detail) & np.isfinite(relief)
         relief, warmth = relief[held], detail[held]
         if held.sum() >= FEWEST_CELLS and relief.any():
-            self._note(hour, f"lapse_rate {ground}", float(1000 * (relief @ warmth) / (relief @ relief)))
+            slope = float(1000 * (relief @ warmth) / (relief @ relief))
+            self._note(hour, f"lapse_rate {ground}", slope)
+            self._note(hour, f"lapse_rate {ground} {season(hour)}", slope)
+
+    def _add_breeze(self, hour: int, wind: FloatArray, coast: Coast) -> None:
+        """The mean wind towards the land [m s-1] on either side of the shore."""
+        towards = (wind * coast.onshore).sum(axis=0)
+        for side, mask in coast.sides.items():
+            values = towards[mask & np.isfinite(towards)]
+            if values.size >= FEWEST_CELLS:
+                self._onshore[f"{side} {season(hour)}"].append((hour + coast.solar_lead, float(values.mean())))
 
     def _add_scales(self, hour: int, fields: FieldsByName) -> None:
         """Spectra and derivatives of the wind, in the largest part of the grid without missing cells."""
@@ -253,6 +284,11 @@ class FieldMeasures:
             for name, values in derived.items():
                 self._note(hour, name, 3600 * values.std())
                 self._counts[name] += DERIVATIVES.count(values)
+
+
+def season(hour: int) -> str:
+    """The season of an hour since 1970-01-01T00."""
+    return SEASONS[(np.datetime64(hour, "h").astype("datetime64[M]").astype(int) + 1) % 12 // 3]
 
 
 def _as_json(field: FloatArray) -> list[list[float | None]]:

@@ -177,13 +177,28 @@ class UnreferencedOutput(AbstractContextManager["UnreferencedOutput"]):
         self.measures.add(hour, dict(zip(names, fields, strict=True)), dict(zip(names, boxes, strict=True)))
 
     def verdicts(self, record: FieldRecord) -> list[Verdict]:
-        """One for each number, those that lie outside of training first."""
+        """One for each number that training knows, if it knows any; those that lie outside of it first."""
+        unknown = self._unknown(record)
         known = self.training.records.values()
         found = [
             verdict(key, number, [one.numbers[key] for one in known if key in one.numbers])
             for key, number in record.numbers.items()
+            if key not in unknown
         ]
         return sorted(found, key=lambda one: (one.within is not False, [*MEASURES].index(one.key.split()[0])))
+
+    def left_out(self, record: FieldRecord) -> list[str]:
+        """What there is nothing to say on, and why."""
+        notes = []
+        if unknown := self._unknown(record):
+            notes.append(f"the checkpoint does not know these of its training fields: {', '.join(unknown)}")
+        if {"u10", "v10"} <= set(self.fields.names) and not any(key.startswith("breeze") for key in record.numbers):
+            notes.append("nothing on the land-sea breeze, which takes wind at all hours of the day and a coast")
+        return notes
+
+    def _unknown(self, record: FieldRecord) -> list[str]:
+        known = self.training.records.values()
+        return [key for key in record.numbers if known and not any(key in one.numbers for one in known)]
 
     def resolutions(self, record: FieldRecord) -> dict[str, dict[str, float]]:
         """Effective resolution [km] of the output by t2m or ke and source of training."""
@@ -202,6 +217,8 @@ def verdict(key: str, output: HourlyRange, training: Sequence[HourlyRange]) -> V
     value = f"{output.mean:.3g} {units}"
     if not training:
         return Verdict(key=key, text=f"{sentence} {value if about.signed else f'by {value}'}.", within=None)
+    if about.period:
+        training = [_turned(one, output.mean, about.period) for one in training]
     low, high = min(one.low for one in training), max(one.high for one in training)
     slack = max(about.slack, SLACK * max(abs(low), abs(high)))
     within = low - slack <= output.mean <= high + slack
@@ -213,6 +230,12 @@ def verdict(key: str, output: HourlyRange, training: Sequence[HourlyRange]) -> V
     usual = float(np.mean([one.mean for one in training]))
     how = "as much" if within else f"{_times(output.mean / usual)} as much"
     return Verdict(key=key, text=f"{sentence} {how} as in training ({value}; {held}).", within=within)
+
+
+def _turned(number: HourlyRange, near: float, period: float) -> HourlyRange:
+    """The number after as many periods as bring it nearest to another."""
+    turn = period * round((near - number.mean) / period)
+    return number.model_copy(update={part: getattr(number, part) + turn for part in ("mean", "low", "high")})
 
 
 def _times(ratio: float) -> str:

@@ -31,21 +31,24 @@ class Terrain:
     def surfaces(self, spacing_km: tuple[float, float]) -> dict[str, BoolArray]:
         """Masks of land, sea, mountains and coast (both sides of the shore), which overlap."""
         land = self.fine > SHORE
-        sea = ~land
-        far = np.full(land.shape, np.inf)
-        inland = ndimage.distance_transform_edt(land, spacing_km) if sea.any() else far
-        offshore = ndimage.distance_transform_edt(sea, spacing_km) if land.any() else far
         return {
             "land": land,
-            "sea": sea,
+            "sea": ~land,
             "mountains": self.fine > MOUNTAIN,
-            "coast": np.where(land, inland, offshore) <= COAST,
+            "coast": shore_distance(land, spacing_km) <= COAST,
         }
 
     def corrected(self, t2m: FloatArray) -> FloatArray:
         """Bring interpolated coarse temperature (..., rows, cols) [K] to the height of the fine ground."""
         assert self.coarse is not None
         return t2m + LAPSE_RATE * (self.coarse - self.fine)
+
+
+def shore_distance(land: BoolArray, spacing_km: tuple[float, float]) -> FloatArray:
+    """How far [km] each cell is from the nearest one on the other side of the shore; infinite where there is none."""
+    if land.all() or not land.any():
+        return np.full(land.shape, np.inf)
+    return np.where(land, *(ndimage.distance_transform_edt(side, spacing_km) for side in (land, ~land)))
 
 
 def heights_on(grid: SourceGrid, file: Path) -> Float32Array:

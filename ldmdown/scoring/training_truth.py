@@ -18,7 +18,7 @@ from ldmdown.data.reading.orography import SHORE
 from ldmdown.scoring.measures import FieldMeasures
 from ldmdown.typing import Float32Array, FloatArray, IntArray
 
-SAMPLED_PAIRS = 24  # of successive hours of each source
+SAMPLED_PAIRS = 96  # of successive hours of each source
 DAMPING = 1e-6  # of boxes that no coarse cell depends on
 
 
