@@ -55,7 +55,8 @@ def far_from_training(era5: Fields, predictors: Sequence[Predictor]) -> tuple[li
             worst = int(distances.argmax())
             warnings.append(
                 f"the input is far outside the training data in {outside.sum()} of {len(era5)} hours, most at "
-                f"{moment(hours[worst])}: {distances[worst]:.3g} times the limit; {law.farthest(scores[worst])}"
+                f"{moment(hours[worst])}: {distances[worst]:.3g} times the limit, "
+                f"{law.mean_distances(scores)[worst]:.2g} stds in the means alone; {law.farthest(scores[worst])}"
             )
             far |= set(hours[outside].tolist())
     return warnings, tuple(sorted(far))

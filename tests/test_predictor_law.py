@@ -37,6 +37,15 @@ def test_few_hours_of_the_same_law_are_over_the_limit_and_those_of_another_are(l
     assert (law.distances(half_a_year_later)[:200] > 1).all()  # 10 stds off in winter
 
 
+def test_means_are_told_apart_from_energies(law: PredictorLaw) -> None:
+    """Two stds more in all means are two stds of means that go their own ways, whatever the energies do."""
+    usual = np.zeros((1, 6, 7))
+    means, energies = usual.copy(), usual.copy()
+    means[..., :3], energies[..., 3:] = 2, 2
+    assert law.mean_distances(means) == pytest.approx(2, abs=0.15)
+    assert law.mean_distances(energies) == 0 and law.distances(energies) > 0
+
+
 def test_features_that_go_together_are_far_when_they_part() -> None:
     """Two tiles whose features are equal but for a hundredth: 2 stds apart is unusual, 2 stds together is not."""
     both = RANDOM.normal(size=(len(HOURS), 1, 7)) + 0.01 * RANDOM.normal(size=(len(HOURS), 2, 7))

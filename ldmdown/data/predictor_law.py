@@ -102,15 +102,16 @@ class PredictorLaw:
 
         Empty if no tile is covered in all hours.
         """
-        covered = np.flatnonzero(np.isfinite(scores).all(axis=(0, 2)))
-        if not covered.size:
-            return np.zeros(0)
-        return self._distances(scores, covered) / self.limits[len(covered) - 1]
+        covered = _in_all_hours(scores)
+        return self._distances(scores, covered) / self.limits[len(covered) - 1] if covered.size else np.zeros(0)
 
-    def _distances(self, scores: FloatArray, tiles: Sequence[int] | IntArray) -> FloatArray:
-        """The root mean square of decorrelated scores in some of the tiles."""
-        count = scores.shape[2]
-        kept = np.concatenate([np.arange(tile * count, (tile + 1) * count) for tile in tiles])
+    def mean_distances(self, scores: FloatArray) -> FloatArray:
+        """The same of the means alone, in stds: what scores lose grows with it, whatever is unlike in the input."""
+        return self._distances(scores, _in_all_hours(scores), len(NAMES))
+
+    def _distances(self, scores: FloatArray, tiles: Sequence[int] | IntArray, first: int | None = None) -> FloatArray:
+        """The root mean square of decorrelated scores in some of the tiles, of the first features or of all."""
+        kept = np.arange(scores[0].size).reshape(scores.shape[1:])[np.asarray(tiles), :first].ravel()
         values = scores.reshape(len(scores), -1)[:, kept]
         solved = np.linalg.solve(self.correlation[np.ix_(kept, kept)], values.T)
         return np.sqrt(np.maximum((values.T * solved).mean(axis=0), 0))
@@ -145,6 +146,11 @@ def predictor_law(archive: Archive) -> dict[str, Any]:
     fields = (archive.load_predictors(indices[[place]])[0, channels] for place in range(len(indices)))
     features = np.stack([tile_features(one)[list(tiles)] for one in fields])
     return PredictorLaw.fit(tiles, archive.hours[indices], features).as_json()
+
+
+def _in_all_hours(scores: FloatArray) -> IntArray:
+    """The places of the tiles of scores (hour, tile, feature) that are known in all hours."""
+    return np.flatnonzero(np.isfinite(scores).all(axis=(0, 2)))
 
 
 def covered_tiles(covered: BoolArray) -> IntArray:

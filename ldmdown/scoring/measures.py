@@ -188,13 +188,12 @@ class FieldMeasures:
             mean, low, high = rounded([float(np.mean(values)), low, high])
             diurnal = rounded(total / np.where(count > 0, count, np.nan))
             numbers[key] = HourlyRange(mean=mean, low=low, high=high, diurnal=diurnal)
-        for key, found in self._onshore.items():
-            cycle = DailyCycle.fit(*np.array(found).T, INTERVAL)
+        for key, series in self._onshore.items():
+            hours, winds = np.array(series).T
+            cycle = DailyCycle.fit(hours, winds, INTERVAL)
             if cycle is not None:
-                for name, (mean, low, high) in (("breeze", cycle.amplitude), ("breeze_hour", cycle.hour)):
-                    numbers[f"{name} {key}"] = HourlyRange(
-                        mean=mean, low=low, high=high, diurnal=rounded(cycle.by_hour)
-                    )
+                numbers[f"breeze {key}"] = _of_days(cycle.amplitude, cycle.by_hour)
+                numbers[f"breeze_hour {key}"] = _of_days(cycle.hour, np.full(24, np.nan))
         spectra = {}
         for kind, found in self._spectra.items():
             held = np.isfinite(found).any(axis=0)
@@ -284,6 +283,11 @@ class FieldMeasures:
             for name, values in derived.items():
                 self._note(hour, name, 3600 * values.std())
                 self._counts[name] += DERIVATIVES.count(values)
+
+
+def _of_days(found: tuple[float, float, float], by_hour: FloatArray) -> HourlyRange:
+    mean, low, high = rounded(found)
+    return HourlyRange(mean=mean, low=low, high=high, diurnal=rounded(by_hour))
 
 
 def season(hour: int) -> str:

@@ -57,16 +57,17 @@ def main(path: str, every: int, checkpoint: str | None, hours: int) -> None:
     fields = archive.load_predictors(held_out)[:, channels]
     inputs = {label: np.stack([altered(one) for one in fields]) for label, altered in ALTERED.items()}
     inputs["of 0.1 degrees"] = np.stack([tenth_of_a_degree(archive, index) for index in held_out.tolist()])
-    distances = {}
+    distances, of_means = {}, {}
     for label, altered in inputs.items():
         when = archive.hours[held_out] + (HALF_A_YEAR if "hemisphere" in label else 0)
-        distances[label] = law.distances(law.scores(when, np.stack([tile_features(one) for one in altered])))
+        scores = law.scores(when, np.stack([tile_features(one) for one in altered]))
+        distances[label], of_means[label] = law.distances(scores), law.mean_distances(scores)
     print(f"{len(fields)} hours of {path}; limit {law.limits[-1]:.3g}\n| hours | alarms | median | largest | AUC |")
     for label, found in distances.items():
         area = (found[:, None] > distances["held out"]).mean()
         print(f"| {label} | {(found > 1).mean():.1%} | {np.median(found):.2f} | {found.max():.2f} | {area:.3f} |")
     if checkpoint is not None:
-        losses(archive, held_out, inputs, distances, checkpoint, hours)
+        losses(archive, held_out, inputs, (distances, of_means), checkpoint, hours)
 
 
 def tenth_of_a_degree(archive: Archive, index: int) -> Float32Array:
@@ -77,8 +78,8 @@ def tenth_of_a_degree(archive: Archive, index: int) -> Float32Array:
     return target[:, :, middle, :, middle].mean(axis=(2, 4)).astype(np.float32)
 
 
-def losses(archive: Archive, held_out, inputs: dict, distances: dict, checkpoint: str, hours: int) -> None:
-    """Print by alteration the fair CRPS over that of the input as it is, and the rank correlation with the distance."""
+def losses(archive: Archive, held_out, inputs: dict, distances: tuple, checkpoint: str, hours: int) -> None:
+    """Print by alteration the fair CRPS over that of the input as it is, and its rank correlation with distances."""
     group = CheckpointGroup([load(checkpoint)], MEMBERS, 0, WINDOW)
     cut = tuple(slice(first, first + size) for first, size in zip(WINDOW[:2], WINDOW[2:], strict=True))
     chosen = np.linspace(0, len(held_out) - 1, hours).astype(int)
@@ -94,15 +95,17 @@ def losses(archive: Archive, held_out, inputs: dict, distances: dict, checkpoint
         print(f"hour {place}", file=sys.stderr)
     usual = np.array(found["held out"])
     ratios = {label: np.array(values) / usual for label, values in found.items()}
-    print(f"{hours} hours, {MEMBERS} members\n| input | CRPS / that of the input as it is | distance |")
+    print(f"{hours} hours, {MEMBERS} members\n| input | CRPS / that of the input as it is | distance | of the means |")
     for label, ratio in ratios.items():
-        print(f"| {label} | {ratio.mean():.2f} | {distances[label][chosen].mean():.2f} |")
+        print(
+            f"| {label} | {ratio.mean():.2f} | {' | '.join(f'{one[label][chosen].mean():.2f}' for one in distances)} |"
+        )
     lost = np.stack([*ratios.values()])
-    far = np.stack([distances[label][chosen] for label in ratios])
-    single, mean = (
-        spearmanr(one, other).statistic for one, other in ((lost.ravel(), far.ravel()), (lost.mean(1), far.mean(1)))
-    )
-    print(f"rank correlation of the two over all inputs and hours {single:.2f}, over the inputs' means {mean:.2f}")
+    for what, found_distances in zip(("all features", "the means"), distances, strict=True):
+        far = np.stack([found_distances[label][chosen] for label in ratios])
+        pairs = (lost.ravel(), far.ravel()), (lost.mean(1), far.mean(1))
+        single, mean = (spearmanr(*pair).statistic for pair in pairs)
+        print(f"rank correlation with the distance of {what}: inputs and hours {single:.2f}, inputs' means {mean:.2f}")
 
 
 if __name__ == "__main__":
