@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -306,8 +306,5 @@ class Downscaler(nn.Module):
             return noise * condition.log_scale.exp()
         if sampler.name == "student":
             return self.generate(noise, condition.context) * condition.log_scale.exp()
-
-        def denoise(z: Tensor, t: Tensor) -> Tensor:
-            return self.denoise(z, t, condition.context)
-
+        denoise = partial(self.denoise, context=condition.context)
         return sampler.run(denoise, noise, self.diffusion) * condition.log_scale.exp() * self.latent_gain

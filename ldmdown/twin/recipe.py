@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldmdown.config import LAPSE_RATE
-from ldmdown.data.grid import ERA5_SPACING, POLE_LATITUDE, Grid, rotated_pole
+from ldmdown.data.grid import ERA5_SPACING, POLE_LATITUDE, Grid, rotate_to_earth, rotated_pole
 from ldmdown.data.reading.orography import SHORE
 from ldmdown.data.solar import cos_zenith
 from ldmdown.twin.noise import Eddies, SmoothNoise, Streaks
@@ -158,8 +158,8 @@ class TwinWorld:
         `coarse` replaces the world's own state.
         """
         t, u, v = self.fine_on_grid(hour, member, coarse)
-        cos, sin = np.cos(self.rotation), np.sin(self.rotation)
-        return {"t2m": t, "u10": u * cos + v * sin, "v10": v * cos - u * sin}
+        east, north = rotate_to_earth(u, v, self.rotation)
+        return {"t2m": t, "u10": east, "v10": north}
 
     def fine_on_grid(self, hour: int, member: int, coarse: dict[str, FloatArray] | None = None) -> FloatArray:
         """As `fine`, (t, u, v) with the wind along the rotated grid, as the reference's files hold it."""
@@ -194,11 +194,10 @@ class TwinWorld:
     def state(self, hour: int, coarse: dict[str, FloatArray]) -> State:
         """What a draw may know of the hour."""
         t, east, north = (self._to_medium(coarse[name]) for name in ("t2m", "u10", "v10"))
-        cos, sin = np.cos(self.medium_rotation), np.sin(self.medium_rotation)
+        along_x, along_y = rotate_to_earth(east, north, -self.medium_rotation)
         sun = cos_zenith(hour, self.medium_lat, self.medium_lon).astype("f4")
         contrast = land_sea_contrast(t + LAPSE_RATE * self.medium_z, self.medium_land, CELL * MEDIUM)
-        fields = (t, east * cos - north * sin, north * cos + east * sin, sun, contrast)
-        return State(*(self._lift(field) for field in fields))
+        return State(*(self._lift(field) for field in (t, along_x, along_y, sun, contrast)))
 
 
 def _multiples(first: float, last: float, step: float) -> NDArray[np.float64]:
