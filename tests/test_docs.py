@@ -43,6 +43,12 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         assert {word for word in words if re.match("--?[a-z]", word)} <= known, (verb, words)
 
 
+def test_every_benchmark_stands_on_a_page() -> None:
+    said = "".join(page.read_text() for page in PAGES)
+    scripts = [f"tests/benchmarks/{path.name}" for path in (ROOT / "tests/benchmarks").glob("*.py")]
+    assert not [script for script in scripts if script not in said]
+
+
 @pages
 def test_tables_have_five_columns_at_most(page: Path) -> None:
     assert max((line.count("|") - 1 for line in page.read_text().splitlines() if line.startswith("|")), default=0) <= 5

@@ -20,6 +20,7 @@ import xarray as xr
 
 import ldmdown
 from ldmdown import metrics
+from ldmdown.config import LAPSE_RATE
 from ldmdown.data.archive.box_means import Boxes
 from ldmdown.data.grid import regrid
 from ldmdown.data.reading.fields import open_fields
@@ -28,7 +29,6 @@ from ldmdown.data.variables import variable
 
 DATA = Path(os.environ["LDMDOWN_TEST_DATA"]) / "data"
 NAMES = ("t2m", "u10", "v10")
-LAPSE_RATE = 0.0065  # [K/m]
 WAVELENGTHS = (64, 32, 16, 10, 8, 6, 5)  # [km]
 
 

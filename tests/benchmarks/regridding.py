@@ -41,7 +41,7 @@ def main() -> None:
             spent["cdo"].append(since(began, resource.RUSAGE_CHILDREN))
             began = clocks(resource.RUSAGE_SELF)
             predictors = Regridded(open_fields([folder / "era5.nc"], NAMES), coarse, NAMES)
-            for hour in range(len(predictors)):
+            for hour in range(len(predictors.hours)):
                 field = predictors.read(hour)
             spent["ldmdown"].append(since(began, resource.RUSAGE_SELF))
         with xr.open_dataset(folder / "out.nc", engine="netcdf4") as theirs:
