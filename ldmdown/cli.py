@@ -19,7 +19,7 @@ import typer
 
 from ldmdown import __version__
 from ldmdown.errors import STOPPED, LdmdownError, printable
-from ldmdown.options import Box, Device, DownscaleOptions, Overwrite, RunOptions
+from ldmdown.options import CheckpointOptions, ConvertOptions, DownscaleOptions, PlotOptions, RunOptions, StationOptions
 
 SIGNALLED, DEFECT = 128, 70  # exit codes of a signal to stop, to which its number is added, and of a defect of ldmdown
 DEBUG = "LDMDOWN_DEBUG"  # a variable of the environment with which defects show their traceback
@@ -33,14 +33,6 @@ app = typer.Typer(
 
 Config = Annotated[
     Path | None, typer.Argument(help="YAML configuration; without it ./ldmdown.yaml, or else the small bundled twin.")
-]
-Wind = Annotated[
-    Literal["unknown", "earth", "rotated-168", "rotated-170"],
-    typer.Option(help="Wind direction: unknown, earth-relative, or along a grid with its pole at this longitude."),
-]
-Regridding = Annotated[
-    Literal["bilinear", "nearest"],
-    typer.Option(help="Regridding of ERA5 to the coarse grid; the authors do not describe theirs."),
 ]
 
 
@@ -303,14 +295,13 @@ def request(
 
 
 @app.command()
+@_with_fields
 def convert(
     files: Annotated[list[Path], typer.Argument(help="UNET_*.ckpt, VAE_*.ckpt and LDM_*.ckpt, or GAN_*.ckpt.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.")],
     statistics: Annotated[Path, typer.Option(help="Statistics: normalization_data.pkl, or its numbers as JSON.")],
     statics: Annotated[Path, typer.Option(help="Folder static_var of the published data.")],
-    wind: Wind = "unknown",
-    regridding: Regridding = "bilinear",
-    overwrite: Overwrite = False,
+    options: ConvertOptions,
 ) -> None:
     """Convert the weights that the paper's authors published to a checkpoint; no code in them is executed.
 
@@ -319,17 +310,16 @@ def convert(
     """
     from ldmdown.commands.convert import convert as run
 
-    run(files, output, statistics=statistics, statics=statics, wind=wind, regridding=regridding, overwrite=overwrite)
+    run(files, output, options, statistics=statistics, statics=statics)
 
 
 @app.command()
+@_with_fields
 def fetch(
     name: Annotated[
         Literal["paper-t2m", "paper-uv"], typer.Argument(help="Temperature or wind of the paper's system.")
     ],
-    wind: Wind = "unknown",
-    regridding: Regridding = "bilinear",
-    overwrite: Overwrite = False,
+    options: ConvertOptions,
 ) -> None:
     """Download the weights that the paper's authors published and convert them to checkpoints/NAME.safetensors.
 
@@ -341,26 +331,20 @@ def fetch(
     from ldmdown.commands.fetch import published_files
 
     output = Path("checkpoints", f"{name}.safetensors")
-    check_output(output, overwrite)
+    check_output(output, options.overwrite)
     with published_files(name, output.with_name("downloads")) as files:
-        convert(
-            files.weights,
-            output,
-            statistics=files.statistics,
-            statics=files.statics,
-            wind=wind,
-            regridding=regridding,
-            overwrite=overwrite,
-        )
+        convert(files.weights, output, options, statistics=files.statistics, statics=files.statics)
 
 
 @app.command()
+@_with_fields
 def evaluate(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for report.html, scores and figures.")],
     predictions: Annotated[
         list[Path] | None,
         typer.Argument(help="Outputs of downscale, other fields, or ERA5; a quoted glob is one prediction."),
     ] = None,
+    *,
     reference: Annotated[
         list[Path] | None, typer.Option(help="Reference: a file or a quoted glob; may be repeated.")
     ] = None,
@@ -370,30 +354,12 @@ def evaluate(
     archive: Annotated[
         Path | None, typer.Option(help="Archive of `ldmdown prepare` on which checkpoints are scored.")
     ] = None,
-    period: Annotated[
-        Literal["test", "validation", "train"], typer.Option(help="Split of the archive to score.")
-    ] = "test",
-    members: Annotated[int, typer.Option(min=1, help="Ensemble members per checkpoint.")] = 8,
-    source: Annotated[
-        str | None, typer.Option(help="Source of the archive to score, if it has several (`data.sources`).")
-    ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Score every n-th hour of the archive.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the initial noise.")] = 0,
-    device: Device = "auto",
+    options: CheckpointOptions,
     terrain: Annotated[
         Path | None,
         typer.Option(help="Terrain heights, GRIB or NetCDF.", show_default="that of the archive, if it has one"),
     ] = None,
-    stations: Annotated[
-        Path | None,
-        typer.Option(help="CSV of hourly station measurements, beside a reference or alone; columns as above."),
-    ] = None,
-    nearest: Annotated[
-        bool, typer.Option("--nearest", help="Take the nearest cell at a station instead of interpolating.")
-    ] = False,
-    height_correction: Annotated[
-        bool, typer.Option("--height-correction", help="Correct temperatures to the stations' heights by 6.5 K/km.")
-    ] = False,
+    stations: StationOptions,
     processes: Annotated[
         int | None,
         typer.Option(min=1, help="Number of processes that score days side by side.", show_default="the cores"),
@@ -414,23 +380,18 @@ def evaluate(
     or height (m); t or t2m (degrees C or K); ws, wg, ff or ws10 (m/s, at 10 m); wr or dd (direction that the wind
     comes from, degrees). A second line may hold units in brackets.
     """
-    from ldmdown.commands.evaluate import StationOptions, evaluate_checkpoints
-    from ldmdown.commands.evaluate import evaluate as evaluate_files
+    from ldmdown.commands import evaluate as command
 
-    measured = StationOptions(stations, nearest, height_correction)
-    if predictions and (reference or stations) and not checkpoint and archive is None:
-        evaluate_files(predictions, reference or [], output, terrain=terrain, stations=measured, processes=processes)
+    if predictions and (reference or stations.stations) and not checkpoint and archive is None:
+        command.evaluate(predictions, reference or [], output, terrain=terrain, stations=stations, processes=processes)
     elif checkpoint and archive is not None and not predictions and not reference:
-        from ldmdown.scoring.systems import CheckpointOptions
-
-        options = CheckpointOptions(period, members, every, seed, device, source)
-        evaluate_checkpoints(
-            checkpoint, archive, output, options, terrain=terrain, stations=measured, processes=processes
+        command.evaluate_checkpoints(
+            checkpoint, archive, output, options, terrain=terrain, stations=stations, processes=processes
         )
-    elif predictions and len(predictions) > 1 and archive is None and stations is None:
-        from ldmdown.commands.evaluate import evaluate_unreferenced
-
-        evaluate_unreferenced(predictions[0], predictions[1:], output, ",".join(checkpoint or []) or None, terrain)
+    elif predictions and len(predictions) > 1 and archive is None and stations.stations is None:
+        command.evaluate_unreferenced(
+            predictions[0], predictions[1:], output, ",".join(checkpoint or []) or None, terrain
+        )
     else:
         raise LdmdownError(
             "evaluate",
@@ -441,18 +402,11 @@ def evaluate(
 
 
 @app.command()
+@_with_fields
 def plot(
     files: Annotated[list[Path], typer.Argument(help="Outputs of downscale, ERA5 or other fields, side by side.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture (.png, .pdf, .svg) or film (.gif, .mp4).")],
-    variables: Annotated[str, typer.Option(help="Variables, one in each row of the picture.")] = "t2m,ws10",
-    time: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Hour to draw, or first of a film.", show_default="the first")
-    ] = None,
-    member: Annotated[int, typer.Option(min=0, help="Number of the ensemble member to draw, from 0.")] = 0,
-    arrows: Annotated[bool, typer.Option("--arrows", help="Draw arrows of wind.")] = False,
-    extent: Annotated[
-        Box | None, typer.Option(metavar="W S E N", help="Box to draw, in degrees.", show_default="all")
-    ] = None,
+    options: PlotOptions,
 ) -> None:
     """Draw maps of one hour, or animate the hours that the files have in common, for a quick look.
 
@@ -462,10 +416,9 @@ def plot(
 
     ldmdown plot era5.nc out.nc -o hours.gif
     """
-    from ldmdown.commands.plot import PlotOptions
     from ldmdown.commands.plot import plot as run
 
-    run(files, output, PlotOptions(variables.split(","), time, member, arrows, extent))
+    run(files, output, options)
 
 
 @app.command()

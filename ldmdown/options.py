@@ -1,4 +1,4 @@
-"""The options of a downscaling, the same on the command line and in Python: names, types, defaults and help."""
+"""Options that the command line and Python share: their names, types, defaults and help."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from ldmdown.errors import LdmdownError
 MAX_OPTIONS = {"members": 10_000, "steps": 1000, "batch_size": 1024, "seed": 2**63 - 1}
 CORRELATIONS = f"auto, or 0 to {MAX_CORRELATION}"
 
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # west, south, east, north [degrees]
 Device = Annotated[str, Option(help="Device that computes: auto, cpu, cuda or cuda:1.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output if it exists.")]
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
+def _names(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Names that commas separate; a default is a tuple already."""
+    return tuple(given.split(",")) if isinstance(given, str) else given
 
 
 def _correlation(text: str) -> float | None:
@@ -149,3 +150,65 @@ class RunOptions:
     dry_run: Annotated[
         bool, Option("--dry-run", help="Print hours, size, time and memory, from the first hours; write nothing.")
     ] = False
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What is assumed of published weights, which do not say it, and whether an output that exists is replaced."""
+
+    wind: Annotated[
+        Literal["unknown", "earth", "rotated-168", "rotated-170"],
+        Option(help="Wind direction: unknown, earth-relative, or along a grid with its pole at this longitude."),
+    ] = "unknown"
+    regridding: Annotated[
+        Literal["bilinear", "nearest"],
+        Option(help="Regridding of ERA5 to the coarse grid; the authors do not describe theirs."),
+    ] = "bilinear"
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How checkpoints are scored on an archive; of several runs of an hour the last is."""
+
+    period: Annotated[Literal["test", "validation", "train"], Option(help="Split of the archive to score.")] = "test"
+    members: Annotated[int, Option(min=1, help="Ensemble members per checkpoint.")] = 8
+    source: Annotated[
+        str | None, Option(help="Source of the archive to score, if it has several (`data.sources`).")
+    ] = None
+    every: Annotated[int, Option(min=1, help="Score every n-th hour of the archive.")] = 1
+    seed: Annotated[int, Option(min=0, help="Random seed of the initial noise.")] = 0
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class StationOptions:
+    """Measurements that are scored against beside the fields."""
+
+    stations: Annotated[
+        Path | None, Option(help="CSV of hourly station measurements, beside a reference or alone; columns as above.")
+    ] = None
+    nearest: Annotated[
+        bool, Option("--nearest", help="Take the nearest cell at a station instead of interpolating.")
+    ] = False
+    height_correction: Annotated[
+        bool, Option("--height-correction", help="Correct temperatures to the stations' heights by 6.5 K/km.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """What is drawn."""
+
+    variables: Annotated[
+        Sequence[str],
+        Option(
+            parser=_names, metavar="NAMES", help="Variables, one in each row of the picture.", show_default="t2m,ws10"
+        ),
+    ] = ("t2m", "ws10")
+    time: Annotated[
+        str | None, Option(metavar="TIME", help="Hour to draw, or first of a film.", show_default="the first")
+    ] = None
+    member: Annotated[int, Option(min=0, help="Number of the ensemble member to draw, from 0.")] = 0
+    arrows: Annotated[bool, Option("--arrows", help="Draw arrows of wind.")] = False
+    extent: Annotated[Box | None, Option(metavar="W S E N", help="Box to draw, in degrees.", show_default="all")] = None

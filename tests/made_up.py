@@ -17,7 +17,7 @@ import pyproj
 import xarray as xr
 import yaml
 
-from ldmdown.commands.evaluate import StationOptions, score
+from ldmdown.commands.evaluate import score
 from ldmdown.config import Config
 from ldmdown.data.archive.manifest import fingerprint
 from ldmdown.data.archive.store import ArchiveSource, fine_cells
@@ -28,6 +28,7 @@ from ldmdown.data.normalization import Normalization
 from ldmdown.data.template import OutputTemplate
 from ldmdown.data.zarr_store import ZarrWriter
 from ldmdown.drawing.map_fields import MapFields
+from ldmdown.options import StationOptions
 from ldmdown.scoring.results import ReferenceFiles, Results, ScoredSystem
 from ldmdown.scoring.scorecard import Scorecard
 from ldmdown.scoring.terrain import Terrain

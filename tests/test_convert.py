@@ -19,6 +19,7 @@ from ldmdown.commands.info import card
 from ldmdown.errors import LdmdownError
 from ldmdown.models.downscaler import StaticInputs
 from ldmdown.models.sampling import Sampler
+from ldmdown.options import ConvertOptions
 
 DATA = os.environ.get("LDMDOWN_TEST_DATA")
 real = pytest.mark.skipif(not DATA, reason="LDMDOWN_TEST_DATA is not set")
@@ -31,7 +32,7 @@ def published(*names: str) -> list[Path]:
 def made(archive: Path, *names: str, **options: Any) -> Path:
     output = archive / "made.safetensors"
     statistics = options.pop("statistics", archive / "normalization_data.pkl")
-    convert(published(*names), output, statistics=statistics, statics=archive / "static_var", **options)
+    convert(published(*names), output, ConvertOptions(**options), statistics=statistics, statics=archive / "static_var")
     return output
 
 

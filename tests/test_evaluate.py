@@ -17,10 +17,11 @@ from made_up import OUTPUT_GRID as GRID
 from made_up import OUTPUT_HOURS as HOURS
 from made_up import REFERENCE_TIMES, as_written, results_of, rotated_reference, write_grib, write_output
 
-from ldmdown.commands.evaluate import StationOptions, evaluate, score
+from ldmdown.commands.evaluate import evaluate, score
 from ldmdown.data.reading import files
 from ldmdown.drawing.map_fields import MapFields
 from ldmdown.errors import LdmdownError
+from ldmdown.options import StationOptions
 from ldmdown.scoring.geometry import GridGeometry
 from ldmdown.scoring.predictions import Predictions
 from ldmdown.scoring.scorecard import Scorecard
@@ -217,7 +218,7 @@ def test_the_command_with_terrain_and_stations(tmp_path: Path) -> None:
 def test_what_the_command_refuses(tmp_path: Path) -> None:
     truth = write_output(tmp_path / "truth.nc", FIELDS[:, :1])
     with pytest.raises(LdmdownError, match="--height-correction: needs the height of the cells"):
-        score(Predictions([truth], [truth]), StationOptions(tmp_path / "stations.csv", height_corrected=True))
+        score(Predictions([truth], [truth]), StationOptions(tmp_path / "stations.csv", height_correction=True))
     neither = ldmdown("evaluate", "truth.nc", "-o", "s", folder=tmp_path)
     assert neither.returncode == 1 and "needs files and what they are compared with" in neither.stderr
 

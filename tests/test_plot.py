@@ -13,8 +13,9 @@ from made_up import OUTPUT_FIELDS, OUTPUT_GRID, rotated_reference, write_grib, w
 from matplotlib import image
 from PIL import Image
 
-from ldmdown.commands.plot import PlotOptions, plot, read_hour
+from ldmdown.commands.plot import plot, read_hour
 from ldmdown.errors import LdmdownError
+from ldmdown.options import PlotOptions
 
 
 def test_era5_beside_an_output(tmp_path: Path, era5: Callable[..., Path]) -> None:

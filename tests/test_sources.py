@@ -181,7 +181,8 @@ def test_a_system_is_trained_on_a_source_of_a_part_and_one_of_the_whole(tmp_path
     """From files to a checkpoint that says of what its coarse fields were made, and to scores on either source."""
     from ldmdown import checkpoint
     from ldmdown.commands.train import train
-    from ldmdown.scoring.systems import CheckpointOptions, Systems
+    from ldmdown.options import CheckpointOptions
+    from ldmdown.scoring.systems import Systems
 
     model_run(tmp_path / "wide" / "a.nc", "2026-02-01T00", 54)
     model_run(tmp_path / "runs" / "a.nc", "2026-02-01T00", 54, east=15.7)

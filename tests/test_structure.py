@@ -33,7 +33,18 @@ MAY_IMPORT = {  # folders and top-level modules, and what each may import beside
         *("options", "screening", "provenance", "job", "consistency"),
     },
     "drawing": {"data", "scoring"},
-    "scoring": {"data", "models", "checkpoint", "header", "inference", "system", "runtime", "metrics", "twin"},
+    "scoring": {
+        "data",
+        "models",
+        "checkpoint",
+        "header",
+        "inference",
+        "options",
+        "system",
+        "runtime",
+        "metrics",
+        "twin",
+    },
     "training": {"data", "models", "checkpoint", "header", "runtime", "console", "metrics", "drawing"},
 }
 FILES = sorted(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in ROOT.rglob("*.py"))

@@ -14,16 +14,17 @@ from conftest import CONDITIONER
 from made_up import as_written
 
 from ldmdown import checkpoint
-from ldmdown.commands.evaluate import StationOptions, score
+from ldmdown.commands.evaluate import score
 from ldmdown.commands.prepare import prepare
 from ldmdown.config import Config, parse_config
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
 from ldmdown.inference import Predictor, SamplingOptions, default_sampler, measured_correlation
+from ldmdown.options import CheckpointOptions, StationOptions
 from ldmdown.scoring.baselines import interpolate
 from ldmdown.scoring.ideal import Ideal
-from ldmdown.scoring.systems import CheckpointOptions, Systems
+from ldmdown.scoring.systems import Systems
 from ldmdown.twin.files import TwinFiles
 from ldmdown.twin.recipe import RECIPE
 

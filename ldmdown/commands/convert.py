@@ -23,10 +23,9 @@ from ldmdown.data.reading import pickles
 from ldmdown.data.reading.published import read_statistics
 from ldmdown.errors import LdmdownError
 from ldmdown.models.diffusion import Diffusion
+from ldmdown.options import ConvertOptions
 
 Kind = Literal["unet", "gan", "vae", "ldm"]
-Wind = Literal["unknown", "earth", "rotated-168", "rotated-170"]
-Regridding = Literal["bilinear", "nearest"]
 Tensors = dict[str, pickles.Tensor]
 
 SCHEDULE_TOLERANCE = 5e-6  # between their noise schedule and the configuration's
@@ -50,12 +49,10 @@ class Published:
 def convert(
     files: Sequence[Path],
     output: Path,
+    options: ConvertOptions = ConvertOptions(),
     *,
     statistics: Path,
     statics: Path,
-    wind: Wind = "unknown",
-    regridding: Regridding = "bilinear",
-    overwrite: bool = False,
 ) -> None:
     """Write a checkpoint of the U-Net alone, of the GAN, or of U-Net, VAE and LDM together.
 
@@ -64,15 +61,11 @@ def convert(
         output: the checkpoint to write.
         statistics: normalization_data.pkl, or the same as JSON.
         statics: the folder static_var.
-        wind: direction of the wind components: not known; to true east and north; along VHR-REA_IT's rotated grid,
-            whose pole lies at this longitude by product, in which case `downscale` turns them.
-        regridding: method by which ERA5 is brought to the coarse grid, which the authors do not describe.
-        overwrite: whether an output that exists is replaced.
 
     Raises LdmdownError if a file is none of theirs or asks to run code, files contradict each other, or tensors are
     missing, unexpected or misshapen.
     """
-    check_output(output, overwrite)
+    check_output(output, options.overwrite)
     given = _together([_published(path) for path in files])
     stage: checkpoint.Stage = "ldm" if "ldm" in given else "gan" if "gan" in given else "unet"
     names, ground, grid = read_published(statics)
@@ -94,8 +87,9 @@ def convert(
     values = {name: torch.from_numpy(np.array(tensor.array())) for name, tensor in weights.items()}
     model.load_state_dict(values | {"statics": torch.from_numpy(ground)})
     sources = {kind: {"file": part.path.name, "sha256": sha256(part.path)} for kind, part in given.items()}
+    assumed = {"wind": options.wind, "regridding": options.regridding}
     header = checkpoint.header_of(
-        config, normalization, stage, wind=wind, regridding=regridding, converted_from=sources, temporal_correlation=0.0
+        config, normalization, stage, **assumed, converted_from=sources, temporal_correlation=0.0
     )
     checkpoint.save(output, model, header, half=False)
     say(f"wrote {output}: {', '.join(config.targets)}, stage {stage}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -29,6 +28,7 @@ from ldmdown.drawing.plausibility import plausibility_figures, write_plausibilit
 from ldmdown.drawing.plots import figures
 from ldmdown.drawing.report import write_report
 from ldmdown.errors import LdmdownError
+from ldmdown.options import CheckpointOptions, StationOptions
 from ldmdown.scoring.days import Snapshots, Sums, score_days
 from ldmdown.scoring.geometry import GridGeometry
 from ldmdown.scoring.plausibility import OUTPUT, Plausibility, UnreferencedOutput
@@ -39,21 +39,12 @@ from ldmdown.scoring.stations import StationScores
 from ldmdown.scoring.summaries import error_maps
 
 if TYPE_CHECKING:
-    from ldmdown.scoring.systems import CheckpointOptions, Systems
+    from ldmdown.scoring.systems import Systems
 
 FIGURE_DPI = 130
 MAX_SYSTEMS_IN_TITLE = 3
 PRINTED_VARIABLES = ("t2m", "ws10", "wind")
 PRINTED_SCORES = ("rmse", "bias", "pcc", "crps", "energy_score", "spread_skill", "wasserstein")
-
-
-@dataclass(frozen=True)
-class StationOptions:
-    """Measurements that are scored against beside the fields."""
-
-    file: Path | None = None  # CSV (data/reading/stations.py); None: no measurements
-    nearest: bool = False  # take the nearest cell's value at a station, not the interpolated one
-    height_corrected: bool = False  # bring temperatures to the stations' heights, which needs a known terrain
 
 
 @few_open()
@@ -206,9 +197,9 @@ def score(
     hours = data.hours
     reference = data.reference
     if reference is None:
-        assert at_stations is not None and stations.file is not None
+        assert at_stations is not None and stations.stations is not None
         hours = [hour for hour in hours if hour in at_stations.stations.values]
-        reference = ReferenceFiles(name=stations.file.name, files=[str(stations.file)])
+        reference = ReferenceFiles(name=stations.stations.name, files=[str(stations.stations)])
     geometry = GridGeometry(data.grid)
     surfaces = data.terrain.surfaces(geometry.spacing_km) if data.terrain is not None else {}
     card = Scorecard(data.names, data.systems, geometry, hours, surfaces)
@@ -241,19 +232,19 @@ def score(
 
 
 def _open_stations(data: Predictions | Systems, options: StationOptions) -> StationScores | None:
-    if options.file is None:
+    if options.stations is None:
         return None
-    if options.height_corrected and data.terrain is None:
+    if options.height_correction and data.terrain is None:
         raise LdmdownError("--height-correction", "needs the height of the cells", fix="add --terrain FILE")
-    measured = read_stations(options.file)
+    measured = read_stations(options.stations)
     if not measured.values.keys() & set(data.hours):
         found, expected = (
             f"{np.datetime64(min(hours), 'h')} to {np.datetime64(max(hours), 'h')}"
             for hours in (measured.values, data.hours)
         )
         wrong, fix = "no common hours with the fields", "give stations and fields of the same hours"
-        raise LdmdownError(options.file, wrong, found=found, expected=expected, fix=fix)
-    terrain = data.terrain if options.height_corrected else None
+        raise LdmdownError(options.stations, wrong, found=found, expected=expected, fix=fix)
+    terrain = data.terrain if options.height_correction else None
     return StationScores(measured, data.grid, "nearest" if options.nearest else "bilinear", terrain)
 
 

@@ -23,6 +23,7 @@ from ldmdown.data.reading.files import GriddedFiles
 from ldmdown.data.variables import variable
 from ldmdown.drawing import style
 from ldmdown.errors import LdmdownError
+from ldmdown.options import Box, PlotOptions
 from ldmdown.typing import BoolArray, FloatArray
 
 FORMATS = (".png", ".pdf", ".svg", ".webp", ".jpg")
@@ -33,20 +34,6 @@ WIDTH, MAX_HEIGHT = 4.4, 7.0  # of a map [inches]
 FIGURE_DPI = 120
 ARROWS = 22  # along each axis
 ARROW_KEY = 10  # what the arrow above a map means [m s-1]
-
-Extent = tuple[float, float, float, float]
-"""West, south, east, north [degrees]."""
-
-
-@dataclass(frozen=True)
-class PlotOptions:
-    """What is drawn."""
-
-    variables: Sequence[str] = ("t2m", "ws10")  # names of the rows
-    time: str | None = None  # such as 2020-01-31T12; None: the first of the first file; an animation starts there
-    member: int = 0  # of ensembles, from 0
-    arrows: bool = False  # draw the wind
-    extent: Extent | None = None  # None: what the last file covers
 
 
 def plot(files: Sequence[Path], output: Path, options: PlotOptions = PlotOptions()) -> None:
@@ -107,7 +94,7 @@ def _common_times(files: Sequence[Path], start: str | None) -> list[str]:
     return [str(time) for time in times]
 
 
-def _stretch(shown: Extent) -> float:
+def _stretch(shown: Box) -> float:
     """Height over width of a degree in the middle of an extent."""
     return 1 / float(np.cos(np.radians((shown[1] + shown[3]) / 2)))
 
@@ -116,7 +103,7 @@ def _draw(
     figure: Figure,
     hours: Sequence[MapHour],
     options: PlotOptions,
-    shown: Extent,
+    shown: Box,
     limits: Mapping[str, tuple[float, float]],
 ) -> None:
     """Draw the maps of an hour."""
@@ -148,16 +135,16 @@ class MapHour:
     fields: Mapping[str, FloatArray]
 
     @property
-    def extent(self) -> Extent:
+    def extent(self) -> Box:
         """The box of the centres of the cells."""
         return float(self.lon.min()), float(self.lat.min()), float(self.lon.max()), float(self.lat.max())
 
-    def inside(self, extent: Extent) -> BoolArray:
+    def inside(self, extent: Box) -> BoolArray:
         """Which cells have their centre in the extent."""
         west, south, east, north = extent
         return (self.lon >= west) & (self.lon <= east) & (self.lat >= south) & (self.lat <= north)
 
-    def within(self, field: FloatArray, extent: Extent) -> FloatArray:
+    def within(self, field: FloatArray, extent: Box) -> FloatArray:
         """The known values of a field in the extent. Raises LdmdownError if there are none."""
         values = field[self.inside(extent) & np.isfinite(field)]
         if not values.size:
@@ -205,7 +192,7 @@ def _index(fields: Fields, time: str | None) -> int:
     return int(index)
 
 
-def _check(output: Path, extent: Extent | None) -> None:
+def _check(output: Path, extent: Box | None) -> None:
     if output.suffix not in (*FORMATS, *ANIMATIONS):
         raise LdmdownError(output, "is not a name that a picture can have", expected=", ".join((*FORMATS, *ANIMATIONS)))
     if output.suffix in ANIMATIONS and not ANIMATIONS[output.suffix].isAvailable():
@@ -217,7 +204,7 @@ def _check(output: Path, extent: Extent | None) -> None:
         raise LdmdownError("--extent", "is empty", found=found, expected=expected)
 
 
-def _limits(name: str, sampled: Sequence[Sequence[MapHour]], shown: Extent) -> tuple[float, float]:
+def _limits(name: str, sampled: Sequence[Sequence[MapHour]], shown: Box) -> tuple[float, float]:
     """One scale for all files and hours, which holds all but the extremes of what is shown."""
     units = variable(name).units
     fields = [hour.within(style.displayed(hour.fields[name], units), shown) for hours in sampled for hour in hours]
@@ -238,7 +225,7 @@ def _draw_row(axes: Sequence[Axes], hours: Sequence[MapHour], name: str, limits:
     return mesh
 
 
-def _draw_arrows(axis: Axes, hour: MapHour, shown: Extent) -> None:
+def _draw_arrows(axis: Axes, hour: MapHour, shown: Box) -> None:
     """Draw the wind at about as many points along each side of the extent."""
     inside = hour.inside(shown)
     rows, cols = (np.flatnonzero(inside.any(axis=other)) for other in (1, 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
+from ldmdown.options import CheckpointOptions
 from ldmdown.runtime import choose_device
 from ldmdown.scoring.baselines import Baselines, interpolate
 from ldmdown.scoring.evaluator import CheckpointGroup
@@ -34,18 +34,6 @@ LABELS: dict[SystemKind, str] = {  # in the order of the table
 }
 IDEAL = "ideal"
 SAME_TRUTH = 0.05  # [K, m s-1] that rounding in files may change
-
-
-@dataclass(frozen=True)
-class CheckpointOptions:
-    """How checkpoints are scored; of several runs of an hour the last is."""
-
-    period: str = "test"  # the split of the archive: train, validation or test
-    members: int = 8  # of each checkpoint
-    every: int = 1  # score every n-th hour
-    seed: int = 0  # of the initial noise
-    device: str = "auto"  # auto, cpu, cuda or cuda:1
-    source: str | None = None  # of the archive; None: its only one
 
 
 class Systems:
