@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -22,6 +23,7 @@ from ldmdown.typing import FloatArray
 
 COLOURS = {OUTPUT: style.SYSTEMS[0]}
 TRAINING_COLOURS = ("#000000", "#0072B2", "#009E73", "#CC79A7")
+TITLE_WIDTH = 36  # of a small figure [characters]
 KEEPING = ("box_bias", "box_rmse")
 BOXES_BY_HOUR = [f"box_rmse {name} {ground}" for ground in ("land", "sea") for name in ("t2m", "u10", "v10")]
 BY_HOUR = ["detail t2m land", "detail wind land", "detail wind sea", "lapse_rate land"]
@@ -126,7 +128,7 @@ def _by_hour(found: Plausibility, keys: Sequence[str]) -> Figure:
             if key in found.records[name].numbers:
                 axis.plot(range(24), found.records[name].numbers[key].diurnal, marker="o", markersize=3, **line)
         sentence, units = described(key)
-        axis.set_title(sentence[:1].upper() + sentence[1:], fontsize=7.5)
+        axis.set_title(fill(sentence[:1].upper() + sentence[1:], TITLE_WIDTH), fontsize=7.5)
         axis.set(ylabel=f"[{style.written(units)}]", xticks=range(0, 24, 6))
     lines = [Line2D([], [], **line) for line in _lines(found).values()]
     drawn.legend(handles=lines, loc="outside upper center", ncols=5)
