@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from ldmdown import __version__
 from ldmdown.errors import STOPPED, LdmdownError, printable
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 
 Config = Annotated[
-    Path | None, typer.Argument(help="YAML configuration; without it ./ldmdown.yaml, or else the small bundled twin.")
+    Path | None, Argument(help="YAML configuration; without it ./ldmdown.yaml, or else the small bundled twin.")
 ]
 
 
@@ -117,10 +118,8 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and results alone, no progress.")] = False,
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Print errors and results alone, no progress.")] = False,
 ) -> None:
     if quiet:
         from ldmdown.console import be_quiet
@@ -149,21 +148,15 @@ def _with_fields(command: Callable[..., None]) -> Callable[..., None]:
 @app.command()
 @_with_fields
 def downscale(
-    files: Annotated[
-        list[str], typer.Argument(help="ERA5 files: NetCDF, GRIB, zip, Zarr (also gs://...), folders, globs.")
-    ],
+    files: Annotated[list[str], Argument(help="ERA5 files: NetCDF, GRIB, zip, Zarr (also gs://...), folders, globs.")],
     output: Annotated[
         Path,
-        typer.Option(
-            "-o", "--output", help="out.nc, out.zarr, out.tif, or 'out_{time:%Y%m}.nc' for one file per month."
-        ),
+        Option("-o", "--output", help="out.nc, out.zarr, out.tif, or 'out_{time:%Y%m}.nc' for one file per month."),
     ],
     *,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            help="Checkpoint, by file or name; a comma joins two of different variables.", show_default="italy"
-        ),
+        Option(help="Checkpoint, by file or name; a comma joins two of different variables.", show_default="italy"),
     ] = None,
     options: DownscaleOptions,
     run: RunOptions,
@@ -187,10 +180,10 @@ def prepare(
     config: Config = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Address of a Dask scheduler whose workers see the same files."),
+        Option(metavar="ADDRESS", help="Address of a Dask scheduler whose workers see the same files."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be made, its size and the time it takes; write nothing.")
+        bool, Option("--dry-run", help="Print what would be made, its size and the time it takes; write nothing.")
     ] = False,
 ) -> None:
     """Make the training archive: ERA5 and reference files on one grid, with their statistics.
@@ -209,11 +202,11 @@ def train(
     config: Config = None,
     stage: Annotated[
         Literal["all", "unet", "vae", "ldm", "distill", "gan"],
-        typer.Option(help="Stage to train; all means those that are not finished, in order."),
+        Option(help="Stage to train; all means those that are not finished, in order."),
     ] = "all",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Continue an interrupted run.")] = False,
     batch_size: Annotated[
-        str, typer.Option(metavar="auto|N", help="Number of crops computed at once on each device.")
+        str, Option(metavar="auto|N", help="Number of crops computed at once on each device.")
     ] = "auto",
 ) -> None:
     """Train a system on an archive and write its checkpoint after each stage.
@@ -237,16 +230,14 @@ def _crops(text: str) -> int | None:
 
 @app.command()
 def twin(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")],
-    start: Annotated[str, typer.Option(metavar="TIME", help="First day or hour.")] = "2021-01-01",
-    end: Annotated[str, typer.Option(metavar="TIME", help="Last day or hour, included.")] = "2021-01-02",
-    members: Annotated[int, typer.Option(min=1, help="Number of draws of the truth; the first is the reference.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the synthetic weather.")] = 0,
-    orography: Annotated[
-        Path | None, typer.Option(help="Fine terrain, GRIB or NetCDF.", show_default="synthetic")
-    ] = None,
+    output: Annotated[Path, Option("-o", "--output", help="Folder to write to.")],
+    start: Annotated[str, Option(metavar="TIME", help="First day or hour.")] = "2021-01-01",
+    end: Annotated[str, Option(metavar="TIME", help="Last day or hour, included.")] = "2021-01-02",
+    members: Annotated[int, Option(min=1, help="Number of draws of the truth; the first is the reference.")] = 1,
+    seed: Annotated[int, Option(min=0, help="Random seed of the synthetic weather.")] = 0,
+    orography: Annotated[Path | None, Option(help="Fine terrain, GRIB or NetCDF.", show_default="synthetic")] = None,
     coarse_orography: Annotated[
-        Path | None, typer.Option(help="Terrain of ERA5, GRIB or NetCDF.", show_default="the fine one, smoothed")
+        Path | None, Option(help="Terrain of ERA5, GRIB or NetCDF.", show_default="the fine one, smoothed")
     ] = None,
 ) -> None:
     """Write synthetic ERA5 and reference files of Italy, laid out as real downloads are.
@@ -274,13 +265,13 @@ def _period(start: str, end: str) -> tuple[date, date]:
 
 @app.command()
 def request(
-    start: Annotated[str, typer.Option(metavar="DAY", help="First day, such as 2020-01-31.")],
-    end: Annotated[str, typer.Option(metavar="DAY", help="Last day, included.")],
+    start: Annotated[str, Option(metavar="DAY", help="First day, such as 2020-01-31.")],
+    end: Annotated[str, Option(metavar="DAY", help="Last day, included.")],
     checkpoint: Annotated[
-        str, typer.Option(help="Checkpoint that the data are for, by file or name; a comma joins two.")
+        str, Option(help="Checkpoint that the data are for, by file or name; a comma joins two.")
     ] = "italy",
     reference: Annotated[
-        bool, typer.Option("--reference", help="Print the script for VHR-REA_IT, the 2 km reference, instead.")
+        bool, Option("--reference", help="Print the script for VHR-REA_IT, the 2 km reference, instead.")
     ] = False,
 ) -> None:
     """Print a script that downloads the ERA5 data that a checkpoint needs: variables, levels and area.
@@ -297,10 +288,10 @@ def request(
 @app.command()
 @_with_fields
 def convert(
-    files: Annotated[list[Path], typer.Argument(help="UNET_*.ckpt, VAE_*.ckpt and LDM_*.ckpt, or GAN_*.ckpt.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.")],
-    statistics: Annotated[Path, typer.Option(help="Statistics: normalization_data.pkl, or its numbers as JSON.")],
-    statics: Annotated[Path, typer.Option(help="Folder static_var of the published data.")],
+    files: Annotated[list[Path], Argument(help="UNET_*.ckpt, VAE_*.ckpt and LDM_*.ckpt, or GAN_*.ckpt.")],
+    output: Annotated[Path, Option("-o", "--output", help="Checkpoint to write.")],
+    statistics: Annotated[Path, Option(help="Statistics: normalization_data.pkl, or its numbers as JSON.")],
+    statics: Annotated[Path, Option(help="Folder static_var of the published data.")],
     options: ConvertOptions,
 ) -> None:
     """Convert the weights that the paper's authors published to a checkpoint; no code in them is executed.
@@ -316,9 +307,7 @@ def convert(
 @app.command()
 @_with_fields
 def fetch(
-    name: Annotated[
-        Literal["paper-t2m", "paper-uv"], typer.Argument(help="Temperature or wind of the paper's system.")
-    ],
+    name: Annotated[Literal["paper-t2m", "paper-uv"], Argument(help="Temperature or wind of the paper's system.")],
     options: ConvertOptions,
 ) -> None:
     """Download the weights that the paper's authors published and convert them to checkpoints/NAME.safetensors.
@@ -339,30 +328,26 @@ def fetch(
 @app.command()
 @_with_fields
 def evaluate(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for report.html, scores and figures.")],
+    output: Annotated[Path, Option("-o", "--output", help="Folder for report.html, scores and figures.")],
     predictions: Annotated[
         list[Path] | None,
-        typer.Argument(help="Outputs of downscale, other fields, or ERA5; a quoted glob is one prediction."),
+        Argument(help="Outputs of downscale, other fields, or ERA5; a quoted glob is one prediction."),
     ] = None,
     *,
-    reference: Annotated[
-        list[Path] | None, typer.Option(help="Reference: a file or a quoted glob; may be repeated.")
-    ] = None,
-    checkpoint: Annotated[
-        list[str] | None, typer.Option(help="Checkpoint to score on an archive; may be repeated.")
-    ] = None,
+    reference: Annotated[list[Path] | None, Option(help="Reference: a file or a quoted glob; may be repeated.")] = None,
+    checkpoint: Annotated[list[str] | None, Option(help="Checkpoint to score on an archive; may be repeated.")] = None,
     archive: Annotated[
-        Path | None, typer.Option(help="Archive of `ldmdown prepare` on which checkpoints are scored.")
+        Path | None, Option(help="Archive of `ldmdown prepare` on which checkpoints are scored.")
     ] = None,
     options: CheckpointOptions,
     terrain: Annotated[
         Path | None,
-        typer.Option(help="Terrain heights, GRIB or NetCDF.", show_default="that of the archive, if it has one"),
+        Option(help="Terrain heights, GRIB or NetCDF.", show_default="that of the archive, if it has one"),
     ] = None,
     stations: StationOptions,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of processes that score days side by side.", show_default="the cores"),
+        Option(min=1, help="Number of processes that score days side by side.", show_default="the cores"),
     ] = None,
 ) -> None:
     """Score predictions against a reference, or checkpoints on an archive, or check an output without a reference.
@@ -389,9 +374,8 @@ def evaluate(
             checkpoint, archive, output, options, terrain=terrain, stations=stations, processes=processes
         )
     elif predictions and len(predictions) > 1 and archive is None and stations.stations is None:
-        command.evaluate_unreferenced(
-            predictions[0], predictions[1:], output, ",".join(checkpoint or []) or None, terrain
-        )
+        names = ",".join(checkpoint or []) or None
+        command.evaluate_unreferenced(predictions[0], predictions[1:], output, names, terrain)
     else:
         raise LdmdownError(
             "evaluate",
@@ -404,8 +388,8 @@ def evaluate(
 @app.command()
 @_with_fields
 def plot(
-    files: Annotated[list[Path], typer.Argument(help="Outputs of downscale, ERA5 or other fields, side by side.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Picture (.png, .pdf, .svg) or film (.gif, .mp4).")],
+    files: Annotated[list[Path], Argument(help="Outputs of downscale, ERA5 or other fields, side by side.")],
+    output: Annotated[Path, Option("-o", "--output", help="Picture (.png, .pdf, .svg) or film (.gif, .mp4).")],
     options: PlotOptions,
 ) -> None:
     """Draw maps of one hour, or animate the hours that the files have in common, for a quick look.
@@ -423,12 +407,10 @@ def plot(
 
 @app.command()
 def info(
-    file: Annotated[
-        str, typer.Argument(help="Checkpoint, by file or name, or a file of fields.", show_default=False)
-    ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    file: Annotated[str, Argument(help="Checkpoint, by file or name, or a file of fields.", show_default=False)] = "",
+    as_json: Annotated[bool, Option("--json", help="Print everything as JSON.")] = False,
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON schema of a configuration, for editors of YAML.")
+        bool, Option("--schema", help="Print the JSON schema of a configuration, for editors of YAML.")
     ] = False,
 ) -> None:
     """Print what a checkpoint or an output says of itself; no weights are read.

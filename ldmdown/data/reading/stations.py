@@ -103,7 +103,10 @@ def _read(file: Path, needed: Sequence[str], either: Sequence[str] = ()) -> pd.D
         content = file.read_bytes()
         if b"\0" in content or content.startswith(ZIP):
             raise LdmdownError(file, "is not plain text", fix="save it as CSV in UTF-8")
-        text = content.decode("utf-8-sig" if _is_utf8(content) else "cp1252")
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252")
         separator = max(";,\t", key=text.partition("\n")[0].count)
         table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, na_values=["M", "///"], skipinitialspace=True)
     except (OSError, ValueError) as error:
@@ -133,14 +136,6 @@ def _read(file: Path, needed: Sequence[str], either: Sequence[str] = ()) -> pd.D
         if match and (unit := match[2] or NAMED_UNITS.get(match[1])):
             units[key] = unit
     return _converted(file, table, units)
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _units(table: pd.DataFrame) -> dict[str, str]:
