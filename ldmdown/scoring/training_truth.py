@@ -71,7 +71,8 @@ def _successive(archive: Archive, source: int) -> IntArray:
         archive.realization[second] == archive.realization[first]
     )
     pairs = np.stack([first[follows], second[follows]], axis=1)
-    return pairs[np.unique(np.linspace(0, max(len(pairs) - 1, 0), SAMPLED_PAIRS).astype(int))] if len(pairs) else pairs
+    count = min(SAMPLED_PAIRS, -(-len(pairs) // 2))  # so that none share an hour
+    return pairs[np.linspace(0, len(pairs) - 1, count).astype(int)]
 
 
 def land_and_height(
