@@ -6,14 +6,26 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import made_up
 import pytest
+import typer.main
 from conftest import ldmdown
 
+from ldmdown.cli import app
 from ldmdown.config import Config
 from ldmdown.errors import STOPPED
+from ldmdown.options import (
+    CheckpointOptions,
+    ConvertOptions,
+    DownscaleOptions,
+    PlotOptions,
+    RunOptions,
+    StationOptions,
+)
 
 VERBS = ("downscale", "prepare", "train", "twin", "request", "convert", "fetch", "evaluate", "plot", "info")
 
@@ -81,6 +93,35 @@ def test_the_bundled_card() -> None:
         "training_truth          twin, icon2i (their numbers: --json)",
     ):
         assert part in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds"),
+    [
+        (("downscale", "a.nc", "-o", "b.nc"), (DownscaleOptions, RunOptions)),
+        (("evaluate", "a.nc", "-o", "b"), (CheckpointOptions, StationOptions)),
+        (("plot", "a.nc", "-o", "b.png"), (PlotOptions,)),
+        (("fetch", "paper-t2m"), (ConvertOptions,)),
+    ],
+)
+def test_options_have_the_defaults_of_python(words: tuple[str, ...], kinds: tuple[Any, ...]) -> None:
+    given = parsed(*words)
+    for kind in kinds:
+        assert kind(**{one.name: given[one.name] for one in fields(kind)}) == kind()
+
+
+def test_options_are_read_as_python_takes_them() -> None:
+    words = ("--statistics", "mean,p10", "--variables", "u10", "--temporal-correlation", "0.5", "--bbox", "6", "45")
+    given = parsed("downscale", "a.nc", "-o", "b.nc", *words, "11", "47")
+    expected = {"statistics": ("mean", "p10"), "variables": ("u10",), "temporal_correlation": 0.5, "seed": 0}
+    assert given.items() >= (expected | {"bbox": (6, 45, 11, 47)}).items()
+    assert parsed("downscale", "a.nc", "-o", "b.nc", "--temporal-correlation", "auto")["temporal_correlation"] is None
+
+
+def parsed(verb: str, *words: str) -> dict[str, Any]:
+    """What a command is given for the words behind it."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return commands[verb].make_context(verb, list(words)).params
 
 
 def test_defaults_that_depend_on_the_checkpoint_are_shown() -> None:
