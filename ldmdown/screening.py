@@ -47,6 +47,8 @@ def far_from_training(era5: Fields, predictors: Sequence[Predictor]) -> tuple[li
             continue
         law = PredictorLaw.of(content)
         hours, features = _features(era5, predictors[0].checkpoint.grid.coarse, law)
+        if not hours.size:  # the run says why
+            break
         scores = law.scores(hours, features)
         distances = law.distances(scores)
         if not distances.size:

@@ -71,6 +71,17 @@ def test_hours_unlike_training_are_flagged(era5: Write, lawful: Path, tmp_path: 
         assert made.outside_training.values.tolist() == [0, 1, 0] and made.outside_training.flag_meanings == "no yes"
 
 
+def test_input_without_an_hour_that_can_be_read_says_why(era5: Write, lawful: Path, tmp_path: Path) -> None:
+    """Two members that are both called 0 contradict each other, and leave no hour to compare with training."""
+    with xr.open_dataset(era5(range(1)), engine="netcdf4") as dataset:
+        xr.concat([dataset.assign_coords(number=0), dataset.assign_coords(number=0) + 1], "number").to_netcdf(
+            tmp_path / "era5.nc", engine="netcdf4"
+        )
+    arguments = ("downscale", str(tmp_path / "era5.nc"), "-o", str(tmp_path / "out.nc"), "--checkpoint", str(lawful))
+    refused = command(*arguments)
+    assert refused.returncode == 1 and "is given twice, with different values" in refused.stderr
+
+
 def test_what_cannot_be_compared_with_training_is_told(
     era5: Write, lawful: Path, tiny: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
