@@ -179,12 +179,13 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     _check_tensors(path, tensors, config, normalization, header["stage"])
     model = build(config, normalization, header["stage"])
     model.load_state_dict(tensors)
-    for key in ("latent_gain", "temporal_correlation"):
+    for key in ("latent_gain", "student_gain", "temporal_correlation"):
         if model.autoencoder and isinstance(header.get(key), list) and len(header[key]) != len(model.latent_gain):
             found, expected = f"{len(header[key])} numbers", f"{len(model.latent_gain)}, one for each latent channel"
             raise LdmdownError(path, f"has a damaged {key}", found=found, expected=expected, fix=AGAIN)
-    if model.autoencoder and header.get("latent_gain"):
-        model.latent_gain.copy_(torch.tensor(header["latent_gain"])[:, None, None])
+    for key in ("latent_gain", "student_gain"):
+        if model.autoencoder and header.get(key):
+            getattr(model, key).copy_(torch.tensor(header[key])[:, None, None])
     model = model.to(device).eval().requires_grad_(False)
     return Checkpoint(path, header, config, Grid.of(config.grid), normalization, model)
 

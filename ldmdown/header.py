@@ -172,6 +172,7 @@ class _Header(BaseModel):
     regridding: Literal["bilinear", "nearest"]
     temporal_correlation: Correlation | list[Correlation] = 0.0
     latent_gain: list[PositiveFloat] | None = None
+    student_gain: list[PositiveFloat] | None = None
     statics_normalization: dict[str, _StaticField] = {}
     training_truth: dict[str, dict[str, Any]] = {}
     box_differences: _BoxDifferences | None = None

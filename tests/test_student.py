@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from made_up import SHORT, write_archive, write_small
 from ldmdown import checkpoint, metrics
 from ldmdown.commands.train import train
 from ldmdown.config import Config, parse_config
-from ldmdown.training.stages import DistillStage, UNetStage, fair_crps
+from ldmdown.training.stages import DistillStage, UNetStage, fair_crps, spectral_crps
 
 STUDENT = {"channels": 16, "multipliers": [1], "cross_levels": [0]}
 
@@ -26,6 +27,19 @@ def test_the_loss_is_the_fair_crps(members: int) -> None:
     ensemble, truth = random.normal(size=(members, 40)), random.normal(size=40)
     found = fair_crps(torch.from_numpy(ensemble.T[:, :, None]), torch.from_numpy(truth[:, None]))
     np.testing.assert_allclose(found.mean(), metrics.crps(ensemble, truth), rtol=1e-12)
+
+
+def test_white_noise_scores_alike_at_all_scales() -> None:
+    """The CRPS is std / sqrt(pi) of members drawn as the truth, and std sqrt(2 / pi) of members that are 0."""
+    random = torch.Generator().manual_seed(0)
+    truth = 3 * torch.randn(30, 2, 64, 64, generator=random)
+    members = 3 * torch.randn(30, 2, 2, 64, 64, generator=random)
+    drawn, nothing = spectral_crps(members, truth), spectral_crps(torch.zeros_like(members), truth)
+    torch.testing.assert_close(drawn.mean(dim=0), torch.full((5,), math.pi**-0.5), rtol=0.12, atol=0)
+    torch.testing.assert_close(nothing.mean(dim=0), torch.full((5,), (2 / math.pi) ** 0.5), rtol=0.06, atol=0)
+    wave = truth + 30 * torch.cos(2 * math.pi * torch.arange(64) / 16)  # it is wrong at 16 cells, and at its neighbours
+    worse = (spectral_crps(wave[:, None].expand_as(members), truth) / nothing).mean(dim=0)
+    assert worse.argmax() == 2 and worse[0] < 0.01
 
 
 def test_it_learns_how_wide_the_truth_is() -> None:
@@ -97,6 +111,9 @@ def test_the_student_is_the_default_and_the_diffusion_an_option(
     path = trained / "checkpoints" / "small.safetensors"
     after = checkpoint.load(path)
     assert {"latent_gain", "temporal_correlation"} <= after.header.keys()
+    gain = np.array(after.header["student_gain"])
+    assert gain.shape == (192,) and gain.std() > 0.01
+    np.testing.assert_allclose(after.model.student_gain[:, 0, 0], gain, rtol=1e-6)
     assert {"crps_student", "crps_ldm", "spread_skill_student"} <= after.header["scores"]["t2m"].keys()
     fields = {}
     for name, options in {"student": [], "again": ["--sampler", "student"], "dpmpp": ["--sampler", "dpmpp"]}.items():

@@ -26,12 +26,13 @@ from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.header import find
 from ldmdown.models.downscaler import Downscaler
+from ldmdown.models.sampling import Sampler
 from ldmdown.scoring.training_truth import learned_from
 from ldmdown.training import heldout, latents, loop, report
 from ldmdown.training.batches import CropSource, field_source, latent_source, middle_crop
 from ldmdown.training.hours import HourSet
 from ldmdown.training.run import Run, load, on_disk
-from ldmdown.training.stages import Command, Stage, fingerprint, stages_of, trained_by
+from ldmdown.training.stages import STUDENT, Command, Stage, fingerprint, stages_of, trained_by
 
 
 def train(
@@ -188,7 +189,8 @@ class Training:
                 "temporal_correlation": lambda: heldout.coherence(
                     self.model, self.hours["train"], self._latents(stage)["train"], self.processes
                 ),
-                "latent_gain": lambda: heldout.spread_gain(stage, self._days_left_out(stage), self.processes),
+                "latent_gain": partial(self._spread_gain, stage, stage.diffusion_sampler, self.model.latent_gain),
+                "student_gain": partial(self._spread_gain, stage, STUDENT, self.model.student_gain),
                 "reconstruction": lambda: heldout.reconstruction(
                     self.model, self.hours["validation"], self.processes.device
                 ),
@@ -205,11 +207,12 @@ class Training:
         self.processes.wait()
         stage.calibrate(json.loads(path.read_text()))
 
-    def _days_left_out(self, stage: Stage) -> list[tuple[HourSet, torch.Tensor]]:
-        """Hours and latents of days that the mean did not learn from: with cross-fitting also the training days."""
+    def _spread_gain(self, stage: Stage, sampler: Sampler, gain: torch.Tensor) -> list[float]:
+        """Fitted on days that the mean did not learn from: with cross-fitting also the training days."""
         latents = self._latents(stage)
         uses = ("validation",) if stage.cross_fit is None else ("validation", "train")
-        return [(self.hours[use], latents[use]) for use in uses]
+        days = [(self.hours[use], latents[use]) for use in uses]
+        return heldout.spread_gain(stage, sampler, gain, days, self.processes)
 
     def save(self, stage: Stage) -> Path:
         """Write the checkpoint of all that is trained up to a stage, unless a later one has; say where."""

@@ -31,6 +31,7 @@ class Autoencoder(Protocol):
     """A latent space: the paper's VAE, or the exact lapped transform."""
 
     latent_channels: int
+    fields_apart: int  # groups of channels, in order, that hold one field each; 1: channels hold all fields
 
     def encode(self, residual: Tensor) -> Tensor:
         """(B, T, H, W) -> (B, L, h, w)."""
@@ -128,6 +129,7 @@ class Downscaler(nn.Module):
     statics: Tensor
     terrain_fields: Tensor
     latent_gain: Tensor  # (L, 1, 1), by which drawn latents are stretched so that their spread matches their error
+    student_gain: Tensor  # the same for those of the student
 
     def __init__(
         self,
@@ -164,7 +166,8 @@ class Downscaler(nn.Module):
         self.diffusion = diffusion
         self.scale = scale
         if autoencoder is not None:
-            self.register_buffer("latent_gain", torch.ones(autoencoder.latent_channels, 1, 1), persistent=False)
+            for name in ("latent_gain", "student_gain"):
+                self.register_buffer(name, torch.ones(autoencoder.latent_channels, 1, 1), persistent=False)
         if interpolated_input is not None:
             for parameter in unet.outputs.parameters():
                 nn.init.zeros_(parameter)
@@ -267,13 +270,14 @@ class Downscaler(nn.Module):
     def channel_weight(self) -> Tensor:
         """How much each latent channel counts, (L, 1, 1), 1 on average: as its std, since scaling made all alike.
 
-        Most channels are small and nearly white; without it they drown those in which structure lies.
+        Most channels are small and nearly white; without it they drown those in which structure lies. Where the latents
+        of each target are apart, all targets count alike.
         """
-        if self.scale is None:
+        if self.scale is None or self.autoencoder is None:
             return torch.ones((), device=self.statics.device)
-        std = self.scale.log_std.exp()
-        weight = (std / std.mean()).clamp(*WEIGHTS)
-        return (weight / weight.mean())[:, None, None]
+        std = self.scale.log_std.exp().unflatten(0, (self.autoencoder.fields_apart, -1))
+        weight = (std / std.mean(dim=1, keepdim=True)).clamp(*WEIGHTS)
+        return (weight / weight.mean()).flatten()[:, None, None]
 
     def ensemble(
         self, mean: Tensor, condition: Condition, noise: Tensor, sampler: Sampler | None, batch_size: int
@@ -305,6 +309,6 @@ class Downscaler(nn.Module):
         if sampler is None:
             return noise * condition.log_scale.exp()
         if sampler.name == "student":
-            return self.generate(noise, condition.context) * condition.log_scale.exp()
+            return self.generate(noise, condition.context) * condition.log_scale.exp() * self.student_gain
         denoise = partial(self.denoise, context=condition.context)
         return sampler.run(denoise, noise, self.diffusion) * condition.log_scale.exp() * self.latent_gain

@@ -47,6 +47,7 @@ class LappedTransform(nn.Module):
         super().__init__()
         self.size = 2**levels
         self.latent_channels = channels * self.size**2
+        self.fields_apart = channels
         self.register_buffer("border", border_matrix(self.size).float(), persistent=False)
         self.register_buffer("block", cosine_matrix(self.size, 2).float(), persistent=False)
 

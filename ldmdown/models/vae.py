@@ -32,6 +32,7 @@ class VAE(nn.Module):
         super().__init__()
         widths = encoder_widths(channels, levels, multiplier, minimum)
         self.latent_channels = widths[-1] // 2
+        self.fields_apart = 1
         self.encoder = Encoder(widths, "group")
         self.to_moments = nn.Conv2d(widths[-1], widths[-1], 1)
         self.to_decoder = nn.Conv2d(self.latent_channels, widths[-1], 1)

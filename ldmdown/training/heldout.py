@@ -17,6 +17,7 @@ from ldmdown import metrics
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import largest_rectangle
 from ldmdown.models.downscaler import Downscaler
+from ldmdown.models.sampling import Sampler
 from ldmdown.runtime import Processes
 from ldmdown.training.batches import Batch, CropSource, field_source, latent_source, micro_batches, noise, sample_batch
 from ldmdown.training.hours import HourSet, load_hour
@@ -101,15 +102,18 @@ def coherence(model: Downscaler, hours: HourSet, latents: Tensor, processes: Pro
 
 
 @torch.no_grad()
-def spread_gain(stage: Stage, sets: Sequence[tuple[HourSet, Tensor]], processes: Processes) -> list[float]:
+def spread_gain(
+    stage: Stage, sampler: Sampler, gain: Tensor, sets: Sequence[tuple[HourSet, Tensor]], processes: Processes
+) -> list[float]:
     """The factor for the latents of each channel with which members spread as much as their mean errs.
 
-    It is fitted on crops of each set of hours, given with their latents; see `matching_gain`.
+    It is fitted on crops of each set of hours, given with their latents; see `matching_gain`. `gain` is the model's own
+    for this sampler, and becomes 1.
     """
-    model, sampler = stage.model, stage.diffusion_sampler
-    model.latent_gain.fill_(1)
+    model = stage.model
+    gain.fill_(1)
     settings, alone = stage.settings.model_copy(update={"batch": 1}), replace(processes, rank=0, size=1)
-    sums = torch.zeros(4, len(model.latent_gain), dtype=torch.float64)
+    sums = torch.zeros(4, len(gain), dtype=torch.float64)
     for hours, latents in sets:
         source = latent_source(hours, latents, alone)
         for step in range(CALIBRATION_CROPS):

@@ -28,8 +28,10 @@ from ldmdown.models.vae import VAE
 from ldmdown.training.batches import Batch, CropSource, noise, stratified_timesteps
 from ldmdown.training.closed_form import ClosedForm, CrossFit
 
+STUDENT = Sampler("student", 1)
 CRPS_MEMBERS = 2  # of a crop, which the student makes in training
 CRPS_BOXES = (1, 2, 4, 8, 16, 32)  # fine cells across
+CRPS_WAVELENGTHS = (4, 8, 16, 32, 64)  # fine cells, octaves around them
 
 Command = Literal["all", "unet", "vae", "ldm", "distill", "gan"]
 
@@ -292,8 +294,8 @@ class LdmStage(Stage):
 class DistillStage(Stage):
     """The student: from noise to latents in one call, by the fair CRPS of a few members.
 
-    The CRPS of each latent, and of the fields and their means over larger and larger boxes, by which it learns how far
-    fields hang together (Lang et al. 2024, arXiv 2412.15832, has the fair CRPS as a loss).
+    The CRPS of each latent, and of the fields, their means over larger and larger boxes and their Fourier coefficients,
+    by which it learns how far fields hang together (Lang et al. 2024, arXiv 2412.15832, has the fair CRPS as a loss).
     """
 
     name = command = "distill"
@@ -302,6 +304,7 @@ class DistillStage(Stage):
     depends_on = ("unet", "vae", "scale", "ldm")
     sections = ("student",)
     learns_from = "latents"
+    measures = ("student_gain", "scores")
     to_have_it = "add `student: {}` to it"
 
     @staticmethod
@@ -315,7 +318,7 @@ class DistillStage(Stage):
         return self.config
 
     def loss(self, batch: Batch) -> Tensor:
-        """Fair CRPS of latents in units of their std, and of fields in units of the mean std, for each crop."""
+        """Fair CRPS of latents in units of their std, and of fields in units of the target's rms, for each crop."""
         model, latents = self.model, batch["latents"]
         assert model.autoencoder is not None
         with torch.no_grad():
@@ -328,17 +331,22 @@ class DistillStage(Stage):
         loss = (error * model.channel_weight).mean(dim=(1, 2, 3))
         fields = model.autoencoder.decode(drawn * of_members.log_scale.exp()).float()
         target = model.autoencoder.decode(latents).float()
-        unit = 1.0 if model.scale is None else (2 * model.scale.log_std).exp().mean().sqrt()
+        unit = target.square().mean(dim=(0, 2, 3), keepdim=True).sqrt()
+        fields, target = (fields / unit).unflatten(0, by_sample), target / unit
         for cells in CRPS_BOXES:
             if cells <= min(target.shape[-2:]):
-                boxes = functional.avg_pool2d(fields, cells).unflatten(0, by_sample)
-                error = fair_crps(boxes, functional.avg_pool2d(target, cells))
-                loss = loss + error.mean(dim=(1, 2, 3)) / unit
-        return loss
+                boxes = functional.avg_pool2d(fields.flatten(0, 1), cells).unflatten(0, by_sample)
+                loss = loss + fair_crps(boxes, functional.avg_pool2d(target, cells)).mean(dim=(1, 2, 3))
+        return loss + spectral_crps(fields, target).sum(dim=1)
+
+    def calibrate(self, measured: Mapping[str, Any]) -> None:
+        """Stretch the student's latents by their measured gain."""
+        if "student_gain" in measured:
+            self.model.student_gain.copy_(torch.tensor(measured["student_gain"])[:, None, None])
 
     def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
         """The mean, and members of the student and of the diffusion, from the same noise."""
-        return self.drawn(batch, members, {"ldm": self.diffusion_sampler, "student": Sampler("student", 1)})
+        return self.drawn(batch, members, {"ldm": self.diffusion_sampler, "student": STUDENT})
 
 
 class GanStage(Stage):
@@ -443,6 +451,23 @@ def fair_crps(members: Tensor, truth: Tensor) -> Tensor:
     error = (members - truth[:, None]).abs().mean(dim=1)
     pairs = torch.combinations(torch.arange(members.shape[1]))
     return error - (members[:, pairs[:, 0]] - members[:, pairs[:, 1]]).abs().mean(dim=1) / 2
+
+
+def spectral_crps(members: Tensor, truth: Tensor) -> Tensor:
+    """The fair CRPS of Fourier coefficients in units of their rms in the truth: (B, octaves of CRPS_WAVELENGTHS).
+
+    Members are (B, M, T, H, W), the truth (B, T, H, W). A Hann window takes their edges away.
+    """
+    rows, cols = truth.shape[-2:]
+    window = torch.hann_window(rows)[:, None] * torch.hann_window(cols)
+    wave_number = torch.hypot(torch.fft.fftfreq(rows)[:, None], torch.fft.rfftfreq(cols))
+    octave = (wave_number * torch.tensor(CRPS_WAVELENGTHS)[:, None, None]).log2().abs() < 0.5
+    share = (octave / octave.sum(dim=(1, 2), keepdim=True).clamp(min=1)).flatten(1).T.to(truth.device)
+    window = window.to(truth.device)
+    of_members, of_truth = (torch.view_as_real(torch.fft.rfft2(field * window)) for field in (members, truth))
+    error = fair_crps(of_members, of_truth).mean(dim=-1).flatten(2) @ share
+    rms = (of_truth.square().mean(dim=(0, -1)).flatten(1) @ share).sqrt()
+    return (error / rms.clamp(min=torch.finfo(rms.dtype).tiny)).mean(dim=1)
 
 
 @torch.no_grad()

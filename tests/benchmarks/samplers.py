@@ -49,7 +49,8 @@ def main(name: str, archive: Path, crops: int) -> None:
     checkpoint = load(name)
     model, config = checkpoint.model, checkpoint.config
     assert model.autoencoder is not None
-    model.latent_gain.fill_(1)
+    for gain in (model.latent_gain, model.student_gain):
+        gain.fill_(1)
     alone = Processes(0, 1, 1, torch.device("cpu"))
     source = field_source(HourSet(Archive(archive), "validation"), alone, hold=False)
     settings = config.train.ldm.model_copy(update={"batch": 1})
