@@ -180,9 +180,11 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     model = build(config, normalization, header["stage"])
     model.load_state_dict(tensors)
     for key in ("latent_gain", "student_gain", "temporal_correlation"):
-        if model.autoencoder and isinstance(header.get(key), list) and len(header[key]) != len(model.latent_gain):
-            found, expected = f"{len(header[key])} numbers", f"{len(model.latent_gain)}, one for each latent channel"
-            raise LdmdownError(path, f"has a damaged {key}", found=found, expected=expected, fix=AGAIN)
+        held = header.get(key)
+        for numbers in held.values() if isinstance(held, dict) else [held]:
+            if model.autoencoder and isinstance(numbers, list) and len(numbers) != len(model.latent_gain):
+                found, expected = f"{len(numbers)} numbers", f"{len(model.latent_gain)}, one for each latent channel"
+                raise LdmdownError(path, f"has a damaged {key}", found=found, expected=expected, fix=AGAIN)
     for key in ("latent_gain", "student_gain"):
         if model.autoencoder and header.get(key):
             getattr(model, key).copy_(torch.tensor(header[key])[:, None, None])

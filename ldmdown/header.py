@@ -170,7 +170,7 @@ class _Header(BaseModel):
     normalization: dict[Literal["predictors", "target"], _Statistics] = Field(min_length=2)
     wind: str = Field(pattern=r"^(earth|unknown|rotated-?\d+(\.\d+)?)$")
     regridding: Literal["bilinear", "nearest"]
-    temporal_correlation: Correlation | list[Correlation] = 0.0
+    temporal_correlation: Correlation | list[Correlation] | dict[Literal["land", "sea"], list[Correlation]] = 0.0
     latent_gain: list[PositiveFloat] | None = None
     student_gain: list[PositiveFloat] | None = None
     statics_normalization: dict[str, _StaticField] = {}

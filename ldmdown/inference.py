@@ -36,14 +36,13 @@ class SamplingOptions:
         members: number of members for each hour.
         seed: random seed of the initial noise.
         sampler: its name, steps and spacing.
-        correlation: correlation of the initial noise of an hour with that of the hour before: of all latent channels,
-            or of each.
+        correlation: correlation of the initial noise of an hour with that of the hour before, as of `CoherentNoise`.
     """
 
     members: int
     seed: int
     sampler: Sampler
-    correlation: tuple[float, ...]
+    correlation: tuple[tuple[float, ...], ...]
 
 
 def default_sampler(checkpoint: Checkpoint) -> Sampler:
@@ -51,10 +50,11 @@ def default_sampler(checkpoint: Checkpoint) -> Sampler:
     return Sampler(**checkpoint.config.sampler.model_dump())
 
 
-def measured_correlation(checkpoint: Checkpoint) -> tuple[float, ...]:
-    """The correlation of the noise of successive hours that was measured in training, of all channels or of each."""
-    measured = np.atleast_1d(checkpoint.header.get("temporal_correlation", 0.0))
-    return tuple(measured.clip(0, MAX_CORRELATION).tolist())
+def measured_correlation(checkpoint: Checkpoint) -> tuple[tuple[float, ...], ...]:
+    """The correlation of the noise of successive hours that was measured in training, as of `CoherentNoise`."""
+    held = checkpoint.header.get("temporal_correlation", 0.0)
+    measured = np.atleast_2d([held["land"], held["sea"]] if isinstance(held, dict) else held)
+    return tuple(map(tuple, measured.clip(0, MAX_CORRELATION).tolist()))
 
 
 class Predictor:
@@ -97,7 +97,8 @@ class Predictor:
             assert self.model.autoencoder is not None
             shape = (self.model.autoencoder.latent_channels, *checkpoint.grid.coarse.shape)
             crop = slice(row, row + rows), slice(col, col + cols)
-            self._noise = CoherentNoise(options.seed, shape, options.correlation, crop)
+            land = self.model.land[crop].cpu().numpy() if len(options.correlation) == 2 else None
+            self._noise = CoherentNoise(options.seed, shape, options.correlation, crop, land)
 
     @property
     def hours_at_once(self) -> int:

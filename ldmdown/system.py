@@ -220,7 +220,7 @@ class System:
             options.members or 1,
             options.seed,
             Sampler(name, 1 if name == "student" else options.steps or default.steps, default.spacing),
-            measured_correlation(checkpoint) if correlation is None else (correlation,),
+            measured_correlation(checkpoint) if correlation is None else ((correlation,),),
         )
         precision = resolve_precision(options.precision, self.device)
         batch_size = options.batch_size or DEFAULT_BATCH_SIZE[self.device.type]

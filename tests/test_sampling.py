@@ -147,15 +147,15 @@ def test_coherence_has_the_variance_and_correlation_asked_for(correlation: float
 def test_coherent_noise_depends_on_the_hour_alone() -> None:
     """Any hour can be drawn first: the noise of an hour is a sum over hours, not a recursion."""
     shape = (4, 32, 32)
-    later = CoherentNoise(0, shape, (0.7,))(1001, 0)
-    noise = CoherentNoise(0, shape, (0.7,))
+    later = CoherentNoise(0, shape, ((0.7,),))(1001, 0)
+    noise = CoherentNoise(0, shape, ((0.7,),))
     now = noise(1000, 0)
     torch.testing.assert_close(noise(1001, 0), later, rtol=0, atol=0)
     assert float((now * later).mean()) == pytest.approx(0.7, abs=4 / 64)
     weighted = [weight * white_noise(0, 0, 1001 - lag, shape) for lag, weight in enumerate(coherence_weights(0.7))]
     torch.testing.assert_close(later, sum(weighted), rtol=0, atol=1e-6)
     crop = slice(4, 12), slice(8, 32)
-    torch.testing.assert_close(CoherentNoise(0, shape, (0.7,), crop)(1001, 0), later[:, *crop], rtol=0, atol=0)
+    torch.testing.assert_close(CoherentNoise(0, shape, ((0.7,),), crop)(1001, 0), later[:, *crop], rtol=0, atol=0)
 
 
 def test_each_white_field_is_drawn_once_and_kept_while_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_each_white_field_is_drawn_once_and_kept_while_needed(monkeypatch: pytes
         return field
 
     monkeypatch.setattr(sampling, "white_noise", counted)
-    noise = CoherentNoise(0, (1, 2, 2), (0.717,))
+    noise = CoherentNoise(0, (1, 2, 2), ((0.717,),))
     lags = len(coherence_weights(0.717))
     for hour in range(100, 110):
         for member in range(20):
@@ -180,8 +180,19 @@ def test_each_white_field_is_drawn_once_and_kept_while_needed(monkeypatch: pytes
 
 def test_each_channel_has_its_own_memory() -> None:
     """Correlations 0, 0.5 and 0.9 of the noise of an hour with that of the next, each of unit variance."""
-    noise = CoherentNoise(0, (3, 64, 64), (0.0, 0.5, 0.9))
+    noise = CoherentNoise(0, (3, 64, 64), ((0.0, 0.5, 0.9),))
     now, later = (noise(hour, 0).flatten(1) for hour in (1000, 1001))
     found = (now * later).mean(dim=1)
     torch.testing.assert_close(found, torch.tensor([0.0, 0.5, 0.9]), rtol=0, atol=0.04)
     torch.testing.assert_close(now.square().mean(dim=1), torch.ones(3), rtol=0, atol=0.06)
+
+
+def test_land_and_sea_have_their_own_memory() -> None:
+    """Each hour is white everywhere; its correlation with the next is 0.8 and 0.5 over land, 0.2 and 0 over sea."""
+    land = np.arange(64) < 24
+    noise = CoherentNoise(0, (2, 64, 64), ((0.8, 0.5), (0.2, 0.0)), land=np.broadcast_to(land, (64, 64)))
+    now, later = (noise(hour, 0) for hour in (1000, 1001))
+    for cells, expected in ((land, [0.8, 0.5]), (~land, [0.2, 0.0])):
+        found = (now * later)[..., cells].mean(dim=(1, 2))
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=0.06)
+        torch.testing.assert_close(now[..., cells].square().mean(dim=(1, 2)), torch.ones(2), rtol=0, atol=0.1)

@@ -24,6 +24,7 @@ from ldmdown.models.static_embedding import Cells
 from ldmdown.models.terrain import FEATURES, terrain_features
 from ldmdown.models.unet import UNet
 
+ANY_LAND = 0.05  # share of a coarse cell, above which what is made of it lasts as over land
 WEIGHTS = (0.2, 5.0)  # bounds of a channel's weight in the denoiser's loss
 
 
@@ -184,6 +185,12 @@ class Downscaler(nn.Module):
         if self.terrain is not None:
             height, land = self.statics[list(self.terrain)].cpu().numpy()
             self.terrain_fields.copy_(torch.from_numpy(terrain_features(height, land)))
+
+    @property
+    def land(self) -> Tensor:
+        """Which coarse cells have land in them, (rows, cols); for systems with features of the terrain."""
+        assert self.terrain is not None
+        return functional.avg_pool2d(self.statics[self.terrain[1]][None], self.factor)[0] > ANY_LAND
 
     def statics_at(self, corners: Sequence[tuple[int, int]], h: int, w: int) -> StaticInputs:
         """Static fields, then features of the terrain, of windows of h x w coarse cells.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ldmdown.models.diffusion import Diffusion
-from ldmdown.typing import Float32Array
+from ldmdown.typing import BoolArray, Float32Array
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 BISECTIONS = 50  # halvings of an interval, down to rounding
@@ -125,22 +125,24 @@ class CoherentNoise:
     Args:
         seed: random seed of the white fields.
         shape: (L, rows, cols) of the whole domain.
-        correlation: correlation of the noise of an hour with that of the hour before, 0 to 0.95: of all channels, or of
-            each.
+        correlation: correlation of the noise of an hour with that of the hour before, 0 to 0.95, (1 or 2, 1 or L): of
+            all channels, or of each; everywhere, or over land and over sea.
         crop: rows and columns that are wanted of the domain; None: all.
+        land: (rows, cols) of the crop, which cells are land, where there are two correlations.
     """
 
     def __init__(
         self,
         seed: int,
         shape: tuple[int, int, int],
-        correlation: Sequence[float],
+        correlation: Sequence[Sequence[float]],
         crop: tuple[slice, slice] | None = None,
+        land: BoolArray | None = None,
     ) -> None:
-        self.seed, self.shape, self.crop = seed, shape, crop
-        of_channels = [torch.tensor(coherence_weights(one), dtype=torch.float32) for one in correlation]
-        weights = pad_sequence(of_channels)[..., None, None]  # (lag, L or 1, 1, 1), 0 beyond a channel's own
-        self.weights: Float32Array = weights.numpy()
+        self.seed, self.shape, self.crop, self.land = seed, shape, crop, land
+        of_all = [torch.tensor(coherence_weights(one), dtype=torch.float32) for of_one in correlation for one in of_one]
+        weights = pad_sequence(of_all).unflatten(1, (len(correlation), -1))  # 0 beyond a channel's own
+        self.weights: Float32Array = weights[..., None, None].numpy()  # (lag, 1 or 2, L or 1, 1, 1)
         self._kept: dict[int, dict[int, Tensor]] = {}
 
     def __call__(self, hour: int, member: int) -> Tensor:
@@ -151,7 +153,8 @@ class CoherentNoise:
         self._kept[member] = white
         total = np.zeros(white[hour].shape, np.float32)
         for weight, one in zip(self.weights, hours, strict=True):
-            total += weight * white[one].numpy()  # in the thread that asks, which torch would not do
+            of_place = weight[0] if self.land is None else np.where(self.land, *weight)
+            total += of_place * white[one].numpy()  # in the thread that asks, which torch would not do
         return torch.from_numpy(total)
 
     def _white(self, member: int, hour: int) -> Tensor:

@@ -84,21 +84,28 @@ def scores(fields: dict[str, Float32Array], targets: Sequence[str]) -> dict[str,
 
 
 @torch.no_grad()
-def coherence(model: Downscaler, hours: HourSet, latents: Tensor, processes: Processes) -> list[float]:
-    """Correlation of latents an hour apart, in the noise's own units, over some training hours: of each channel."""
+def coherence(
+    model: Downscaler, hours: HourSet, latents: Tensor, processes: Processes
+) -> list[float] | dict[str, list[float]]:
+    """Correlation of latents an hour apart, in the noise's own units, over some training hours: of each channel.
+
+    Where the model knows its land they are two, over land and over sea.
+    """
     source = latent_source(hours, latents, replace(processes, rank=0, size=1))
     places = hours.consecutive()[:: max(1, len(hours) // MEASURED_HOURS)]
-    sums = torch.zeros(3, latents.shape[1], dtype=torch.float64)
     statics = model.statics_at([(0, 0)], *hours.archive.grid.coarse.shape)
+    cells = {"everywhere": torch.tensor(True)} if model.terrain is None else {"land": model.land, "sea": ~model.land}
+    sums = {kind: torch.zeros(3, latents.shape[1], dtype=torch.float64) for kind in cells}
     for place in places:
         pair = _consecutive(source, place)
         if model.scale is not None:
             pair["latents"] *= (-model.log_scale(pair["predictors"], statics)).exp()
         valid = torch.from_numpy(hours.valid(place, source.margin)).to(pair["latents"].device)
-        now, later = pair["latents"].double() * valid
-        sums += torch.stack([now * later, now.square(), later.square()]).sum(dim=(-2, -1)).cpu()
-    product, *squares = sums
-    return (product / (squares[0] * squares[1]).sqrt()).nan_to_num().tolist()
+        for kind, of_kind in cells.items():
+            now, later = pair["latents"].double() * (valid & of_kind.to(valid.device))
+            sums[kind] += torch.stack([now * later, now.square(), later.square()]).sum(dim=(-2, -1)).cpu()
+    found = {kind: (both / (now * later).sqrt()).nan_to_num().tolist() for kind, (both, now, later) in sums.items()}
+    return found.get("everywhere", found)
 
 
 @torch.no_grad()

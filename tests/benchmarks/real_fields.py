@@ -6,7 +6,7 @@
 The fields are ICON-2I's (ItaliaMeteo-ARPAE, CC BY 4.0). Their exact means over boxes of 0.25 degrees stand for ERA5,
 and the public Python interface downscales them, as a user would. t2m is moved to the heights of ERA5's terrain, or
 with HEIGHTS `reference` stays at the heights of the model's own. CONSISTENCY and SAMPLER are those of `ldmdown
-downscale`.
+downscale`. With EVERY 1 the correlation of an hour with the next is printed too, of what is beside the baseline.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import scipy.fft
 import xarray as xr
 
 import ldmdown
@@ -30,6 +31,7 @@ from ldmdown.data.variables import variable
 DATA = Path(os.environ["LDMDOWN_TEST_DATA"]) / "data"
 NAMES = ("t2m", "u10", "v10")
 WAVELENGTHS = (64, 32, 16, 10, 8, 6, 5)  # [km]
+BANDS = ((4, 6), (6, 16), (16, 64), (64, 1000))  # [km]
 
 
 def main(checkpoint: str, first: str, last: str, every: int, members: int, at: str, **options: str) -> None:
@@ -73,6 +75,10 @@ def main(checkpoint: str, first: str, last: str, every: int, members: int, at: s
             by_hand += LAPSE_RATE * (coarse_height - height)
         ensemble = out[name].transpose("realization", "time", "y", "x").values.astype(np.float64)
         report(name, ensemble, truth, by_hand, {"land": land, "sea": ~land, "east of 15 E": lon > 15})
+        if every == 1:
+            found, expected = ([lag1(part - by_hand, band) for band in BANDS] for part in (ensemble, truth))
+            for band, ours, theirs in zip(BANDS, found, expected, strict=True):
+                print(f"  lag 1, {'-'.join(map(str, band))} km{ours:6.2f} of fields {theirs:.2f}")
 
 
 def read(first: str, last: str, every: int) -> tuple:
@@ -111,6 +117,17 @@ def report(name: str, ensemble: np.ndarray, truth: np.ndarray, by_hand: np.ndarr
         near = np.abs(np.log2(wavelength / at)) < 1 / 6
         power, expected = (spectrum[near].sum() for _, spectrum in spectra)
         print(f"  power at {at} km{10 * np.log10(power / expected):8.1f} dB")
+
+
+def lag1(fields: np.ndarray, band: tuple[float, float]) -> float:
+    """Correlation of an hour with the next over waves of a band [km] of fields (..., time, rows, cols)."""
+    cycles = [np.arange(size) / (2 * size * 2.0) for size in fields.shape[-2:]]  # [1/km]
+    wave_number = np.hypot(cycles[0][:, None], cycles[1])
+    waves = scipy.fft.dctn(fields, axes=(-2, -1), norm="ortho")[
+        ..., (wave_number > 1 / band[1]) & (wave_number <= 1 / band[0])
+    ]
+    now, later = waves[..., :-1, :], waves[..., 1:, :]
+    return float((now * later).sum() / np.sqrt(np.square(now).sum() * np.square(later).sum()))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import torch
 from ldmdown.checkpoint import load
 from ldmdown.data.netcdf import NetcdfWriter
 from ldmdown.data.template import OutputTemplate
+from ldmdown.inference import measured_correlation
 from ldmdown.models.sampling import CoherentNoise
 
 ROUNDS = 3
@@ -41,8 +42,9 @@ def parts(name: str, folder: Path) -> dict[str, Callable[[], object]]:
     z, t = torch.randn(1, latents, rows, cols, generator=random), torch.tensor([500])
     old, statics = plain.statics_at([(0, 0)], rows, cols), model.statics_at([(0, 0)], rows, cols)
     before, context = plain.condition(predictors, old).context, model.condition(predictors, statics).context
-    correlation = np.atleast_1d(checkpoint.header.get("temporal_correlation", 0.0)).tolist()
-    noise, hour = CoherentNoise(0, (latents, rows, cols), correlation), iter(range(10_000))
+    correlation = measured_correlation(checkpoint)
+    land = checkpoint.model.land.numpy() if len(correlation) == 2 else None
+    noise, hour = CoherentNoise(0, (latents, rows, cols), correlation, land=land), iter(range(10_000))
     noise(next(hour), 0)
     targets = checkpoint.config.targets
     hours = np.arange(400_000, 400_001)
