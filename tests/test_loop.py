@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from made_up import write_archive, write_small
 
-from ldmdown import runtime
-from ldmdown.config import StageConfig
+from ldmdown import checkpoint, runtime
+from ldmdown.config import StageConfig, parse_config
+from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.models.unet import UNet
 from ldmdown.training import heldout, loop, memory
 from ldmdown.training.batches import micro_batches, noise, stratified_timesteps
+from ldmdown.training.hours import HourSet
 from ldmdown.training.learner import EMA, schedule
 from ldmdown.training.run import State
 
@@ -145,3 +150,22 @@ def test_batch_size_on_the_command_line(text: str) -> None:
     assert (_crops("auto"), _crops("4")) == (None, 4)
     with pytest.raises(LdmdownError, match="--batch-size: is not a positive integer"):
         _crops(text)
+
+
+def test_how_long_latents_last_over_land_and_over_sea(tmp_path: Path) -> None:
+    """Over land 0.8 of an hour is in the next and 0.6 is new, over sea all is new."""
+    statics = {"fields": ["z", "land_sea_mask"], "terrain_features": True}
+    config = parse_config(write_small(tmp_path, statics=statics, scale=None, autoencoder={"kind": "lapped"}))
+    write_archive(tmp_path / "archive.zarr", config)
+    hours = HourSet(Archive(tmp_path / "archive.zarr"), "train")
+    model = checkpoint.build(config, hours.archive.normalization, "ldm")
+    land = torch.arange(8) < 3
+    model.statics[1] = land.repeat_interleave(8)
+    random = torch.Generator().manual_seed(0)
+    latents = torch.randn(len(hours), 192, 8, 8, generator=random)
+    for hour in range(1, len(hours)):
+        latents[hour, ..., land] = 0.8 * latents[hour - 1, ..., land] + 0.6 * latents[hour, ..., land]
+    found = heldout.coherence(model, hours, latents, runtime.Processes(0, 1, 1, torch.device("cpu")))
+    assert isinstance(found, dict)
+    assert np.mean(found["land"]) == pytest.approx(0.8, abs=0.02) and np.std(found["land"]) < 0.04
+    assert np.mean(found["sea"]) == pytest.approx(0, abs=0.02) and np.std(found["sea"]) < 0.05
