@@ -130,7 +130,7 @@ class Downscaler(nn.Module):
     statics: Tensor
     terrain_fields: Tensor
     latent_gain: Tensor  # (L, 1, 1), by which drawn latents are stretched so that their spread matches their error
-    student_gain: Tensor  # the same for those of the student
+    student_gain: Tensor  # (L, 1, 1), by which the student's noise is stretched for the same end
 
     def __init__(
         self,
@@ -316,6 +316,6 @@ class Downscaler(nn.Module):
         if sampler is None:
             return noise * condition.log_scale.exp()
         if sampler.name == "student":
-            return self.generate(noise, condition.context) * condition.log_scale.exp() * self.student_gain
+            return self.generate(noise * self.student_gain, condition.context) * condition.log_scale.exp()
         denoise = partial(self.denoise, context=condition.context)
         return sampler.run(denoise, noise, self.diffusion) * condition.log_scale.exp() * self.latent_gain

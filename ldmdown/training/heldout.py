@@ -29,6 +29,7 @@ SCORED_CROPS = 8
 MEASURED_HOURS = 200  # for the coherence in time, at most
 CALIBRATION_CROPS = 32  # of a set, for the gain of the spread
 GAINS = (0.5, 2.0)  # bounds of this gain
+STRUCTURED = 2.0  # weight of the channels in which structure lies
 COMPARED_HOURS = 24  # for the reconstruction, at most
 FINEST, MAX_LOSS = 8.0, 0.5  # at longer wavelengths [km] a latent space may not lose more power than this [dB]
 
@@ -114,8 +115,9 @@ def spread_gain(
 ) -> list[float]:
     """The factor for the latents of each channel with which members spread as much as their mean errs.
 
-    It is fitted on crops of each set of hours, given with their latents; see `matching_gain`. `gain` is the model's own
-    for this sampler, and becomes 1.
+    It is fitted on crops of each set of hours, given with their latents; see `matching_gain`. The student's is for its
+    noise, so that its mean stays as it is, and only for channels in which structure lies: more of the others would be
+    more power than the fields have. `gain` is the model's own for this sampler, and becomes 1.
     """
     model = stage.model
     gain.fill_(1)
@@ -131,7 +133,13 @@ def spread_gain(
             mean = members.mean(dim=0)
             sums += torch.stack([mean * mean, mean * truth, truth * truth, members.var(dim=0)]).sum(dim=(-2, -1)).cpu()
     mm, mz, zz, ss = sums
-    return matching_gain(mm, mz, zz, ss, MEMBERS).nan_to_num(1.0).clamp(*GAINS).tolist()
+    if sampler.name == "student":
+        error = mm - 2 * mz + zz
+        structured = (model.channel_weight >= STRUCTURED).expand(len(gain), 1, 1).flatten().cpu()
+        fitted = torch.where(structured, (error / ((1 + 1 / MEMBERS) * ss)).sqrt(), 1.0)
+    else:
+        fitted = matching_gain(mm, mz, zz, ss, MEMBERS)
+    return fitted.nan_to_num(1.0).clamp(*GAINS).tolist()
 
 
 def matching_gain(mm: Tensor, mz: Tensor, zz: Tensor, ss: Tensor, members: int) -> Tensor:

@@ -340,7 +340,7 @@ class DistillStage(Stage):
         return loss + spectral_crps(fields, target).sum(dim=1)
 
     def calibrate(self, measured: Mapping[str, Any]) -> None:
-        """Stretch the student's latents by their measured gain."""
+        """Stretch the student's noise by its measured gain."""
         if "student_gain" in measured:
             self.model.student_gain.copy_(torch.tensor(measured["student_gain"])[:, None, None])
 
