@@ -151,11 +151,12 @@ class CoherentNoise:
         hours = [hour - lag for lag in range(len(self.weights))]
         white = {one: kept[one] if one in kept else self._white(member, one) for one in hours}
         self._kept[member] = white
-        total = np.zeros(white[hour].shape, np.float32)
-        for weight, one in zip(self.weights, hours, strict=True):
-            of_place = weight[0] if self.land is None else np.where(self.land, *weight)
-            total += of_place * white[one].numpy()  # in the thread that asks, which torch would not do
-        return torch.from_numpy(total)
+        totals = np.zeros((self.weights.shape[1], *white[hour].shape), np.float32)
+        for weights, one in zip(self.weights, hours, strict=True):
+            for total, weight in zip(totals, weights, strict=True):
+                if weight.any():
+                    total += weight * white[one].numpy()  # in the thread that asks, which torch would not do
+        return torch.from_numpy(totals[0] if self.land is None else np.where(self.land, *totals))
 
     def _white(self, member: int, hour: int) -> Tensor:
         field = white_noise(self.seed, member, hour, self.shape)
