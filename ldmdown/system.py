@@ -216,6 +216,13 @@ class System:
             )
         default, correlation = default_sampler(checkpoint), options.temporal_correlation
         name = options.sampler or default.name
+        if name == "student" and options.steps not in (None, 1):
+            raise LdmdownError(
+                "--steps",
+                "the student makes a member in one call",
+                found=str(options.steps),
+                fix="leave out --steps, or add --sampler dpmpp",
+            )
         sampling = SamplingOptions(
             options.members or 1,
             options.seed,

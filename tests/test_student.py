@@ -123,6 +123,8 @@ def test_the_student_is_the_default_and_the_diffusion_an_option(
         with xr.open_dataset(out) as written:
             fields[name], source = written["t2m"].values, written.attrs["source"]
         assert ("dpmpp 4 steps" if name == "dpmpp" else "student in one call") in source
+    asked = ldmdown("downscale", str(era5(range(1))), "-o", str(out), "--checkpoint", str(path), "--steps", "3")
+    assert asked.returncode == 1 and "one call" in asked.stderr and "--sampler dpmpp" in asked.stderr
     np.testing.assert_array_equal(fields["student"], fields["again"])
     difference = np.abs(fields["student"] - fields["dpmpp"])
     assert difference.max() > 1e-3
