@@ -85,6 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_checkpoint_before_it_draws_with_the_diffusion(
     trained: Path, era5: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_the_checkpoint_before_it_draws_with_the_diffusion(
     assert asked.returncode == 1 and "has no student" in asked.stderr and "--stage distill" in asked.stderr
 
 
+@pytest.mark.slow
 def test_the_student_is_the_default_and_the_diffusion_an_option(
     trained: Path, era5: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -438,6 +438,7 @@ class Board:
     def flush(self) -> None: ...
 
 
+@pytest.mark.slow
 def test_the_papers_latent_space_and_the_folder_of_a_run(
     prepared_mean: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
