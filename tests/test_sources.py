@@ -177,6 +177,7 @@ def test_several_sources_in_one_archive(tmp_path: Path) -> None:
     assert archive.manifest["sources"]["narrow"] == {"train": 6, "validation": 24, "test": 0}
 
 
+@pytest.mark.slow
 def test_a_system_is_trained_on_a_source_of_a_part_and_one_of_the_whole(tmp_path: Path) -> None:
     """From files to a checkpoint that says of what its coarse fields were made, and to scores on either source."""
     from ldmdown import checkpoint

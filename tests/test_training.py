@@ -149,6 +149,7 @@ def test_the_mean_starts_from_closed_forms(folder: Path) -> None:
     assert error < 0.5 * interpolated
 
 
+@pytest.mark.slow
 def test_latents_of_the_target_itself(mean: Path) -> None:
     """The paper's LDM without the residual, by one switch: its members do not need the mean."""
     folder = mean
