@@ -30,7 +30,7 @@ from ldmdown.header import AGAIN, FORMAT, HASH, KEY, content_hash, find, read_he
 from ldmdown.models.conditioner import Conditioner
 from ldmdown.models.denoiser import Denoiser
 from ldmdown.models.diffusion import Diffusion
-from ldmdown.models.downscaler import Autoencoder, Downscaler, InterpolatedInput, LatentScale
+from ldmdown.models.downscaler import GAINS, Autoencoder, Downscaler, InterpolatedInput, LatentScale
 from ldmdown.models.regression import FlowRegression
 from ldmdown.models.terrain import FEATURES
 from ldmdown.models.transform import LappedTransform
@@ -179,15 +179,13 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     _check_tensors(path, tensors, config, normalization, header["stage"])
     model = build(config, normalization, header["stage"])
     model.load_state_dict(tensors)
-    for key in ("latent_gain", "student_gain", "temporal_correlation"):
+    for key in (*GAINS, "temporal_correlation"):
         held = header.get(key)
         for numbers in held.values() if isinstance(held, dict) else [held]:
             if model.autoencoder and isinstance(numbers, list) and len(numbers) != len(model.latent_gain):
                 found, expected = f"{len(numbers)} numbers", f"{len(model.latent_gain)}, one for each latent channel"
                 raise LdmdownError(path, f"has a damaged {key}", found=found, expected=expected, fix=AGAIN)
-    for key in ("latent_gain", "student_gain"):
-        if model.autoencoder and header.get(key):
-            getattr(model, key).copy_(torch.tensor(header[key])[:, None, None])
+    model.take_gains(header)
     model = model.to(device).eval().requires_grad_(False)
     return Checkpoint(path, header, config, Grid.of(config.grid), normalization, model)
 

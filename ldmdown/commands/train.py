@@ -189,8 +189,8 @@ class Training:
                 "temporal_correlation": lambda: heldout.coherence(
                     self.model, self.hours["train"], self._latents(stage)["train"], self.processes
                 ),
-                "latent_gain": partial(self._spread_gain, stage, stage.diffusion_sampler, self.model.latent_gain),
-                "student_gain": partial(self._spread_gain, stage, STUDENT, self.model.student_gain),
+                "latent_gain": partial(self._spread_gain, stage, stage.diffusion_sampler),
+                "student_gain": partial(self._spread_gain, stage, STUDENT),
                 "reconstruction": lambda: heldout.reconstruction(
                     self.model, self.hours["validation"], self.processes.device
                 ),
@@ -199,20 +199,20 @@ class Training:
             measured: dict[str, Any] = {}
             for name in stage.measures:
                 measured[name] = ways[name]()
-                stage.calibrate(measured)
+                self.model.take_gains(measured)
             with replacing(path) as new:
                 new.write_text(json.dumps(measured, indent=2))
             if warning := heldout.warning(measured.get("reconstruction", {})):
                 say(warning)
         self.processes.wait()
-        stage.calibrate(json.loads(path.read_text()))
+        self.model.take_gains(json.loads(path.read_text()))
 
-    def _spread_gain(self, stage: Stage, sampler: Sampler, gain: torch.Tensor) -> list[float]:
+    def _spread_gain(self, stage: Stage, sampler: Sampler) -> list[float]:
         """Fitted on days that the mean did not learn from: with cross-fitting also the training days."""
         latents = self._latents(stage)
         uses = ("validation",) if stage.cross_fit is None else ("validation", "train")
         days = [(self.hours[use], latents[use]) for use in uses]
-        return heldout.spread_gain(stage, sampler, gain, days, self.processes)
+        return heldout.spread_gain(stage, sampler, days, self.processes)
 
     def save(self, stage: Stage) -> Path:
         """Write the checkpoint of all that is trained up to a stage, unless a later one has; say where."""

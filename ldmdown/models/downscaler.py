@@ -7,9 +7,9 @@ the fine one, H = factor x h; latents (B, L, h, w).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from ldmdown.models.static_embedding import Cells
 from ldmdown.models.terrain import FEATURES, terrain_features
 from ldmdown.models.unet import UNet
 
+GAINS = ("latent_gain", "student_gain")  # in headers and in what training measures, as here
 ANY_LAND = 0.05  # share of a coarse cell, above which what is made of it lasts as over land
 WEIGHTS = (0.2, 5.0)  # bounds of a channel's weight in the denoiser's loss
 
@@ -167,7 +168,7 @@ class Downscaler(nn.Module):
         self.diffusion = diffusion
         self.scale = scale
         if autoencoder is not None:
-            for name in ("latent_gain", "student_gain"):
+            for name in GAINS:
                 self.register_buffer(name, torch.ones(autoencoder.latent_channels, 1, 1), persistent=False)
         if interpolated_input is not None:
             for parameter in unet.outputs.parameters():
@@ -185,6 +186,12 @@ class Downscaler(nn.Module):
         if self.terrain is not None:
             height, land = self.statics[list(self.terrain)].cpu().numpy()
             self.terrain_fields.copy_(torch.from_numpy(terrain_features(height, land)))
+
+    def take_gains(self, measured: Mapping[str, Any]) -> None:
+        """Take the gains, a number for each latent channel, of those that were measured."""
+        for name in GAINS:
+            if self.autoencoder is not None and measured.get(name):
+                getattr(self, name).copy_(torch.tensor(measured[name])[:, None, None])
 
     @property
     def land(self) -> Tensor:

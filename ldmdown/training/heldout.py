@@ -111,16 +111,16 @@ def coherence(
 
 @torch.no_grad()
 def spread_gain(
-    stage: Stage, sampler: Sampler, gain: Tensor, sets: Sequence[tuple[HourSet, Tensor]], processes: Processes
+    stage: Stage, sampler: Sampler, sets: Sequence[tuple[HourSet, Tensor]], processes: Processes
 ) -> list[float]:
     """The factor for the latents of each channel with which members spread as much as their mean errs.
 
     It is fitted on crops of each set of hours, given with their latents; see `matching_gain`. The student's is for its
     noise, so that its mean stays as it is, and only for channels in which structure lies: more of the others would be
-    more power than the fields have. `gain` is the model's own for this sampler, and becomes 1.
+    more power than the fields have. The model's own gain for this sampler becomes 1.
     """
     model = stage.model
-    gain.fill_(1)
+    gain = (model.student_gain if sampler.name == "student" else model.latent_gain).fill_(1)
     settings, alone = stage.settings.model_copy(update={"batch": 1}), replace(processes, rank=0, size=1)
     sums = torch.zeros(4, len(gain), dtype=torch.float64)
     for hours, latents in sets:

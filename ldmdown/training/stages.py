@@ -108,9 +108,6 @@ class Stage:
             raise ValueError(f"{self.name}: tensors differ: {', '.join(sorted(own.keys() ^ tensors.keys()))}")
         copy(own, tensors)
 
-    def calibrate(self, measured: Mapping[str, Any]) -> None:
-        """Put what was fitted on held-out hours into the model."""
-
     @property
     def cross_fit(self) -> CrossFit | None:
         """The closed forms without the days of each fold, if there are any."""
@@ -277,11 +274,6 @@ class LdmStage(Stage):
         t = (stratified_timesteps(batch) * steps).long().clamp(max=steps - 1)
         return self.model.denoiser_loss(z0, condition.context, t, noise(batch, z0.shape[1:]))
 
-    def calibrate(self, measured: Mapping[str, Any]) -> None:
-        """Stretch drawn latents by their measured gain."""
-        if "latent_gain" in measured:
-            self.model.latent_gain.copy_(torch.tensor(measured["latent_gain"])[:, None, None])
-
     def noise_level(self, batch: Batch) -> Tensor:
         """The time of the diffusion."""
         return stratified_timesteps(batch)
@@ -338,11 +330,6 @@ class DistillStage(Stage):
                 boxes = functional.avg_pool2d(fields.flatten(0, 1), cells).unflatten(0, by_sample)
                 loss = loss + fair_crps(boxes, functional.avg_pool2d(target, cells)).mean(dim=(1, 2, 3))
         return loss + spectral_crps(fields, target).sum(dim=1)
-
-    def calibrate(self, measured: Mapping[str, Any]) -> None:
-        """Stretch the student's noise by its measured gain."""
-        if "student_gain" in measured:
-            self.model.student_gain.copy_(torch.tensor(measured["student_gain"])[:, None, None])
 
     def samples(self, batch: Batch, members: int) -> dict[str, Tensor]:
         """The mean, and members of the student and of the diffusion, from the same noise."""

@@ -17,12 +17,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyproj
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldmdown.config import LAPSE_RATE
-from ldmdown.data.grid import ERA5_SPACING, POLE_LATITUDE, Grid, rotate_to_earth, rotated_pole
+from ldmdown.data.grid import ERA5_SPACING, LONLAT, POLE_LATITUDE, Grid, rotate_to_earth, rotated_pole, transformer
 from ldmdown.data.reading.orography import SHORE
 from ldmdown.data.solar import cos_zenith
 from ldmdown.twin.noise import Eddies, SmoothNoise, Streaks
@@ -113,11 +112,11 @@ class TwinWorld:
         x = grid.west + np.linspace(0, grid.cols * grid.spacing, 65)
         y = grid.north - np.linspace(0, grid.rows * grid.spacing, 65)
         x, y = np.meshgrid(x, y)
-        lon, lat = pyproj.Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True).transform(x, y)
+        lon, lat = transformer(grid.crs, LONLAT).transform(x, y)
         self.longitude = _multiples(lon.min() - ERA5_MARGIN, lon.max() + ERA5_MARGIN, ERA5_SPACING)
         self.latitude = _multiples(lat.min() - ERA5_MARGIN, lat.max() + ERA5_MARGIN, ERA5_SPACING)[::-1]
         rotated = rotated_pole(POLE_LATITUDE, POLE_LONGITUDE)
-        back = pyproj.Transformer.from_crs(rotated, "EPSG:4326", always_xy=True)
+        back = transformer(rotated, LONLAT)
         rlon, rlat = back.transform(lon, lat, direction="INVERSE")
         self.rlon = _multiples(rlon.min() - FINE_MARGIN, rlon.max() + FINE_MARGIN, FINE_STEP)
         self.rlat = _multiples(rlat.min() - FINE_MARGIN, rlat.max() + FINE_MARGIN, FINE_STEP)
