@@ -6,7 +6,7 @@ boxes, from coefficients for which the box means come out as wanted, so that no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,12 +15,13 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import splu
 
+from ldmdown.choices import Consistency
 from ldmdown.data.archive.box_means import COMPLETE, Boxes
-from ldmdown.data.grid import ERA5_SPACING, Grid, SourceGrid, regrid
+from ldmdown.data.grid import SourceGrid, regrid
 from ldmdown.data.reading.fields import Fields
 from ldmdown.data.reading.regridded import Regridded
 from ldmdown.errors import LdmdownError
-from ldmdown.typing import Float32Array, FloatArray, IntArray
+from ldmdown.typing import BoolArray, Float32Array, FloatArray, IntArray
 
 ROUNDING = 1e-3  # of the differences in headers
 MEANING = {
@@ -31,13 +32,19 @@ MEANING = {
 }
 
 
+def usual(ways: Iterable[Consistency]) -> Consistency:
+    """The way of checkpoints, if they agree."""
+    found = set(ways)
+    return found.pop() if len(found) == 1 else "free"
+
+
 class BoxConsistency:
     """A correction of fields on a window; boxes that the window or ERA5 does not cover wholly are left as they are.
 
     Args:
-        grid: the fine grid of the window.
-        targets: the variables of the fields, in the order of their channels; those that ERA5 lacks stay as they are.
-        era5: the fields whose boxes are kept to.
+        boxes: ERA5's boxes over the fine grid of the window.
+        targets: the variables of the fields, in the order of their channels.
+        covered: on which boxes (rows, cols) ERA5 is known, by variable; variables that it lacks stay as they are.
         known: how box means of the training fields differed from ERA5 (`box_differences` in the headers of the
             checkpoints).
         exact: reach ERA5. Otherwise each field's differences are shrunk by the factor, if any, that makes their root
@@ -47,24 +54,29 @@ class BoxConsistency:
     """
 
     def __init__(
-        self, grid: Grid, targets: Sequence[str], era5: Fields, known: Sequence[Mapping[str, Any]], *, exact: bool
+        self,
+        boxes: Boxes,
+        targets: Sequence[str],
+        covered: Mapping[str, BoolArray],
+        known: Sequence[Mapping[str, Any]],
+        *,
+        exact: bool,
     ) -> None:
-        self.boxes = Boxes(SourceGrid(grid.y, grid.x, grid.projection), ERA5_SPACING)
-        self._names = [name for name in targets if name in era5.names]
-        self._exact = exact
-        lat, lon = self.boxes.latlon()
-        share = self.boxes.of_source.sum(axis=1)
-        covered = (share > COMPLETE) & era5.grid.covers(lat, lon).ravel()
-        means = scipy.sparse.diags_array(1 / np.where(covered, share, 1)) @ self.boxes.of_source
-        to_cells = self.boxes.centres.weights(grid.lat, grid.lon, to_edge=True).astype(np.float64)
+        self.boxes, self.exact = boxes, exact
+        self.names = [name for name in targets if name in covered and covered[name].any()]
+        share = boxes.of_source.sum(axis=1)
+        whole = share > COMPLETE
+        means = scipy.sparse.diags_array(1 / np.where(whole, share, 1)) @ boxes.of_source
+        lon, lat = boxes.source.lonlat()
+        to_cells = boxes.centres.weights(lat, lon, to_edge=True).astype(np.float64)
         alike: dict[bytes, _Correction] = {}
         self._corrected = []  # (place among the names, channel, correction, offset, std)
-        for place, name in enumerate(self._names):
+        for place, name in enumerate(self.names):
             parts: Sequence[FloatArray] = (np.zeros(share.size), np.ones(share.size))
             if not exact or name == "t2m":
                 parts = [self._known(known, part, name).ravel() for part in ("mean", "std")]
             offset, std = parts
-            kept = np.flatnonzero(covered & np.isfinite(offset + std))
+            kept = np.flatnonzero(whole & covered[name].ravel() & np.isfinite(offset + std))
             if kept.size:
                 same = kept.tobytes()
                 if same not in alike:
@@ -72,9 +84,8 @@ class BoxConsistency:
                 std = np.maximum(std[kept], ROUNDING)
                 self._corrected.append((place, targets.index(name), alike[same], offset[kept], std))
         if not self._corrected:
-            raise LdmdownError(
-                "--consistency", "no box of ERA5 lies wholly in the area", fix="choose a larger area, or leave it out"
-            )
+            wrong = "no box on which ERA5 is known lies wholly in the area"
+            raise LdmdownError("--consistency", wrong, fix="choose a larger area, or leave it out")
 
     def _known(self, known: Sequence[Mapping[str, Any]], part: str, name: str) -> FloatArray:
         """The mean or std of a variable's differences on the boxes, NaN where they are not known."""
@@ -92,12 +103,12 @@ class BoxConsistency:
     def era5(self, fields: Fields) -> Sequence[Regridded]:
         """ERA5 on the boxes, for each of its members."""
         return [
-            Regridded(fields, self.boxes.grid, self._names, beyond="missing", member=member)
+            Regridded(fields, self.boxes.grid, self.names, beyond="missing", member=member)
             for member in range(len(fields.members))
         ]
 
     def agree(self, fields: Float32Array, era5: FloatArray) -> None:
-        """Correct fields (member, T, rows, cols) in place by ERA5 on the boxes (member of the input, T, rows, cols).
+        """Correct fields (member, T, rows, cols) in place by ERA5 on the boxes (member of the input, name, rows, cols).
 
         Members that were drawn from the same member of the input follow each other.
         """
@@ -107,7 +118,7 @@ class BoxConsistency:
                 cells = field[channel].ravel().astype(np.float64)
                 lacking = wanted[member * len(era5) // len(fields), place, correction.kept] + offset
                 lacking -= correction.means @ cells
-                if not self._exact:
+                if not self.exact:
                     lacking *= 1 - 1 / max(np.sqrt(np.mean((lacking / std) ** 2)), 1)
                 cells += correction.to_cells @ correction.solve(lacking)
                 field[channel] = cells.reshape(field[channel].shape)

@@ -17,6 +17,13 @@ CORRELATIONS = f"auto, or 0 to {MAX_CORRELATION}"
 
 Box = tuple[float, float, float, float]  # west, south, east, north [degrees]
 Device = Annotated[str, Option(help="Device that computes: auto, cpu, cuda or cuda:1.")]
+KeptBoxes = Annotated[
+    Consistency | None,
+    Option(
+        help="How closely means over ERA5's boxes keep to ERA5; learned: as those of training fields do.",
+        show_default="the checkpoint's",
+    ),
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output if it exists.")]
 
 
@@ -70,13 +77,7 @@ class DownscaleOptions:
         Literal["lossless", "quantized"],
         Option(help="Compression; quantized rounds to 0.01 K and 0.01 m/s, for smaller files."),
     ] = "lossless"
-    consistency: Annotated[
-        Consistency | None,
-        Option(
-            help="How closely means over ERA5's boxes keep to ERA5; learned: as those of training fields do.",
-            show_default="the checkpoint's",
-        ),
-    ] = None
+    consistency: KeptBoxes = None
     start: Annotated[
         str | None, Option(metavar="TIME", help="First hour, such as 2020-01-31T06.", show_default="that of the files")
     ] = None
@@ -178,6 +179,7 @@ class CheckpointOptions:
     ] = None
     every: Annotated[int, Option(min=1, help="Score every n-th hour of the archive.")] = 1
     seed: Annotated[int, Option(min=0, help="Random seed of the initial noise.")] = 0
+    consistency: KeptBoxes = None
     device: Device = "auto"
 
 

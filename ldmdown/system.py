@@ -18,8 +18,9 @@ from ldmdown import provenance
 from ldmdown.checkpoint import Checkpoint, load
 from ldmdown.choices import Consistency
 from ldmdown.config import LAPSE_RATE
-from ldmdown.consistency import MEANING, BoxConsistency
+from ldmdown.consistency import MEANING, BoxConsistency, usual
 from ldmdown.console import say
+from ldmdown.data.archive.box_means import era5_boxes
 from ldmdown.data.grid import Grid, Window, regrid
 from ldmdown.data.reading.blocks import moment
 from ldmdown.data.reading.fields import Fields, fields_of
@@ -101,7 +102,7 @@ class System:
         members = (options.members or 1) * len(era5.members)
         if options.statistics and members == 1:
             raise LdmdownError("--statistics", "needs several members", fix="give their number, such as --members 20")
-        way = self._consistency(options)
+        way = options.consistency or usual(one.config.consistency for one in self.checkpoints)
         sites = None if options.points is None else read_sites(options.points)
         if sites is None:
             parts = [self._part(era5, choose_window(era5, self.grid, options), options, way)]
@@ -146,18 +147,15 @@ class System:
         )
         return Job(parts, era5, self.targets, template)
 
-    def _consistency(self, options: DownscaleOptions) -> Consistency:
-        """What the options ask for, or what the checkpoints do, if they agree."""
-        usual = {one.config.consistency for one in self.checkpoints}
-        return options.consistency or (usual.pop() if len(usual) == 1 else "free")
-
     def _part(self, era5: Fields, window: Window, options: DownscaleOptions, way: Consistency) -> Part:
         check_coverage(era5, self.grid, window)
         around, consistency = covered_margin(era5, self.grid, window, MARGIN), None
         if way != "free":
             known = [one.header.get("box_differences", {}) for one in self.checkpoints]
+            boxes = era5_boxes(self.grid.window(around))
+            covered = dict.fromkeys(era5.names, era5.grid.covers(*boxes.latlon()))
             try:
-                consistency = BoxConsistency(self.grid.window(around), self.targets, era5, known, exact=way == "exact")
+                consistency = BoxConsistency(boxes, self.targets, covered, known, exact=way == "exact")
             except LdmdownError as error:
                 if options.consistency:
                     raise

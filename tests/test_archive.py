@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
+from ldmdown.data.archive.box_means import era5_boxes
 from ldmdown.data.archive.packing import FILL_VALUE, Packing
 from ldmdown.data.archive.store import Archive, ArchiveSource
 from ldmdown.data.archive.writer import ArchiveWriter, DayKey, layout
@@ -79,6 +80,25 @@ def test_the_packed_form_is_exact(archive: Archive) -> None:
     part = archive.read_packed(29, slice(100, 140), slice(3, 9))
     np.testing.assert_array_equal(part, packed[:, 100:140, 3:9])
     np.testing.assert_array_equal(archive.load_predictors(np.array([29]))[0], archive.read(29)["predictors"])
+
+
+def test_coarse_fields_are_kept_on_the_boxes_of_era5(archive: Archive, tmp_path: Path) -> None:
+    """Those of the targets that are predictors, in the place of each box; archives of before have none."""
+    writer = ArchiveWriter.begin(tmp_path / "b.zarr", GRID, NAMES, [SOURCE], DAYS[:1], {}, {})
+    lat, lon = era5_boxes(GRID).latlon()
+    day = writer.new_day()
+    for hour, boxes in ((3, None), (4, (lat + lon / 100)[None])):
+        writer.put(day, 24 * DAYS[0].day + hour, *fields(0), boxes)
+    writer.write(DAYS[0], day, {"hours": [24 * DAYS[0].day + hour for hour in (3, 4)]})
+    kept, part = close(writer), era5_boxes(GRID.window((20, 0, 30, 3)))
+    assert part.grid.shape < era5_boxes(GRID).grid.shape
+    found, (lat, lon) = kept.read_boxes(1, part.centres), part.latlon()
+    np.testing.assert_allclose(found["t2m"], lat + lon / 100, rtol=1e-6)
+    assert np.isnan(found["tp"]).all() and np.isnan(kept.read_boxes(0, part.centres)["t2m"]).all()
+    shutil.rmtree(kept.path / "boxes")
+    np.testing.assert_array_equal(Archive(kept.path).read(1)["target"], kept.read(1)["target"])
+    with pytest.raises(LdmdownError, match="b.zarr: holds no coarse fields on ERA5's boxes: prepare it again"):
+        Archive(kept.path).read_boxes(1, part.centres)
 
 
 def test_a_chunk_that_is_missing_on_the_disk_is_no_field_of_numbers(archive: Archive) -> None:

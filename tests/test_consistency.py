@@ -16,13 +16,13 @@ from made_up import noise
 import ldmdown
 from ldmdown import checkpoint, metrics
 from ldmdown.consistency import BoxConsistency
-from ldmdown.data.archive.box_means import Boxes
+from ldmdown.data.archive.box_means import era5_boxes
 from ldmdown.data.grid import Grid, SourceGrid, regrid
 from ldmdown.data.reading.fields import Fields, open_fields
 from ldmdown.errors import LdmdownError
 
 GRID = Grid.of(CONFIG.grid)
-BOXES = Boxes(SourceGrid(GRID.y, GRID.x, GRID.projection), 0.25)
+BOXES = era5_boxes(GRID)
 NAMES = ("t2m", "u10", "v10")
 EVERYWHERE = np.ones(BOXES.grid.shape)
 Write = Callable[..., Path]
@@ -54,7 +54,8 @@ def fields(era5: Write) -> Fields:
 
 def corrected(fields: Fields, made: np.ndarray, way: str, known: dict[str, Any] = KNOWN) -> tuple[np.ndarray, Any]:
     """Fields (member, variable, rows, cols) of the first hour, and ERA5 on the boxes of the grid."""
-    consistency, result = BoxConsistency(GRID, NAMES, fields, [known], exact=way == "exact"), made.copy()
+    covered, result = dict.fromkeys(NAMES, fields.grid.covers(*BOXES.latlon())), made.copy()
+    consistency = BoxConsistency(BOXES, NAMES, covered, [known], exact=way == "exact")
     era5 = np.stack([one.read(0) for one in consistency.era5(fields)])
     consistency.agree(result, era5)
     whole = np.isfinite(BOXES.means(BOXES.of_source, GRID.lat))

@@ -20,6 +20,7 @@ from conftest import CONDITIONER
 from made_up import damage_hour
 
 from ldmdown.commands.prepare import prepare
+from ldmdown.data.archive.box_means import era5_boxes
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
 from ldmdown.data.reading.fields import open_fields
@@ -80,6 +81,11 @@ def test_the_archive_holds_what_the_files_hold(folder: Path, capsys: pytest.Capt
         expected = Regridded(fields, archive.grid, archive.targets).read(10)
     stored = archive.read(10)
     np.testing.assert_allclose(stored["target"], expected, atol=1 / 512 + 1e-4)
+    boxes = era5_boxes(archive.grid).centres
+    with xr.open_dataset(folder / "era5" / "era5_single_20210102.nc", engine="netcdf4") as dataset:
+        hour = dataset.isel(valid_time=4).interp(latitude=boxes.y, longitude=boxes.x)
+        for name, field in archive.read_boxes(10, boxes).items():
+            np.testing.assert_allclose(field, hour[name], atol=1e-4)
     window = archive.read(10, (2, 1, 1, 3))
     np.testing.assert_array_equal(window["target"], stored["target"][:, 16:24, 8:32])
     np.testing.assert_array_equal(window["predictors"], stored["predictors"][:, 2:3, 1:4])

@@ -14,7 +14,7 @@ from made_up import SHORT, SMALL
 
 from ldmdown.commands.prepare import prepare
 from ldmdown.config import BoxMeansConfig, Config
-from ldmdown.data.archive.box_means import BoxMeans
+from ldmdown.data.archive.box_means import BoxMeans, era5_boxes
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
 from ldmdown.data.reading.fields import open_fields
@@ -149,6 +149,11 @@ def test_a_reference_of_a_part_of_the_grid(tmp_path: Path, capsys: pytest.Captur
     np.testing.assert_array_equal(np.isfinite(held["predictors"]).all(axis=0), source.valid)
     np.testing.assert_array_equal(np.isfinite(held["target"][0]), source.valid.repeat(8, 0).repeat(8, 1))
     assert archive.normalization["target"].mean["t2m"] == pytest.approx(280, abs=2)
+    boxes = era5_boxes(grid).centres
+    wind = archive.read_boxes(5, boxes)["u10"]  # five cells of 0.05 degrees fill a box, alike from south to north
+    cells = boxes.x[:, None] + np.array([-0.1, -0.05, 0, 0.05, 0.1])
+    expected = 4 * np.cos(archive.hours[5] / 6 + cells).mean(axis=1)
+    np.testing.assert_allclose(wind, np.where(boxes.x < 15.6, expected, np.nan) + 0 * boxes.y[:, None], atol=1e-4)
     for file in (tmp_path / "runs").iterdir():
         file.unlink()
     (tmp_path / "archive.zarr").rename(tmp_path / "old.zarr")

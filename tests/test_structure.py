@@ -41,6 +41,7 @@ MAY_IMPORT = {  # folders and top-level modules, and what each may import beside
         "inference",
         "options",
         "system",
+        "consistency",
         "runtime",
         "metrics",
         "twin",

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import yaml
 import zarr
 from conftest import CONDITIONER
 from made_up import as_written
 
+import ldmdown
 from ldmdown import checkpoint
 from ldmdown.commands.evaluate import score
 from ldmdown.commands.prepare import prepare
 from ldmdown.config import Config, parse_config
+from ldmdown.data.archive.box_means import era5_boxes
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
@@ -77,9 +83,9 @@ def _random(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def systems(folder: Path, *names: str) -> Systems:
+def systems(folder: Path, *names: str, **options: Any) -> Systems:
     files = [str(folder / f"{name}.safetensors") for name in names]
-    return Systems(files, folder / "archive.zarr", CheckpointOptions(members=2, every=2))
+    return Systems(files, folder / "archive.zarr", CheckpointOptions(members=2, every=2, **options))
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +150,61 @@ def test_checkpoints_make_what_downscale_makes(folder: Path, data: Systems, name
     with ThreadPoolExecutor(1) as reader:
         ((_, expected),) = runner.run([Predictors()], [index], reader)
     np.testing.assert_allclose(data.read(hour)[1][made], expected, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def exact(folder: Path) -> Path:
+    """A folder of two of the checkpoints that keep to ERA5, and the same archive."""
+    archive, config = Archive(folder / "archive.zarr"), Config.model_validate(SMALL | {"consistency": "exact"})
+    known = {"box_differences": archive.manifest["learned_from"]["box_differences"], "temporal_correlation": 0.7}
+    for stage, name in (("unet", "unet"), ("ldm", "small")):
+        model = checkpoint.load(folder / f"{name}.safetensors").model
+        header = checkpoint.header_of(config, archive.normalization, stage, **known)
+        checkpoint.save(folder / f"exact-{stage}.safetensors", model, header)
+    return folder
+
+
+@pytest.mark.parametrize(("stage", "made"), [("unet", "U-Net"), ("ldm", "LDM")])
+def test_box_means_keep_to_era5_as_those_of_downscale_do(exact: Path, stage: str, made: str) -> None:
+    """The same fields from the file of ERA5, and from the archive; another process makes them too."""
+    data = systems(exact, f"exact-{stage}")
+    assert [note for note in data.notes if note.startswith(f"exact-{stage} keeps to ERA5, exact: means over ERA5's")]
+    hour = data.hours[2]
+    fields = data.read(hour)[1]
+    options = {"members": 2} if stage == "ldm" else {}
+    with xr.open_dataset(exact / "era5" / "era5_single_20210720.nc", engine="netcdf4") as dataset:
+        when = {"start": str(np.datetime64(hour, "h")), "end": str(np.datetime64(hour, "h"))}
+        expected = ldmdown.load(str(exact / f"exact-{stage}.safetensors")).downscale(dataset, **options, **when)
+        boxes = era5_boxes(Archive(exact / "archive.zarr").grid)
+        era5 = dataset.sel(valid_time=when["start"], latitude=boxes.centres.y, longitude=boxes.centres.x)
+    for channel, name in enumerate(data.names):
+        downscaled = expected[name].values.reshape(-1, *data.grid.shape)
+        np.testing.assert_allclose(fields[made][:, channel], downscaled, atol=1e-3)
+        if name != "t2m":
+            for field in fields[made][:, channel]:
+                means = boxes.means(boxes.of_source, field)
+                whole = np.isfinite(means)
+                assert whole.sum() > 10
+                np.testing.assert_allclose(means[whole], era5[name].values[whole], atol=1e-3)
+    if stage == "ldm":
+        np.testing.assert_allclose(fields["LDM mean"][0], fields["LDM"].mean(axis=0), rtol=1e-6)
+        free = systems(exact, "exact-ldm", consistency="free")
+        np.testing.assert_array_equal(free.read(hour)[1]["scaled white noise"], fields["scaled white noise"])
+        assert np.abs(free.read(hour)[1]["LDM"] - fields["LDM"]).max() > 0.1 and len(free.notes) == len(data.notes) - 1
+        again = pickle.loads(pickle.dumps(data)).read(hour)[1]
+        np.testing.assert_array_equal(again["LDM"], fields["LDM"])
+
+
+def test_an_archive_without_boxes_is_scored_and_says_so(exact: Path, tmp_path: Path) -> None:
+    shutil.copytree(exact / "archive.zarr", tmp_path / "archive.zarr")
+    shutil.rmtree(tmp_path / "archive.zarr" / "boxes")
+    file, missing = str(exact / "exact-unet.safetensors"), "archive.zarr: holds no coarse fields on ERA5's boxes"
+    data = Systems([file], tmp_path / "archive.zarr", CheckpointOptions())
+    assert [note for note in data.notes if note.startswith("box means of exact-unet do not") and missing in note]
+    free = systems(exact, "unet").read(data.hours[0])[1]
+    np.testing.assert_array_equal(data.read(data.hours[0])[1]["U-Net"], free["U-Net"])
+    with pytest.raises(LdmdownError, match=missing):
+        Systems([file], tmp_path / "archive.zarr", CheckpointOptions(consistency="exact"))
 
 
 def test_a_reconstruction_is_the_truth_through_the_autoencoder(folder: Path, data: Systems) -> None:

@@ -6,7 +6,7 @@ truth through the autoencoder and back, which shows what the latents can hold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ldmdown.checkpoint import Checkpoint
+from ldmdown.consistency import BoxConsistency
 from ldmdown.data.grid import Window, rotate_to_earth
 from ldmdown.inference import Predictor, SamplingOptions, default_sampler, measured_correlation
 from ldmdown.models.vae import VAE
@@ -22,13 +23,25 @@ from ldmdown.scoring.results import SystemKind
 from ldmdown.typing import Float32Array
 
 MEAN_PARTS = ("unet", "statics")  # of a model, that make its mean
+DOWNSCALED: tuple[SystemKind, ...] = ("mean", "gan", "member")  # what `downscale` makes of a checkpoint of a stage
 MEMBERS_AT_ONCE = {"cpu": 4, "cuda": 16}  # by device
 
 
 class CheckpointGroup:
-    """Checkpoints of different variables that together make one system."""
+    """Checkpoints of different variables that together make one system.
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], members: int, seed: int, window: Window) -> None:
+    `consistency` corrects what `downscale` would correct.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        members: int,
+        seed: int,
+        window: Window,
+        consistency: BoxConsistency | None = None,
+    ) -> None:
+        self.consistency = consistency
         self.label = "+".join(one.path.stem for one in checkpoints)
         self.names = tuple(name for one in checkpoints for name in one.config.targets)
         self._evaluators = []
@@ -43,19 +56,34 @@ class CheckpointGroup:
         return [kind for kind in self._evaluators[0].kinds if all(kind in one.kinds for one in self._evaluators)]
 
     def same_mean(self, other: CheckpointGroup) -> bool:
-        """Whether the U-Nets are the same."""
+        """Whether the U-Nets are the same, and corrected in the same way."""
+        ways = [one.consistency and one.consistency.exact for one in (self, other)]
         ours, theirs = ([part for one in group._evaluators for part in one.mean_weights()] for group in (self, other))
-        return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+        return ways[0] == ways[1] and len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
-    def make(self, predictors: dict[str, Any], truth: Float32Array, hour: int) -> dict[SystemKind, Float32Array]:
+    def make(
+        self, predictors: dict[str, Any], truth: Float32Array, hour: int, era5: Mapping[str, Float32Array]
+    ) -> dict[SystemKind, Float32Array]:
         """Make each kind of fields (member, variable, rows, cols) of an hour.
 
-        `predictors` are (rows, cols) by name; `truth` (variable, rows, cols) is what a reconstruction starts from.
+        `predictors` are (rows, cols) by name; `truth` (variable, rows, cols) is what a reconstruction starts from;
+        `era5` (rows, cols) by name is on the boxes of `consistency`.
         """
         ends = np.cumsum([len(one.predictor.checkpoint.config.targets) for one in self._evaluators])
         parts = zip(self._evaluators, np.split(truth, ends[:-1]), strict=True)
         made = [one.make(predictors, part, hour) for one, part in parts]
-        return {kind: np.concatenate([part[kind] for part in made], axis=1) for kind in self.kinds}
+        fields: dict[SystemKind, Float32Array] = {
+            kind: np.concatenate([part[kind] for part in made], axis=1)
+            for kind in self.kinds
+            if kind != "ensemble mean"
+        }
+        if self.consistency is not None:
+            on_boxes = np.stack([era5[name] for name in self.consistency.names])[None]
+            for kind in (kind for kind in DOWNSCALED if kind in fields):
+                self.consistency.agree(fields[kind], on_boxes)
+        if "ensemble mean" in self.kinds:
+            fields["ensemble mean"] = fields["member"].mean(axis=0, keepdims=True)
+        return fields
 
 
 class CheckpointEvaluator:
@@ -81,7 +109,7 @@ class CheckpointEvaluator:
 
     @torch.inference_mode()
     def make(self, predictors: dict[str, Any], truth: Float32Array, hour: int) -> dict[SystemKind, Float32Array]:
-        """Make each kind of fields (member, variable, rows, cols), as `CheckpointGroup.make` does."""
+        """Make fields (member, variable, rows, cols) of each kind but the ensemble mean."""
         predictor, model = self.predictor, self.predictor.model
         coarse = np.stack([predictors[name] for name in predictor.checkpoint.config.predictors])
         with autocast(predictor.device, predictor.precision):
@@ -100,8 +128,6 @@ class CheckpointEvaluator:
             made["member"] = predictor.physical(predictor.members(*drawn)[0])
             if "white noise" in self.kinds:
                 made["white noise"] = predictor.physical(predictor.members(*drawn, scaled_noise=True)[0])
-            if "ensemble mean" in self.kinds:
-                made["ensemble mean"] = made["member"].mean(axis=0, keepdims=True)
             if "reconstruction" in self.kinds:
                 made["reconstruction"] = self._reconstruct(base, truth)
         return made

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ldmdown.checkpoint import Checkpoint, load
+from ldmdown.consistency import MEANING, BoxConsistency, usual
+from ldmdown.data.archive.box_means import era5_boxes
 from ldmdown.data.archive.store import Archive
 from ldmdown.errors import LdmdownError
 from ldmdown.options import CheckpointOptions
@@ -65,7 +67,12 @@ class Systems:
             _check(checkpoint, self._archive)
         multiple = math.lcm(*(one.model.size_multiple for one in chain(*loaded)))
         self._window = self._archive.window(self._source, multiple)
-        self._groups = [CheckpointGroup(group, options.members, options.seed, self._window) for group in loaded]
+        self._boxes = era5_boxes(self._archive.grid.window(self._window))
+        self.notes = [note for one in chain(*loaded) for note in _assumed(one)]
+        self._groups = [
+            CheckpointGroup(one, options.members, options.seed, self._window, self._consistency(one, options))
+            for one in loaded
+        ]
         self.names = self._groups[0].names
         for one in self._groups:
             if one.names != self.names:
@@ -76,7 +83,6 @@ class Systems:
         self.grid = self._archive.grid.window(self._window).cells
         part = f"{archive.name}, {options.source}" if options.source else archive.name
         self.reference = ReferenceFiles(name=f"{part}, {options.period} period", files=[str(archive)])
-        self.notes = [note for one in chain(*loaded) for note in _assumed(one)]
         self._members = options.members
         self._twin = self._open_twin()
         self.terrain = self._terrain(terrain)
@@ -94,13 +100,35 @@ class Systems:
         truth = held["target"][self._channels]
         fields = self._baselines.fields(held["predictors"], hour)
         predictors = dict(zip(self._archive.predictors, held["predictors"], strict=True))
+        kept = any(one.consistency is not None for one in self._groups)
+        era5 = self._archive.read_boxes(self._index[hour], self._boxes.centres) if kept else {}
         for number, one in enumerate(self._groups):
-            for kind, made in one.make(predictors, truth, hour).items():
+            for kind, made in one.make(predictors, truth, hour, era5).items():
                 if (number, kind) in self._named:
                     fields[self._named[number, kind]] = made
         if self._twin is not None:
             fields[IDEAL] = self._twin.ensemble(hour, self.names, self._members)
         return truth, {one.name: fields[one.name] for one in self.systems}
+
+    def _consistency(self, group: Sequence[Checkpoint], options: CheckpointOptions) -> BoxConsistency | None:
+        """What corrects the fields of checkpoints, as in `downscale`; the notes tell of it."""
+        way = options.consistency or usual(one.config.consistency for one in group)
+        if way == "free":
+            return None
+        label = "+".join(one.path.stem for one in group)
+        targets = [name for one in group for name in one.config.targets]
+        known = [one.header.get("box_differences", {}) for one in group]
+        try:
+            era5 = self._archive.read_boxes(self._index[self.hours[0]], self._boxes.centres)
+            covered = {name: np.isfinite(field) for name, field in era5.items()}
+            consistency = BoxConsistency(self._boxes, targets, covered, known, exact=way == "exact")
+        except LdmdownError as error:
+            if options.consistency:
+                raise
+            self.notes.append(f"box means of {label} do not keep to ERA5: {error.args[0].splitlines()[0]}")
+            return None
+        self.notes.append(f"{label} keeps to ERA5, {MEANING[way]}")
+        return consistency
 
     def _list(self) -> list[ScoredSystem]:
         order = list(LABELS)

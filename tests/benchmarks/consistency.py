@@ -16,9 +16,8 @@ import numpy as np
 
 from ldmdown import metrics
 from ldmdown.consistency import BoxConsistency
-from ldmdown.data.archive.box_means import Boxes
+from ldmdown.data.archive.box_means import Boxes, era5_boxes
 from ldmdown.data.archive.store import Archive
-from ldmdown.data.grid import SourceGrid
 from ldmdown.data.reading.fields import open_fields
 from ldmdown.options import DownscaleOptions
 from ldmdown.system import System
@@ -35,9 +34,10 @@ def main(checkpoint: str, files: str, every: int, members: int, path: str | None
         era5 = every_hour.at(slice(None, None, every))
         job = system.job(era5, DownscaleOptions(members=members, region="covered", consistency="free"))
         part = job.parts[0]
-        boxes = Boxes(SourceGrid(part.grid.y, part.grid.x, part.grid.projection), 0.25)
+        boxes = era5_boxes(part.grid)
+        covered = dict.fromkeys(era5.names, era5.grid.covers(*boxes.latlon()))
         ways = {
-            way: BoxConsistency(part.grid, system.targets, era5, known, exact=way == "exact")
+            way: BoxConsistency(boxes, system.targets, covered, known, exact=way == "exact")
             for way in ("learned", "exact")
         }
         readers = ways["exact"].era5(era5)

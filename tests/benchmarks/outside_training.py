@@ -89,7 +89,7 @@ def losses(archive: Archive, held_out, inputs: dict, distances: tuple, checkpoin
         for label, altered in inputs.items():
             predictors = dict(zip(archive.predictors, sample["predictors"], strict=True))
             predictors |= dict(zip(NAMES, altered[place][:, *cut], strict=True))
-            members = group.make(predictors, sample["target"], int(archive.hours[held_out[place]]))["member"]
+            members = group.make(predictors, sample["target"], int(archive.hours[held_out[place]]), {})["member"]
             scores = [metrics.crps(members[:, i].astype(np.float64), sample["target"][i]) for i in range(len(NAMES))]
             found[label].append(float(np.mean(scores)))
         print(f"hour {place}", file=sys.stderr)

@@ -7,15 +7,18 @@ belongs to the heights of its own, smoother terrain; given both terrains, that o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import scipy.sparse
 from scipy.ndimage import gaussian_filter
 
 from ldmdown.config import BoxMeansConfig
-from ldmdown.data.grid import LONLAT, Grid, SourceGrid, regrid, transformer
+from ldmdown.data.grid import ERA5_SPACING, LONLAT, Grid, SourceGrid, regrid, transformer
 from ldmdown.data.reading.fields import Fields
 from ldmdown.data.reading.orography import read_heights
 from ldmdown.data.solar import LAGS, cos_zenith
@@ -50,22 +53,39 @@ class BoxMeans:
             source, heights = read_heights(root / settings.era5_heights)
             era5 = regrid(source.weights(*self.boxes.latlon()), heights, self.boxes.grid.shape)
             self._warmer = settings.lapse_rate * (ours - era5)
+        self._held: dict[int, Mapping[str, FloatArray]] = {}  # of the last hour, for other grids too
+
+    def onto(self, grid: Grid, names: Sequence[str]) -> Self:
+        """Some of the same variables on another grid."""
+        other = copy(self)
+        other.grid, other.names = grid, tuple(names)
+        other._to_grid = self.boxes.centres.weights(grid.lat, grid.lon)
+        return other
 
     def read(self, index: int) -> Float32Array:
         """(variable, rows, cols) of one hour on the coarse grid; NaN where a box that is needed is not complete.
 
         Raises LdmdownError if a value is outside its physical bounds.
         """
-        held = dict(zip(self.fields.names, self.fields.read(index), strict=True))
+        means = self._means(index)
         result = np.empty((len(self.names), *self.grid.shape), np.float32)
         for out, name in zip(result, self.names, strict=True):
             if name in LAGS:
                 out[:] = cos_zenith(int(self.hours[index]) - LAGS[name], self.grid.lat, self.grid.lon)
                 continue
-            boxes = self.boxes.means(self.boxes.of_source, held[name])
-            boxes = self.smoothed(boxes) + (self._warmer if name == "t2m" else 0)
-            out[:] = where_complete(self._to_grid, boxes, self.grid.shape)
+            out[:] = where_complete(self._to_grid, means[name], self.grid.shape)
         return result
+
+    def _means(self, index: int) -> Mapping[str, FloatArray]:
+        """Smoothed and moved means over the boxes, by variable."""
+        if index not in self._held:
+            self._held.clear()
+            self._held[index] = {
+                name: self.smoothed(self.boxes.means(self.boxes.of_source, field))
+                + (self._warmer if name == "t2m" else 0)
+                for name, field in zip(self.fields.names, self.fields.read(index), strict=True)
+            }
+        return self._held[index]
 
     def smoothed(self, boxes: FloatArray) -> FloatArray:
         """Means under a Gaussian of the boxes there are."""
@@ -91,7 +111,12 @@ class Boxes:
         metres = transformer(LONLAT, PLATE_CARREE).transform(1, 0)[0] * spacing
         self.grid = Grid(PLATE_CARREE, (west - 0.5) * metres, (north + 0.5) * metres, rows, cols, metres, 1)
         self.centres = SourceGrid(spacing * np.arange(north, south - 1, -1.0), spacing * np.arange(west, east + 1.0))
-        self.of_source = self.weights(source, self.grid)
+        self.source = source
+
+    @cached_property
+    def of_source(self) -> scipy.sparse.csr_array:
+        """The share of each box that is in each cell of the source."""
+        return self.weights(self.source, self.grid)
 
     def latlon(self) -> tuple[FloatArray, FloatArray]:
         """Latitudes and longitudes of the centres [degrees]."""
@@ -109,6 +134,12 @@ class Boxes:
     def means(self, weights: scipy.sparse.csr_array, field: FloatArray) -> FloatArray:
         """Means over the boxes; NaN where a box is not completely covered."""
         return where_complete(weights, field, self.grid.shape)
+
+
+@lru_cache(maxsize=2)
+def era5_boxes(grid: Grid) -> Boxes:
+    """The boxes of ERA5 over a grid; those over a window of it are some of their rows and columns."""
+    return Boxes(grid.cells, ERA5_SPACING)
 
 
 def where_complete(weights: scipy.sparse.csr_array, field: FloatArray, shape: tuple[int, int]) -> FloatArray:

@@ -44,8 +44,8 @@ def write_day(job: ArchiveJob, day: Day) -> None:
     """
     source = job.config.data.pairs[day.key.source]
     try:
-        with open_pair(job.config, job.root, source, day.files, job.unpack_to) as readers:
-            record, failure = _write_hours(job, day, readers)
+        with open_pair(job.config, job.root, source, day.files, job.unpack_to) as (readers, on_boxes):
+            record, failure = _write_hours(job, day, readers, on_boxes)
     except (OSError, RuntimeError) as error:  # of published files
         files = ", ".join(name for used in day.files.values() for name in used)
         raise LdmdownError(files, "cannot be read", found=str(error), fix="download them again") from None
@@ -54,7 +54,7 @@ def write_day(job: ArchiveJob, day: Day) -> None:
 
 
 def _write_hours(
-    job: ArchiveJob, day: Day, readers: dict[str, FieldReader]
+    job: ArchiveJob, day: Day, readers: dict[str, FieldReader], on_boxes: FieldReader | None
 ) -> tuple[dict[str, Any], LdmdownError | None]:
     """Write the hours; returns the record of the day, and the first failure."""
     writer = ArchiveWriter(job.archive)
@@ -70,12 +70,13 @@ def _write_hours(
         try:
             predictors, target = (readers[kind].read(places[kind][hour]) for kind in ("era5", "reference"))
             predictors, target = _inside(job.config, valid, predictors, target, day, hour)
+            boxes = None if on_boxes is None else on_boxes.read(places["era5"][hour])
         except UnreadableError:
             raise
         except LdmdownError as error:
             unusable[hour] = error
             continue
-        stored = writer.put(fields, hour, predictors, target)
+        stored = writer.put(fields, hour, predictors, target, boxes)
         written.append(hour)
         if within(np.array([hour]), split.train).any():
             for kind in KINDS:

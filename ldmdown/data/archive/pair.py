@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ldmdown.config import Config, SourceConfig
-from ldmdown.data.archive.box_means import BoxMeans
+from ldmdown.data.archive.box_means import BoxMeans, era5_boxes
 from ldmdown.data.archive.sources import Day
 from ldmdown.data.archive.store import ArchiveSource
 from ldmdown.data.grid import Grid
@@ -27,14 +27,19 @@ FieldReader = Regridded | BoxMeans | PublishedDay
 @contextmanager
 def open_pair(
     config: Config, root: Path, source: SourceConfig, files: Mapping[str, Sequence[str]], unpack_to: Path
-) -> Iterator[dict[str, FieldReader]]:
+) -> Iterator[tuple[dict[str, FieldReader], FieldReader | None]]:
     """Open the files of a day: readers of the predictors ("era5") and of the target ("reference").
+
+    The last reads the targets that are predictors too, as they are on ERA5's boxes, at the hours of "era5"; None if
+    they are not known there.
 
     Raises LdmdownError if a file cannot be read, lacks a variable, or ERA5 does not cover the grid.
     """
     grid = Grid.of(config.grid)
     predictors, targets = config.predictors, config.targets
+    shared = [name for name in targets if name in predictors]
     readers: dict[str, FieldReader]
+    on_boxes: FieldReader | None = None
     with ExitStack() as opened:
         if source.published is not None:
             folder = root / source.published
@@ -46,10 +51,9 @@ def open_pair(
             names = [name for name in dict.fromkeys([*targets, *predictors]) if not variable(name).derived]
             fields = opened.enter_context(open_fields(files["reference"], names, unpack_to=unpack_to))
             _check_overlap(fields, grid)
-            readers = {
-                "era5": BoxMeans(fields, predictors, grid.coarse, source.box_means, root),
-                "reference": Regridded(fields, grid, targets, beyond="missing"),
-            }
+            means = BoxMeans(fields, predictors, grid.coarse, source.box_means, root)
+            on_boxes = means.onto(era5_boxes(grid).grid, shared)
+            readers = {"era5": means, "reference": Regridded(fields, grid, targets, beyond="missing")}
         else:
             era5 = opened.enter_context(
                 open_fields(files["era5"], predictors, request="ldmdown request", unpack_to=unpack_to)
@@ -57,11 +61,13 @@ def open_pair(
             check_coverage(era5, grid, grid.whole)
             reference = opened.enter_context(open_fields(files["reference"], targets, unpack_to=unpack_to))
             _check_overlap(reference, grid)
+            if shared:
+                on_boxes = Regridded(era5, era5_boxes(grid).grid, shared, beyond="missing")
             readers = {
                 "era5": Regridded(era5, grid.coarse, predictors, beyond="edge"),
                 "reference": Regridded(reference, grid, targets, beyond="missing"),
             }
-        yield readers
+        yield readers, on_boxes
 
 
 def _check_overlap(fields: Fields, grid: Grid) -> None:
@@ -87,7 +93,7 @@ def described(config: Config, root: Path, source: SourceConfig, day: Day, unpack
     grid = Grid.of(config.grid)
     valid = np.zeros(grid.coarse.shape, bool)
     failure: LdmdownError | None = None
-    with open_pair(config, root, source, day.files, unpack_to) as readers:
+    with open_pair(config, root, source, day.files, unpack_to) as (readers, _):
         places = {
             kind: {int(hour): place for place, hour in enumerate(reader.hours)} for kind, reader in readers.items()
         }

@@ -5,7 +5,9 @@ Samples lie in slots, 24 for a day of a realization, which are a shard, so that 
 (slot) int64, hours since 1970-01-01T00; `source`, `realization` (slot) int64; `present` (slot) bool; `predictors`
 (slot, variable, rows, cols) float32 on the coarse grid, in physical units; `target` (slot, variable, rows, cols) int16
 on the fine one, packed as CF defines it with a `scale_factor` and an `add_offset` for each variable (for t2m and the
-wind, multiples of 1/256 unit); `valid` (source, rows, cols) bool, the coarse cells in which a source has all values.
+wind, multiples of 1/256 unit); `boxes` (slot, variable, rows, cols) float32, the coarse fields of the targets on ERA5's
+boxes of 0.25 degrees, NaN where they are not known (older archives lack it); `valid` (source, rows, cols) bool, the
+coarse cells in which a source has all values.
 An hour of the target is cut into tiles of about the size of a training crop, so that a random crop of a random hour
 reads little more than itself. The attributes name the rest.
 """
@@ -23,8 +25,9 @@ from typing import Any
 import numpy as np
 import zarr
 
+from ldmdown.data.archive.box_means import era5_boxes
 from ldmdown.data.archive.packing import FILL_VALUE, Int16Array, Packing
-from ldmdown.data.grid import Grid, Window, largest_rectangle
+from ldmdown.data.grid import Grid, SourceGrid, Window, largest_rectangle
 from ldmdown.data.normalization import Normalization
 from ldmdown.data.reading.zarr_stores import check_codecs
 from ldmdown.errors import LdmdownError
@@ -33,6 +36,7 @@ from ldmdown.typing import BoolArray, Float32Array, IntArray
 FORMAT = 3
 READERS = 4  # threads
 KINDS = ("predictors", "target")
+BOXES = "boxes"
 MANIFEST = "manifest.json"  # in the archive's folder
 READ_ERRORS = (OSError, ValueError, RuntimeError, ArithmeticError)  # of a chunk that is cut, garbled or gone
 
@@ -112,6 +116,7 @@ class Archive:
             group[name][:][self._slots] for name in ("time", "source", "realization")
         )
         self._predictors, self._target = group["predictors"], group["target"]
+        self._boxes = group.get(BOXES)
         self.grid = Grid(**attributes["grid"])
         self.predictors = tuple(attributes["predictors"])
         self.targets = tuple(attributes["targets"])
@@ -178,6 +183,18 @@ class Archive:
         if ((numbers == FILL_VALUE) & self._valid[self.source[index]][rows, cols]).any():
             raise ValueError("chunk is missing")
         return numbers
+
+    def read_boxes(self, index: int, centres: SourceGrid) -> dict[str, Float32Array]:
+        """The coarse fields of the targets (rows, cols) on some of ERA5's boxes, NaN where they are not known.
+
+        Raises LdmdownError if the archive does not hold them.
+        """
+        if self._boxes is None:
+            raise LdmdownError(self.path, "holds no coarse fields on ERA5's boxes: prepare it again")
+        whole = era5_boxes(self.grid).centres
+        rows, cols = (np.isin(ours, theirs) for ours, theirs in ((whole.y, centres.y), (whole.x, centres.x)))
+        fields = self._boxes[self._slots[index]][:, rows][:, :, cols]
+        return dict(zip(self.targets, fields, strict=True))
 
     def load_statics(self) -> Float32Array:
         """The static fields (S, rows, cols), normalised."""

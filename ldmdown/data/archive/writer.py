@@ -14,8 +14,9 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from ldmdown.atomic import move_into_place, replacing
+from ldmdown.data.archive.box_means import era5_boxes
 from ldmdown.data.archive.packing import FILL_VALUE, Packing
-from ldmdown.data.archive.store import FORMAT, KINDS, MANIFEST, ArchiveSource, unfinished_path
+from ldmdown.data.archive.store import BOXES, FORMAT, KINDS, MANIFEST, ArchiveSource, unfinished_path
 from ldmdown.data.grid import Grid
 from ldmdown.data.normalization import Normalization
 from ldmdown.errors import LdmdownError
@@ -48,7 +49,8 @@ class ArchiveWriter:
         source, realization, time = (group[name][::24] for name in ("source", "realization", "time"))
         self.keys = [DayKey(*key) for key in np.stack([source, realization, time // 24], axis=1).tolist()]
         self.valid = group["valid"][:]
-        self._arrays = {kind: group[kind] for kind in KINDS}
+        self._arrays = {kind: group[kind] for kind in (*KINDS, BOXES) if kind in group}
+        self._on_boxes = [name in group.attrs["predictors"] for name in group.attrs["targets"]]
         self._packing = Packing.read(group["target"])
 
     @classmethod
@@ -124,9 +126,19 @@ class ArchiveWriter:
         }
 
     def put(
-        self, day: dict[str, Any], hour: int, predictors: Float32Array, target: Float32Array
+        self,
+        day: dict[str, Any],
+        hour: int,
+        predictors: Float32Array,
+        target: Float32Array,
+        boxes: Float32Array | None = None,
     ) -> dict[str, Float32Array]:
-        """Put an hour's (P, rows, cols) and (T, rows, cols) in its place; returns them as they will be read."""
+        """Put an hour's (P, rows, cols) and (T, rows, cols) in its place; returns them as they will be read.
+
+        `boxes` are the targets that are predictors too, as they are on ERA5's boxes.
+        """
+        if boxes is not None and BOXES in day:
+            day[BOXES][hour % 24][self._on_boxes] = boxes
         packed = self._packing.pack(target)
         day["predictors"][hour % 24], day["target"][hour % 24] = predictors, packed
         return {"predictors": predictors, "target": self._packing.unpack(packed)}
@@ -181,7 +193,8 @@ def layout(grid: Grid, names: Mapping[str, Sequence[str]]) -> dict[str, dict[str
     tiles = [max(1, round(size / TILE)) for size in grid.shape]
     tile = [-(-size // count) for size, count in zip(grid.shape, tiles, strict=True)]
     whole = [size * count for size, count in zip(tile, tiles, strict=True)]
-    coarse, p, t = grid.coarse.shape, len(names["predictors"]), len(names["targets"])
+    coarse, boxes = grid.coarse.shape, era5_boxes(grid).grid.shape
+    p, t = len(names["predictors"]), len(names["targets"])
     return {
         "predictors": {
             "dtype": "float32",
@@ -196,5 +209,12 @@ def layout(grid: Grid, names: Mapping[str, Sequence[str]]) -> dict[str, dict[str
             "shape": (t, *grid.shape),
             "chunks": (1, t, *tile),
             "shards": (24, t, *whole),
+        },
+        BOXES: {
+            "dtype": "float32",
+            "fill_value": np.nan,
+            "shape": (t, *boxes),
+            "chunks": (1, t, *boxes),
+            "shards": (24, t, *boxes),
         },
     }
