@@ -28,7 +28,7 @@ from ldmdown.data.reading.fields import open_fields
 from ldmdown.data.reading.orography import read_heights
 from ldmdown.data.variables import variable
 
-DATA = Path(os.environ["LDMDOWN_TEST_DATA"]) / "data"
+DATA = Path(os.environ.get("LDMDOWN_TEST_DATA", ".")) / "data"
 NAMES = ("t2m", "u10", "v10")
 WAVELENGTHS = (64, 32, 16, 10, 8, 6, 5)  # [km]
 BANDS = ((4, 6), (6, 16), (16, 64), (64, 1000))  # [km]
