@@ -22,7 +22,7 @@ from ldmdown import checkpoint
 from ldmdown.commands.evaluate import score
 from ldmdown.commands.prepare import prepare
 from ldmdown.config import Config, parse_config
-from ldmdown.data.archive.box_means import era5_boxes
+from ldmdown.data.archive.box_means import Boxes, era5_boxes
 from ldmdown.data.archive.store import Archive
 from ldmdown.data.grid import Grid
 from ldmdown.errors import LdmdownError
@@ -244,7 +244,7 @@ def test_the_interpolations_of_an_hour(folder: Path, data: Systems) -> None:
 
 def test_the_ideal_ensemble_is_drawn_from_the_world_of_the_archive(folder: Path, data: Systems) -> None:
     archive = Archive(folder / "archive.zarr")
-    ideal = Ideal(archive.grid, archive.fingerprint["twin"], archive.path)
+    ideal = Ideal(archive.grid, archive.grid.whole, archive.fingerprint["twin"], archive.path)
     for index in (0, 8):
         truth = archive.read(index)["target"]
         np.testing.assert_allclose(ideal.draw(int(archive.hours[index]), data.names, 0), truth, atol=0.02)
@@ -252,6 +252,23 @@ def test_the_ideal_ensemble_is_drawn_from_the_world_of_the_archive(folder: Path,
     truth, fields = data.read(hour)
     np.testing.assert_array_equal(fields["ideal"][1], ideal.draw(hour, data.names, 2))
     assert np.abs(fields["ideal"][0] - truth).mean() > 0.1
+
+
+def test_the_ideal_ensemble_knows_the_box_means_that_a_checkpoint_knows(exact: Path) -> None:
+    """Where coarse fields are means of the fine ones, which the reference holds in a part of the grid only."""
+    given = SMALL["data"] | {"era5": "from_reference", "archive": "means.zarr"}
+    (exact / "means.yaml").write_text(yaml.safe_dump(SMALL | {"data": given}))
+    prepare(exact / "means.yaml")
+    data = Systems([str(exact / "exact-unet.safetensors")], exact / "means.zarr", CheckpointOptions(members=2))
+    truth, fields = data.read(data.hours[0])
+    assert fields["ideal"].shape == (2, *truth.shape) and truth[0].size < 64 * 64
+    boxes = Boxes(data.grid, 0.25)
+    for channel, name in enumerate(data.names):
+        if name != "t2m":  # which is moved to other heights
+            drawn, true = (boxes.means(boxes.of_source, one[channel]) for one in (fields["ideal"][1], truth))
+            assert np.isfinite(true).sum() > 5
+            np.testing.assert_allclose(drawn, true, atol=0.02)
+            assert np.abs(fields["ideal"][1, channel] - truth[channel]).mean() > 0.1
 
 
 @pytest.mark.parametrize(

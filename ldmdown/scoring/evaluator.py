@@ -77,13 +77,16 @@ class CheckpointGroup:
             for kind in self.kinds
             if kind != "ensemble mean"
         }
-        if self.consistency is not None:
-            on_boxes = np.stack([era5[name] for name in self.consistency.names])[None]
-            for kind in (kind for kind in DOWNSCALED if kind in fields):
-                self.consistency.agree(fields[kind], on_boxes)
+        for kind in (kind for kind in DOWNSCALED if kind in fields):
+            self.keep(fields[kind], era5)
         if "ensemble mean" in self.kinds:
             fields["ensemble mean"] = fields["member"].mean(axis=0, keepdims=True)
         return fields
+
+    def keep(self, fields: Float32Array, era5: Mapping[str, Float32Array]) -> None:
+        """Correct fields (member, variable, rows, cols) in place by ERA5 on the boxes, if `downscale` would."""
+        if self.consistency is not None:
+            self.consistency.agree(fields, np.stack([era5[name] for name in self.consistency.names])[None])
 
 
 class CheckpointEvaluator:

@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from ldmdown.data.grid import POLE_LATITUDE, Grid, SourceGrid, regrid, rotated_pole
+from ldmdown.data.grid import POLE_LATITUDE, Grid, SourceGrid, Window, regrid, rotated_pole
 from ldmdown.twin.recipe import POLE_LONGITUDE, TwinWorld
 from ldmdown.typing import Float32Array
 
 
 class Ideal:
-    """The world that an archive was made from, brought to its grid as the reference was.
+    """The world that an archive was made from, brought to a window of its grid as the reference was.
 
     Raises FileNotFoundError if its terrain is not found from the archive's folder upwards.
     """
 
-    def __init__(self, grid: Grid, plan: dict[str, Any], archive: Path) -> None:
+    def __init__(self, grid: Grid, window: Window, plan: dict[str, Any], archive: Path) -> None:
         terrain = {kind: above(archive, plan[kind]) for kind in ("orography", "coarse_orography")}
-        self.grid = grid
+        self.grid = grid.window(window)
         self.world = TwinWorld(grid, seed=plan["seed"], **terrain)
         rotated = SourceGrid(self.world.rlat, self.world.rlon, rotated_pole(POLE_LATITUDE, POLE_LONGITUDE))
-        self.weights = rotated.weights(grid.lat, grid.lon)
+        self.weights = rotated.weights(self.grid.lat, self.grid.lon)
 
     def draw(self, hour: int, names: Sequence[str], member: int, coarse: Any = None) -> Float32Array:
         """Draw a field (variable, rows, cols); member 0 is the truth."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ldmdown.checkpoint import Checkpoint, load
+from ldmdown.config import FROM_REFERENCE
 from ldmdown.consistency import MEANING, BoxConsistency, usual
 from ldmdown.data.archive.box_means import era5_boxes
 from ldmdown.data.archive.store import Archive
@@ -85,6 +86,7 @@ class Systems:
         self.reference = ReferenceFiles(name=f"{part}, {options.period} period", files=[str(archive)])
         self._members = options.members
         self._twin = self._open_twin()
+        self._knows_box_means = self._archive.fingerprint["sources"][self._source]["era5"] == [FROM_REFERENCE]
         self.terrain = self._terrain(terrain)
         self._baselines = Baselines(self._archive, self._source, self._window, self.names, self.terrain)
         self.notes += self._baselines.notes
@@ -108,6 +110,8 @@ class Systems:
                     fields[self._named[number, kind]] = made
         if self._twin is not None:
             fields[IDEAL] = self._twin.ensemble(hour, self.names, self._members)
+            if self._knows_box_means:
+                self._groups[0].keep(fields[IDEAL], era5)
         return truth, {one.name: fields[one.name] for one in self.systems}
 
     def _consistency(self, group: Sequence[Checkpoint], options: CheckpointOptions) -> BoxConsistency | None:
@@ -145,12 +149,12 @@ class Systems:
             return None
         self.notes.append(f"twin, recipe {RECIPE}: a test world, not a regional model")
         try:
-            twin = Ideal(self._archive.grid, plan, self._archive.path)
+            twin = Ideal(self._archive.grid, self._window, plan, self._archive.path)
         except FileNotFoundError as error:
             self.notes.append(f"the ideal ensemble is left out: {error} is not there")
             return None
         hour = self.hours[0]
-        truth = self._archive.read(self._index[hour])["target"][self._channels]
+        truth = self._archive.read(self._index[hour], self._window)["target"][self._channels]
         if np.nanmax(np.abs(twin.draw(hour, self.names, 0) - truth)) > SAME_TRUTH:
             self.notes.append("the ideal ensemble is left out: the archive is of another recipe or terrain")
             return None

@@ -4,7 +4,8 @@
 
 ARCHIVE is one that `ldmdown prepare` made of the twin, with the section `twin` in its configuration. Of its test
 period every EVERYth hour and the one after it are scored. Members of the ideal ensemble are other draws of the same
-hour; where the coarse fields are means of the fine ones, they keep to the same box means as the checkpoint's.
+hour; where the coarse fields are means of the fine ones, they keep to the same box means as the checkpoint's. The
+correlation of an hour with the next is of what is beside their mean.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main(checkpoint: str, archive: Path, every: int, members: int) -> None:
     for hour in first:
         pair = [systems.read(one) for one in (hour, hour + 1)]
         held["truth"].append(np.stack([truth[None] for truth, _ in pair], axis=2))
-        for name in (LABELS["member"], IDEAL, "bilinear"):
+        for name in (LABELS["member"], IDEAL):
             held[name].append(np.stack([fields[name] for _, fields in pair], axis=2))
         print(f"{np.datetime64(hour, 'h')}", file=sys.stderr)
     fields = {name: np.stack(parts).astype(np.float64) for name, parts in held.items()}  # (pair, member, T, 2, y, x)
@@ -49,8 +50,7 @@ def main(checkpoint: str, archive: Path, every: int, members: int) -> None:
 
 def report(name: str, fields: dict[str, np.ndarray]) -> None:
     """Print the scores of a variable from (pair, member, hour, rows, cols)."""
-    truth, bilinear = fields["truth"][:, 0], fields["bilinear"]
-    both = [fields[LABELS["member"]], fields[IDEAL]]
+    truth, both = fields["truth"][:, 0], [fields[LABELS["member"]], fields[IDEAL]]
     ensembles = [np.moveaxis(one, 1, 0) for one in both]
     crps = [metrics.crps(one, truth) for one in ensembles]
     errors = [
@@ -67,7 +67,7 @@ def report(name: str, fields: dict[str, np.ndarray]) -> None:
         ours, ideal, expected = (power[near].sum() for _, power in spectra)
         print(f"  power at {at:2} km [dB] {10 * np.log10(ours / expected):8.2f}{10 * np.log10(ideal / expected):8.2f}")
     for band in BANDS:
-        found = [lag1(one - bilinear, band) for one in (*both, fields["truth"])]
+        found = [lag1(one - both[1].mean(axis=1, keepdims=True), band) for one in (*both, fields["truth"])]
         print(f"  lag 1, {'-'.join(map(str, band)):10} km{found[0]:8.2f}{found[1]:8.2f}  truth {found[2]:.2f}")
 
 
