@@ -176,9 +176,9 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     config = Config.model_validate(header["config"])
     normalization: Normalizations = {kind: Normalization(**values) for kind, values in header["normalization"].items()}
     tensors = _tensors(path)
-    _check_tensors(path, tensors, config, normalization, header["stage"])
-    model = build(config, normalization, header["stage"])
-    model.load_state_dict(tensors)
+    model = _fitting(path, tensors, config, normalization, header["stage"])
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name: tensor.to(types[name], copy=True) for name, tensor in tensors.items()}, assign=True)
     for key in (*GAINS, "temporal_correlation"):
         held = header.get(key)
         for numbers in held.values() if isinstance(held, dict) else [held]:
@@ -202,10 +202,13 @@ def take_fitting(path: Path, model: Downscaler) -> int:
     return len(fitting)
 
 
-def _check_tensors(
+def _fitting(
     path: Path, tensors: Mapping[str, torch.Tensor], config: Config, normalization: Normalizations, stage: Stage
-) -> None:
-    """Refuse weights of other shapes or types than the configuration's, before room is taken for these."""
+) -> Downscaler:
+    """The networks of a configuration, on "meta": without weights.
+
+    Raises LdmdownError if the weights are of other shapes or types than theirs.
+    """
     statistics = [(normalization["predictors"], config.predictors), (normalization["target"], config.targets)]
     if lacking := [
         name for held, names in statistics for name in names if name not in held.mean or name not in held.std
@@ -213,20 +216,24 @@ def _check_tensors(
         raise LdmdownError(path, "has no normalisation of some variables", found=", ".join(lacking), fix=AGAIN)
     try:
         with torch.device("meta"):
-            expected = build(config, normalization, stage).state_dict()
+            model = build(config, normalization, stage)
     except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AssertionError) as error:
         raise LdmdownError(path, "its configuration makes no system", found=str(error)) from None
+    expected = model.state_dict()
     wrong = misfits(tensors, expected) or [
         f"{name} is {tensor.dtype}"
         for name, tensor in tensors.items()
         if tensor.dtype
         not in ((torch.float16, torch.float32) if expected[name].is_floating_point() else (expected[name].dtype,))
     ]
-    wrong = wrong or [f"{name} is not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    wrong = wrong or [
+        f"{name} is not finite" for name, tensor in tensors.items() if not tensor.sum(dtype=torch.float32).isfinite()
+    ]
     if wrong:
         more = f"; and {len(wrong) - MAX_NAMES} more" if len(wrong) > MAX_NAMES else ""
         found = "; ".join(wrong[:MAX_NAMES]) + more
         raise LdmdownError(path, "its weights do not fit its configuration", found=found)
+    return model
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

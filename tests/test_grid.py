@@ -18,6 +18,7 @@ from ldmdown.data.grid import (
     regrid,
     rotate_to_earth,
     rotated_pole,
+    transformer,
 )
 
 ITALY = Grid()
@@ -29,6 +30,15 @@ def test_the_papers_grid() -> None:
     assert (ITALY.x[0], ITALY.x[-1], ITALY.y[0], ITALY.y[-1]) == (3_911_000, 5_061_000, 2_697_000, 1_355_000)
     assert (ITALY.coarse.x[0], ITALY.coarse.y[0]) == (3_918_000, 2_690_000)
     np.testing.assert_allclose(ITALY.coarse.x, ITALY.x.reshape(-1, 8).mean(axis=1))
+
+
+def test_wgs84_is_etrs89_and_no_other_datum() -> None:
+    """pyproj's own choice of a shift gives the same, bit for bit; from Rome's old datum (Monte Mario) it is metres."""
+    for crs, point in (("EPSG:3035", (4_500_000.0, 2_000_000.0)), ("EPSG:3003", (1_700_000.0, 4_700_000.0))):
+        lonlat = pyproj.Transformer.from_crs(crs, LONLAT, always_xy=True).transform(*point)
+        assert transformer(pyproj.CRS(crs), LONLAT).transform(*point) == lonlat
+        there = pyproj.Transformer.from_crs(LONLAT, crs, always_xy=True).transform(*lonlat)
+        assert transformer(LONLAT, crs).transform(*lonlat) == there
 
 
 def test_north_of_epsg_3035_is_its_meridian_convergence() -> None:

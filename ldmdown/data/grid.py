@@ -402,7 +402,15 @@ def rotated_pole(latitude: float, longitude: float) -> pyproj.CRS:
 
 @lru_cache(maxsize=32)
 def transformer(source: pyproj.CRS | str, target: pyproj.CRS | str) -> pyproj.Transformer:
-    """From a projection to another, x before y; pyproj takes a while to choose each."""
+    """From a projection to another, x before y; pyproj takes a while to choose each.
+
+    Longitudes and latitudes are those of a projection on ETRS89 itself, which WGS84 is equal to within a metre, so that
+    nothing is to be chosen.
+    """
+    if LONLAT in (source, target):
+        own = pyproj.CRS(target if source == LONLAT else source).geodetic_crs
+        if own is not None and own.name == "ETRS89":
+            source, target = (own if one == LONLAT else one for one in (source, target))
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 

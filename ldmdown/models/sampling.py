@@ -109,9 +109,10 @@ def coherence_weights(correlation: float) -> tuple[float, ...]:
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         ratio = (low + high) / 2
-        weights = ratio ** np.arange(terms)
-        weights /= np.sqrt(np.sum(weights**2))
-        low, high = (ratio, high) if weights[1:] @ weights[:-1] < correlation else (low, ratio)
+        lag1 = ratio * (1 - ratio ** (2 * terms - 2)) / (1 - ratio ** (2 * terms))  # of geometric series
+        low, high = (ratio, high) if lag1 < correlation else (low, ratio)
+    weights = ratio ** np.arange(terms)
+    weights /= np.sqrt(np.sum(weights**2))
     return tuple(weights)
 
 
