@@ -1,11 +1,11 @@
 """Score a checkpoint on days of the twin that it did not learn from, beside the ideal ensemble.
 
-    python tests/benchmarks/twin_days.py CHECKPOINT ARCHIVE [EVERY MEMBERS]
+    python tests/benchmarks/twin_days.py CHECKPOINT ARCHIVE [EVERY MEMBERS SOURCE]
 
-ARCHIVE is one that `ldmdown prepare` made of the twin, with the section `twin` in its configuration. Of its test
+ARCHIVE is one that `ldmdown prepare` made of the twin, SOURCE its name where there are others. Of its test
 period every EVERYth hour and the one after it are scored. Members of the ideal ensemble are other draws of the same
 hour; where the coarse fields are means of the fine ones, they keep to the same box means as the checkpoint's. The
-correlation of an hour with the next is of what is beside their mean.
+correlation of an hour with the next is of what is beside the mean of the ensemble; for the truth, of the ideal one.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ WAVELENGTHS = (64, 32, 16, 8, 5, 4)  # [km]
 STRONG = (10, 15, 20)  # [m s-1]
 
 
-def main(checkpoint: str, archive: Path, every: int, members: int) -> None:
+def main(checkpoint: str, archive: Path, every: int, members: int, source: str | None) -> None:
     """Print the table."""
-    systems = Systems([checkpoint], archive, CheckpointOptions(members=members))
+    systems = Systems([checkpoint], archive, CheckpointOptions(members=members, source=source))
     print(*systems.notes, sep="\n")
     held: dict[str, list[np.ndarray]] = defaultdict(list)
     first = [hour for hour in systems.hours if hour + 1 in systems.hours][::every]
@@ -67,10 +67,11 @@ def report(name: str, fields: dict[str, np.ndarray]) -> None:
         ours, ideal, expected = (power[near].sum() for _, power in spectra)
         print(f"  power at {at:2} km [dB] {10 * np.log10(ours / expected):8.2f}{10 * np.log10(ideal / expected):8.2f}")
     for band in BANDS:
-        found = [lag1(one - both[1].mean(axis=1, keepdims=True), band) for one in (*both, fields["truth"])]
+        beside = [one - one.mean(axis=1, keepdims=True) for one in both]
+        found = [lag1(one, band) for one in (*beside, fields["truth"] - both[1].mean(axis=1, keepdims=True))]
         print(f"  lag 1, {'-'.join(map(str, band)):10} km{found[0]:8.2f}{found[1]:8.2f}  truth {found[2]:.2f}")
 
 
 if __name__ == "__main__":
-    arguments = [*sys.argv[1:], *["12", "8"][len(sys.argv) - 3 :]]
-    main(arguments[0], Path(arguments[1]), int(arguments[2]), int(arguments[3]))
+    arguments = [*sys.argv[1:], *["12", "8", None][len(sys.argv) - 3 :]]
+    main(arguments[0], Path(arguments[1]), int(arguments[2]), int(arguments[3]), arguments[4])
