@@ -260,6 +260,7 @@ def test_the_ideal_ensemble_knows_the_box_means_that_a_checkpoint_knows(exact: P
     (exact / "means.yaml").write_text(yaml.safe_dump(SMALL | {"data": given}))
     prepare(exact / "means.yaml")
     data = Systems([str(exact / "exact-unet.safetensors")], exact / "means.zarr", CheckpointOptions(members=2))
+    assert "the ideal ensemble keeps to the box means of the truth" in data.notes
     truth, fields = data.read(data.hours[0])
     assert fields["ideal"].shape == (2, *truth.shape) and truth[0].size < 64 * 64
     boxes = Boxes(data.grid, 0.25)

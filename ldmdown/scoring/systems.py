@@ -87,6 +87,8 @@ class Systems:
         self._members = options.members
         self._twin = self._open_twin()
         self._knows_box_means = self._archive.fingerprint["sources"][self._source]["era5"] == [FROM_REFERENCE]
+        if self._twin is not None and self._knows_box_means and self._groups[0].consistency is not None:
+            self.notes.append("the ideal ensemble keeps to the box means of the truth")
         self.terrain = self._terrain(terrain)
         self._baselines = Baselines(self._archive, self._source, self._window, self.names, self.terrain)
         self.notes += self._baselines.notes
