@@ -153,10 +153,11 @@ class CoherentNoise:
         white = {one: kept[one] if one in kept else self._white(member, one) for one in hours}
         self._kept[member] = white
         totals = np.zeros((self.weights.shape[1], *white[hour].shape), np.float32)
+        weighted = np.empty_like(totals[0])
         for weights, one in zip(self.weights, hours, strict=True):
             for total, weight in zip(totals, weights, strict=True):
                 if weight.any():
-                    total += weight * white[one].numpy()  # in the thread that asks, which torch would not do
+                    total += np.multiply(weight, white[one].numpy(), out=weighted)  # torch would use other threads
         return torch.from_numpy(totals[0] if self.land is None else np.where(self.land, *totals))
 
     def _white(self, member: int, hour: int) -> Tensor:
