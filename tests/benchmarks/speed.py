@@ -88,10 +88,9 @@ def main(name: str) -> None:
     ways = {
         "DDIM 100, conditioner in every step": before + 100 * (again + plain),
         "conditioner once an hour": before + again + 100 * plain,
-        "DPM-Solver++ 20": before + again + 20 * plain,
-        "DPM-Solver++ 10": before + again + 10 * plain,
-        "statics once": before + once + 10 * plain,
-        "channels last": after + once + 10 * fast,
+        "DPM-Solver++ 12": before + again + 12 * plain,
+        "statics once": before + once + 12 * plain,
+        "channels last": after + once + 12 * fast,
         "5 steps": after + once + 5 * fast,
     }
     if "student" in least:
