@@ -185,6 +185,8 @@ def load(name: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
             if model.autoencoder and isinstance(numbers, list) and len(numbers) != len(model.latent_gain):
                 found, expected = f"{len(numbers)} numbers", f"{len(model.latent_gain)}, one for each latent channel"
                 raise LdmdownError(path, f"has a damaged {key}", found=found, expected=expected, fix=AGAIN)
+    if isinstance(header.get("temporal_correlation"), dict) and model.terrain is None:
+        raise LdmdownError(path, "has a temporal_correlation of land and of sea, but no land-sea mask", fix=AGAIN)
     model.take_gains(header)
     model = model.to(device).eval().requires_grad_(False)
     return Checkpoint(path, header, config, Grid.of(config.grid), normalization, model)

@@ -22,6 +22,7 @@ HASH = "content_sha256"  # in the header: a hash of all else in it and of the we
 DIFFERENT = "its parts have different sizes"
 AGAIN = "copy or download the file again"
 Correlation = Annotated[float, Field(ge=-1, lt=1)]  # as measured; what is used is not negative
+CorrelationByGround = Annotated[dict[Literal["land", "sea"], list[Correlation]], Field(min_length=2)]
 SUFFIX = ".safetensors"
 FOLDERS = (
     Path("checkpoints"),
@@ -170,7 +171,7 @@ class _Header(BaseModel):
     normalization: dict[Literal["predictors", "target"], _Statistics] = Field(min_length=2)
     wind: str = Field(pattern=r"^(earth|unknown|rotated-?\d+(\.\d+)?)$")
     regridding: Literal["bilinear", "nearest"]
-    temporal_correlation: Correlation | list[Correlation] | dict[Literal["land", "sea"], list[Correlation]] = 0.0
+    temporal_correlation: Correlation | list[Correlation] | CorrelationByGround = 0.0
     latent_gain: list[PositiveFloat] | None = None
     student_gain: list[PositiveFloat] | None = None
     statics_normalization: dict[str, _StaticField] = {}

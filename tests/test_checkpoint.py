@@ -232,6 +232,8 @@ def test_format_1_estimated_no_fields_beside_those_that_were_given(tiny: dict[st
         ({"latent_gain": [1.0]}, "has a damaged latent_gain\n  found: 1 numbers\n  expected: 192, one for each"),
         ({"student_gain": [1.0]}, "has a damaged student_gain"),
         ({"temporal_correlation": {"land": [0.5], "sea": [0.1]}}, "has a damaged temporal_correlation\n  found: 1 num"),
+        ({"temporal_correlation": {"land": [0.5] * 192}}, "temporal_correlation"),
+        ({"temporal_correlation": {"land": [0.5] * 192, "sea": [0.1] * 192}}, "but no land-sea mask"),
         ({"temporal_correlation": [0.5, 0.5]}, "has a damaged temporal_correlation\n  found: 2 numbers"),
         ({"statics_normalization": {"z": {"mean": "high"}}}, "statics_normalization.z.mean: Input should be a valid"),
         (
