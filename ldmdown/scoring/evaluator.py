@@ -77,8 +77,9 @@ class CheckpointGroup:
             for kind in self.kinds
             if kind != "ensemble mean"
         }
-        for kind in (kind for kind in DOWNSCALED if kind in fields):
-            self.keep(fields[kind], era5)
+        for kind, field in fields.items():
+            if kind in DOWNSCALED:
+                self.keep(field, era5)
         if "ensemble mean" in self.kinds:
             fields["ensemble mean"] = fields["member"].mean(axis=0, keepdims=True)
         return fields

@@ -86,8 +86,10 @@ class Systems:
         self.reference = ReferenceFiles(name=f"{part}, {options.period} period", files=[str(archive)])
         self._members = options.members
         self._twin = self._open_twin()
-        self._knows_box_means = self._archive.fingerprint["sources"][self._source]["era5"] == [FROM_REFERENCE]
-        if self._twin is not None and self._knows_box_means and self._groups[0].consistency is not None:
+        consistency = self._groups[0].consistency
+        perfect_model = self._archive.fingerprint["sources"][self._source]["era5"] == [FROM_REFERENCE]
+        self._ideal_keeps_to_era5 = perfect_model and consistency is not None and consistency.exact
+        if self._twin is not None and self._ideal_keeps_to_era5:
             self.notes.append("the ideal ensemble keeps to the box means of the truth")
         self.terrain = self._terrain(terrain)
         self._baselines = Baselines(self._archive, self._source, self._window, self.names, self.terrain)
@@ -112,7 +114,7 @@ class Systems:
                     fields[self._named[number, kind]] = made
         if self._twin is not None:
             fields[IDEAL] = self._twin.ensemble(hour, self.names, self._members)
-            if self._knows_box_means:
+            if self._ideal_keeps_to_era5:
                 self._groups[0].keep(fields[IDEAL], era5)
         return truth, {one.name: fields[one.name] for one in self.systems}
 
