@@ -33,7 +33,7 @@ MEANING = {
 
 
 def usual(ways: Iterable[Consistency]) -> Consistency:
-    """The way of checkpoints, if they agree."""
+    """The way that all checkpoints name; `free` if they name different ones."""
     found = set(ways)
     return found.pop() if len(found) == 1 else "free"
 

@@ -208,7 +208,10 @@ class Training:
         self.model.take_gains(json.loads(path.read_text()))
 
     def _spread_gain(self, stage: Stage, sampler: Sampler) -> list[float]:
-        """Fitted on days that the mean did not learn from: with cross-fitting also the training days."""
+        """The gain of a sampler, which is fitted on days that the mean did not learn from.
+
+        With cross-fitting the training days are among them.
+        """
         latents = self._latents(stage)
         uses = ("validation",) if stage.cross_fit is None else ("validation", "train")
         days = [(self.hours[use], latents[use]) for use in uses]

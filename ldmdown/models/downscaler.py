@@ -156,7 +156,7 @@ class Downscaler(nn.Module):
         self.register_buffer("statics", statics)
         self.terrain = terrain
         made = FEATURES if terrain else 0
-        terrain_fields = torch.zeros(made, *statics.shape[1:], device="cpu")  # which no checkpoint holds, like gains
+        terrain_fields = torch.zeros(made, *statics.shape[1:], device="cpu")  # not on "meta": no checkpoint holds it
         self.register_buffer("terrain_fields", terrain_fields, persistent=False)
         self.register_load_state_dict_post_hook(lambda model, _: model.make_terrain_fields())
         self.interpolated_input = interpolated_input
@@ -169,10 +169,9 @@ class Downscaler(nn.Module):
         self.diffusion = diffusion
         self.scale = scale
         if autoencoder is not None:
-            for name in GAINS:
-                self.register_buffer(
-                    name, torch.ones(autoencoder.latent_channels, 1, 1, device="cpu"), persistent=False
-                )
+            for name in GAINS:  # not on "meta" either
+                ones = torch.ones(autoencoder.latent_channels, 1, 1, device="cpu")
+                self.register_buffer(name, ones, persistent=False)
         if interpolated_input is not None:
             for parameter in unet.outputs.parameters():
                 nn.init.zeros_(parameter)
